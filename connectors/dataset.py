@@ -1,0 +1,108 @@
+"""An input as planned: its files, its units, one schema; and how to read any range of its rows.
+
+The dataset is plain data. It is written into the output's plan, and a part of it (``only``) travels to each task.
+
+    dataset = plan_dataset(listing, options, unit_bytes=64 << 20)      # connectors/planning.py
+    for table in dataset.read(Range(unit=0, start=0, stop=1000), block_rows=4096):
+        table.schema                                                   # dataset.schema and the hidden columns
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from connectors import jsonl, parquet
+from connectors.listing import Format, codec_of
+from connectors.schema import add_address, conform, schema_from_text, schema_to_text
+from connectors.storage import StorageOptions, open_url
+from connectors.units import InputFile, Range, Unit
+
+
+@dataclass(frozen=True)
+class InputDataset:
+    """Where the rows are and what they look like; picklable, without secrets."""
+
+    format: Format
+    schema: pa.Schema
+    """Columns that are read, hive partition keys included."""
+    files: Mapping[int, InputFile]
+    units: Mapping[int, Unit]
+    options: StorageOptions = field(default_factory=StorageOptions)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(unit.num_rows for unit in self.units.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the input files."""
+        return sum(file.size for file in self.files.values())
+
+    def project(self, columns: Sequence[str]) -> "InputDataset":
+        """The same rows with only these columns."""
+        return replace(self, schema=pa.schema([self.schema.field(name) for name in columns]))
+
+    def only(self, pieces: Sequence[Range]) -> "InputDataset":
+        """The part of the dataset that is needed to read these ranges."""
+        units = {piece.unit: self.units[piece.unit] for piece in pieces}
+        files = {unit.file: self.files[unit.file] for unit in units.values()}
+        return replace(self, units=units, files=files)
+
+    def read(self, piece: Range, block_rows: int) -> Iterator[pa.Table]:
+        """The rows of one range of a unit, in blocks with hidden address columns; unreadable rows are marked dead."""
+        unit = self.units[piece.unit]
+        file = self.files[unit.file]
+        store, path = open_url(file.uri, self.options)
+        if self.format == "jsonl":
+            yield from jsonl.read(store, path, codec_of(file.uri), unit, piece, self.schema, block_rows, uri=file.uri)
+            return
+        row, origin = piece.start, unit.first_row + piece.start
+        stop = unit.first_row + piece.stop
+        for table in parquet.read(store, path, origin, stop, self.schema.names, block_rows):
+            rows = conform(self._with_partition(table, file), self.schema)
+            yield add_address(rows, unit.index, row, uri=file.uri, first_origin_row=origin)
+            row, origin = row + table.num_rows, origin + table.num_rows
+
+    def _with_partition(self, table: pa.Table, file: InputFile) -> pa.Table:
+        for name, value in file.partition:
+            if name in self.schema.names and name not in table.column_names:
+                kind = self.schema.field(name).type
+                table = table.append_column(name, pa.repeat(pa.scalar(value).cast(kind), table.num_rows))
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; file indices and unit indices must be 0, 1, 2 ... as planned."""
+        return {
+            "format": self.format,
+            "schema": schema_to_text(self.schema),
+            "files": [asdict(file) for file in self.files.values()],
+            "units": [
+                [unit.file, unit.first_row, unit.num_rows, unit.num_bytes, unit.start_byte, unit.first_line]
+                for unit in self.units.values()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], options: StorageOptions) -> "InputDataset":
+        """The dataset that ``to_json`` described, with today's way to reach its store."""
+        files = {}
+        for index, item in enumerate(data["files"]):
+            pairs = tuple((key, value) for key, value in item.pop("partition"))
+            files[index] = InputFile(**item, partition=pairs)
+        units = {index: Unit(index, *values) for index, values in enumerate(data["units"])}
+        return cls(data["format"], schema_from_text(data["schema"]), files, units, options)
+
+
+def changed_files(planned: InputDataset, found: Sequence[InputFile]) -> list[str]:
+    """What differs between the planned files and those that are there now, a line each; new files are told as such."""
+    now = {file.uri: file for file in found}
+    lines = []
+    for file in planned.files.values():
+        current = now.pop(file.uri, None)
+        if current is None:
+            lines.append(f"{file.uri} is gone")
+        elif (current.size, current.etag) != (file.size, file.etag):
+            lines.append(f"{file.uri} has changed ({file.size} bytes when planned, {current.size} now)")
+    return lines + [f"{uri} is new" for uri in now]

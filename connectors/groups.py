@@ -1,0 +1,52 @@
+"""Groups of adjacent rows that answer the same prompt: where they begin, and blocks that never cut one.
+
+A row whose key is null belongs to no other row: it is a group of its own.
+
+    for block in whole_groups(tables, "prompt_id"):
+        offsets = group_offsets(block, "prompt_id")     # numpy int64 [groups + 1], from 0 to the number of rows
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.errors import JobError
+
+
+def group_offsets(table: pa.Table, key: str) -> np.ndarray:
+    """Where each run of equal keys begins: int64 [groups + 1]; null keys are runs of one row."""
+    num_rows = table.num_rows
+    if num_rows == 0:
+        return np.zeros(1, np.int64)
+    keys = table[key].combine_chunks()
+    same = pc.fill_null(pc.equal(keys.slice(1), keys.slice(0, num_rows - 1)), False)
+    starts = np.flatnonzero(~np.asarray(same)) + 1
+    return np.concatenate(([0], starts, [num_rows])).astype(np.int64)
+
+
+def whole_groups(tables: Iterable[pa.Table], key: str) -> Iterator[pa.Table]:
+    """The same rows in blocks that end where a group ends; raises JobError where a key comes back after others."""
+    seen: set[object] = set()
+    rest: pa.Table | None = None
+    for table in tables:
+        if rest is not None:
+            table = pa.concat_tables([rest, table])
+        cut = int(group_offsets(table, key)[-2]) if table.num_rows else 0
+        if cut:
+            yield _check_adjacent(table.slice(0, cut), key, seen)
+        rest = table.slice(cut)
+    if rest is not None and rest.num_rows:
+        yield _check_adjacent(rest, key, seen)
+
+
+def _check_adjacent(block: pa.Table, key: str, seen: set[object]) -> pa.Table:
+    firsts = pc.drop_null(block[key].take(pa.array(group_offsets(block, key)[:-1]))).to_pylist()
+    for value in firsts:
+        if value in seen:
+            raise JobError(
+                f"rows with {key} = {value!r} are not adjacent in the input; set input.group.rows: scattered"
+            )
+        seen.add(value)
+    return block

@@ -1,0 +1,141 @@
+"""One run at a time works on an output: a lease that a dead owner loses.
+
+Each owner has an epoch, a file of its own (``lease/000003.json``) that is created once and then only beaten by its owner.
+Nothing compares clocks of two machines: a run that finds an owner watches whether its beat moves. A beat that moves is a
+living run, and the newcomer is refused. A beat that stands still for ``TTL_S``, or whose process is seen to be gone on
+this same machine, is dead: the next epoch is created, once, by whoever comes first. An owner that sees a later epoch has
+lost its lease and stops; what its workers still commit is harmless (see connectors/ledger.py).
+
+    with Lease.take(output.folder("_rmbatch/lease")) as lease:
+        lease.check()          # raises JobError when somebody else has taken over
+"""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from connectors.errors import JobError
+from connectors.storage import Folder
+
+TTL_S = 30.0
+BEAT_S = 5.0
+
+
+class Lease:
+    """A held lease; beats in a thread until it is released or lost."""
+
+    def __init__(self, folder: Folder, epoch: int) -> None:
+        self._folder, self.epoch = folder, epoch
+        self._beat = 0
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+
+    @classmethod
+    def take(cls, folder: Folder, waiting: Callable[[str], None] = lambda message: None) -> "Lease":
+        """The lease of this folder, waiting until a dead owner is known to be dead; JobError if it lives."""
+        epoch = current_epoch(folder)
+        if epoch and not _is_free(folder, epoch, waiting):
+            owner = _read(folder, epoch)
+            raise JobError(
+                f"another run (process {owner['pid']} on {owner['host']}) is working on this output; "
+                "wait for it, stop it, or write elsewhere"
+            )
+        lease = cls(folder, epoch + 1)
+        if not folder.create(_name(lease.epoch), lease._state(released=False)):
+            raise JobError("another run has just begun to work on this output")
+        lease._thread.start()
+        return lease
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if not self._lost:
+            self._folder.write(_name(self.epoch), self._state(released=True))
+
+    def check(self) -> None:
+        """Raises JobError if a later run has taken over."""
+        if self._lost or current_epoch(self._folder) > self.epoch:
+            raise JobError("another run has taken over this output")
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._beat += 1
+            with suppress(OSError):  # the store is away: the next beat tries again
+                if current_epoch(self._folder) > self.epoch:
+                    self._lost = True
+                    return
+                self._folder.write(_name(self.epoch), self._state(released=False), durable=False)
+
+    def _state(self, *, released: bool) -> bytes:
+        me = psutil.Process()
+        state = {
+            "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "pid": me.pid,
+            "started": me.create_time(),
+            "beat": self._beat,
+            "released": released,
+        }
+        return json.dumps(state).encode()
+
+
+def current_epoch(folder: Folder) -> int:
+    """The latest epoch; 0 before the first run."""
+    names = [entry.name.rsplit("/", 1)[-1] for entry in folder.entries()]
+    return max((int(name.removesuffix(".json")) for name in names), default=0)
+
+
+def _is_free(folder: Folder, epoch: int, waiting: Callable[[str], None]) -> bool:
+    state = _read(folder, epoch)
+    if state["released"] or _is_dead_here(state):
+        return True
+    waiting(f"a run on {state['host']} may still hold this output; watching it for {TTL_S:.0f} s")
+    deadline = time.monotonic() + TTL_S
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        now = _read(folder, epoch)
+        if now["released"] or _is_dead_here(now):
+            return True
+        if now["beat"] != state["beat"]:
+            return False
+    return True
+
+
+def _is_dead_here(state: dict[str, Any]) -> bool:
+    if state["host"] != socket.gethostname() or state["boot"] != _boot_id():
+        return False
+    try:
+        owner = psutil.Process(state["pid"])
+        return abs(owner.create_time() - state["started"]) > 1 or owner.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _read(folder: Folder, epoch: int) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(folder.read(_name(epoch)))
+    return state
+
+
+def _name(epoch: int) -> str:
+    return f"{epoch:06d}.json"
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(int(psutil.boot_time()))

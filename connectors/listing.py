@@ -1,0 +1,115 @@
+"""Lists the files that a job's input names: a file, a folder, a glob, or the output of an earlier job.
+
+A folder is searched through, without names that start with "_" or "."; a finished rmbatch output is read by its
+manifest, an unfinished one is refused. Only files of one format make an input.
+
+    listing = list_input(["s3://team/rollouts/2026-11-*/"], StorageOptions(), "auto")
+    listing.format, [file.uri for file in listing.files], listing.skipped
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from connectors.errors import UserError
+from connectors.jsonl import CODECS
+from connectors.storage import Folder, StorageOptions, Store, open_url
+from connectors.units import InputFile
+
+Format = Literal["parquet", "jsonl"]
+
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
+MANIFEST = "_rmbatch/manifest.json"
+"""Written last by every finished job, see connectors/ledger.py."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of an input, in order of their names."""
+
+    format: Format
+    files: list[InputFile]
+    skipped: list[str]
+    """Files that are neither Parquet nor JSONL by name."""
+
+
+def list_input(
+    paths: Sequence[str], options: StorageOptions, chosen: Literal["auto", "parquet", "jsonl"] = "auto"
+) -> Listing:
+    """All files behind ``paths``; raises UserError where there is none or where formats are mixed."""
+    found: dict[str, InputFile] = {}
+    skipped: list[str] = []
+    formats: dict[Format, str] = {}
+    for path in paths:
+        for file, named in _expand(path, options):
+            kind = chosen if named and chosen != "auto" else format_of(file.uri)
+            if kind is None or chosen not in ("auto", kind):
+                skipped.append(file.uri)
+                continue
+            formats.setdefault(kind, file.uri)
+            found[file.uri] = file
+    if len(formats) > 1:
+        a, b = formats.items()
+        raise UserError(f"the input mixes {a[0]} ({a[1]}) and {b[0]} ({b[1]}); set input.format to choose one")
+    if not found:
+        hint = f"; {len(skipped)} files of another format, such as {skipped[0]} (set input.format)" if skipped else ""
+        raise UserError(f"no input file found at {', '.join(paths)}{hint}")
+    return Listing(next(iter(formats)), [found[uri] for uri in sorted(found)], skipped)
+
+
+def format_of(name: str) -> Format | None:
+    """The format that a file's name tells, or None."""
+    stem = name.lower()
+    if stem.endswith(PARQUET_SUFFIXES):
+        return "parquet"
+    for suffix in CODECS:
+        stem = stem.removesuffix(suffix)
+    return "jsonl" if stem.endswith(JSONL_SUFFIXES) else None
+
+
+def codec_of(name: str) -> str:
+    """The codec of a JSONL file by its name; empty for plain text."""
+    return next((codec for suffix, codec in CODECS.items() if name.lower().endswith(suffix)), "")
+
+
+def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
+    """The files behind one path, and for each whether the path named it (and not a folder around it)."""
+    store, root = open_url(path, options)
+    if any(char in root for char in "*?["):
+        matches = store.glob(root.rstrip("/"))
+        if not matches:
+            raise UserError(f"no file matches {path}")
+        return [item for match in matches for item in _expand_one(store, store.url(match), match, options)]
+    return _expand_one(store, path, root, options)
+
+
+def _expand_one(store: Store, url: str, path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
+    if store.is_folder(path):
+        return [(file, False) for file in _folder_files(store, url, path.rstrip("/"), options)]
+    found = store.stat(path)
+    if found is None:
+        raise UserError(f"no such file or folder: {url}")
+    return [(_input_file(store, *found), True)]
+
+
+def _folder_files(store: Store, url: str, root: str, options: StorageOptions) -> list[InputFile]:
+    manifest = Folder.open(url, options).read_if_exists(MANIFEST)
+    if manifest is not None:
+        parts = json.loads(manifest)["files"]
+        wanted = {f"{root}/{part['path']}" for part in parts if part["part"] == "data"}
+        return [_input_file(store, *entry) for entry in store.walk(root) if entry[0] in wanted]
+    entries = store.walk(root)
+    if any(entry[0].startswith(f"{root}/_rmbatch/") for entry in entries):
+        raise UserError(f"{url} is the output of a job that has not finished; run that job's command again first")
+    return [_input_file(store, *entry) for entry in entries if not _is_hidden(entry[0].removeprefix(root))]
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.split("/"))
+
+
+def _input_file(store: Store, path: str, size: int, etag: str) -> InputFile:
+    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
+    return InputFile(store.url(path), size, etag, partition=tuple((key, value) for key, value in pairs))

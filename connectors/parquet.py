@@ -1,0 +1,161 @@
+"""Reads ranges of rows of Parquet files, only the columns asked for, and writes Parquet with page checksums.
+
+Planning reads footers and nothing else. Page checksums are written always and verified always where a file has them, so
+a byte that flipped on its way is an error and not a score.
+
+    footer = read_footer(store, path)
+    for table in read(store, path, start=0, stop=5000, columns=None, block_rows=4096): ...
+    writer = Writer(schema, compression="zstd", row_group_rows=None)
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from connectors.errors import UserError
+from connectors.storage import Store, is_transient
+
+WHOLE_ROW_GROUP_BYTES = 128 << 20
+"""Row groups up to this size (uncompressed) are decoded at once; larger ones are streamed."""
+MAX_ATTEMPTS = 10
+ROW_GROUP_BYTES = 32 << 20
+"""Rows are gathered to row groups of this size in memory, unless the job sets a number of rows."""
+
+
+class Footer(NamedTuple):
+    """What a Parquet file says about itself."""
+
+    schema: pa.Schema
+    row_groups: list[tuple[int, int]]
+    """Rows and uncompressed bytes of each row group."""
+
+
+@retry(
+    retry=retry_if_exception(is_transient),
+    stop=stop_after_attempt(MAX_ATTEMPTS),
+    wait=wait_random_exponential(multiplier=0.1, max=10),
+    reraise=True,
+)
+def read_footer(store: Store, path: str) -> Footer:
+    """Schema and row groups of a file; raises UserError if it is not Parquet."""
+    with _open(store, path) as file:
+        metadata = file.metadata
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        schema = file.schema_arrow.remove_metadata()
+        return Footer(schema, [(group.num_rows, group.total_byte_size) for group in groups])
+
+
+def _open(store: Store, path: str) -> pq.ParquetFile:
+    source, filesystem = store.parquet_source(path)
+    try:
+        return pq.ParquetFile(source, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{store.url(path)} is not a readable Parquet file: {error}") from None
+
+
+def read(
+    store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
+) -> Iterator[pa.Table]:
+    """Rows ``start`` to ``stop`` in blocks of at most ``block_rows``, with those of ``columns`` that the file has.
+
+    A passing fault of the store goes on where it was.
+    """
+    done, failures = start, 0
+    while True:
+        try:
+            for table in _read(store, path, done, stop, columns, block_rows):
+                yield table
+                done, failures = done + table.num_rows, 0
+            return
+        except OSError as error:
+            failures += 1
+            if failures >= MAX_ATTEMPTS or not is_transient(error):
+                raise
+            time.sleep(random.uniform(0, min(10.0, 0.1 * 2**failures)))
+
+
+def _read(
+    store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
+) -> Iterator[pa.Table]:
+    with _open(store, path) as file:
+        present = None if columns is None else [name for name in file.schema_arrow.names if name in set(columns)]
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            last = first + group.num_rows
+            if first < stop and last > start:
+                skip, keep = max(start - first, 0), min(stop, last) - first
+                yield from _read_group(file, index, group.total_byte_size, skip, keep, present, block_rows)
+            first = last
+
+
+def _read_group(
+    file: pq.ParquetFile,
+    index: int,
+    num_bytes: int,
+    skip: int,
+    stop: int,
+    columns: Sequence[str] | None,
+    block_rows: int,
+) -> Iterator[pa.Table]:
+    if num_bytes <= WHOLE_ROW_GROUP_BYTES:
+        table = file.read_row_group(index, columns=columns, use_threads=False).slice(skip, stop - skip)
+        for begin in range(0, table.num_rows, block_rows):
+            yield table.slice(begin, block_rows)
+        return
+    position = 0
+    for batch in file.iter_batches(block_rows, row_groups=[index], columns=columns, use_threads=False):
+        begin, end = max(skip - position, 0), min(stop - position, batch.num_rows)
+        if end > begin:
+            yield pa.Table.from_batches([batch.slice(begin, end - begin)])
+        position += batch.num_rows
+        if position >= stop:
+            return
+
+
+class Writer:
+    """One Parquet file, built in memory: ``num_bytes`` so far, and its bytes when it is finished."""
+
+    def __init__(self, schema: pa.Schema, compression: str | None, row_group_rows: int | None) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._row_group_rows = row_group_rows
+        self._hold(None)
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression=compression or "none", write_page_checksum=True, use_dictionary=True
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self._sink.tell()) + self._pending_bytes // 4  # what is pending will shrink; a rough share is enough
+
+    def add(self, table: pa.Table) -> None:
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        self._pending_bytes += table.nbytes
+        if self._row_group_rows:
+            while self._pending_rows >= self._row_group_rows:
+                gathered = pa.concat_tables(self._pending)
+                self._write(gathered.slice(0, self._row_group_rows))
+                self._hold(gathered.slice(self._row_group_rows))
+        elif self._pending_bytes >= ROW_GROUP_BYTES:
+            self._write(pa.concat_tables(self._pending))
+            self._hold(None)
+
+    def _hold(self, rest: pa.Table | None) -> None:
+        self._pending = [] if rest is None else [rest]
+        self._pending_rows = 0 if rest is None else rest.num_rows
+        self._pending_bytes = 0 if rest is None else rest.nbytes
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+    def finish(self) -> bytes:
+        if self._pending_rows:
+            self._write(pa.concat_tables(self._pending))
+        self._writer.close()
+        return bytes(self._sink.getvalue())

@@ -1,0 +1,454 @@
+"""Opens every place that rows come from or go to: local disk, S3 and compatible stores, anything fsspec knows.
+
+A ``Store`` reads, lists and writes whole objects by path; a ``Folder`` is a store and a prefix, and what the rest of the
+project passes around: it pickles without secrets and opens itself again in the process that needs it. Credentials come
+from the environment or a named profile, never from here.
+
+Three promises that the ledger is built on, on every store:
+``write`` replaces an object as a whole (no reader ever sees half of one),
+``create`` writes only where nothing was, and says whether what stands there now is ours,
+a passing fault is retried, and "not found" is believed only when the store said so.
+
+    out = Folder.open("s3://team/best", StorageOptions(endpoint="http://localhost:9000"))
+    out.write("data/a.parquet", payload)
+    out.create("_rmbatch/commits/a.json", record)    # False: somebody else's record stands there
+    [entry.name for entry in out.entries("data")]
+"""
+
+import glob
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
+
+import fsspec
+import pyarrow.fs
+from fsspec.registry import get_filesystem_class
+from fsspec.utils import get_protocol
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from connectors.errors import UserError
+
+T = TypeVar("T")
+
+PARALLEL_REQUESTS = 32
+"""Requests in flight when many small objects are read or deleted."""
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """How to reach a store; nothing here is secret."""
+
+    endpoint: str | None = None
+    """URL of an S3-compatible server; None: AWS_ENDPOINT_URL, else AWS itself."""
+    region: str | None = None
+    """Region name; None: the environment's."""
+    profile: str | None = None
+    """Profile of the shared AWS credentials file; None: the environment's credentials."""
+    anonymous: bool = False
+    """Read a public bucket without credentials."""
+    checksums: Literal["default", "when_required"] = "default"
+    """"when_required" is for older servers that answer 411 or 501 to the checksum trailers of new clients."""
+    max_attempts: int = 10
+    """Tries per request before an error is final."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One listed object."""
+
+    name: str
+    """Path relative to the folder that was listed."""
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the content does: the store's etag, or size and mtime on a local disk."""
+
+
+class Store(Protocol):
+    """Whole objects by path; every call is safe to repeat."""
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes: ...
+    def open(self, path: str) -> BinaryIO: ...
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def honours_conditions(self, path: str) -> bool: ...
+    def delete(self, paths: Sequence[str]) -> None: ...
+    def walk(self, path: str) -> list[tuple[str, int, str]]: ...
+    def glob(self, pattern: str) -> list[str]: ...
+    def stat(self, path: str) -> tuple[str, int, str] | None: ...
+    def is_folder(self, path: str) -> bool: ...
+    def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]: ...
+    def url(self, path: str) -> str: ...
+
+
+class LocalStore:
+    """A POSIX file system: temporary name, fsync, then rename (write) or link (create)."""
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(start or 0)
+            return file.read() if stop is None else file.read(stop - (start or 0))
+
+    def open(self, path: str) -> BinaryIO:
+        return open(path, "rb")
+
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        with self._temporary(path, data, durable) as temporary:
+            os.replace(temporary, path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._temporary(path, data, durable=True) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return self.read(path) == data
+        return True
+
+    def honours_conditions(self, path: str) -> bool:
+        return True  # os.link never replaces
+
+    @contextmanager
+    def _temporary(self, path: str, data: bytes, durable: bool) -> Iterator[str]:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def walk(self, path: str) -> list[tuple[str, int, str]]:
+        files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        return sorted(found for found in map(self.stat, files) if found is not None)
+
+    def glob(self, pattern: str) -> list[str]:
+        return sorted(glob.glob(pattern, recursive=True))
+
+    def stat(self, path: str) -> tuple[str, int, str] | None:
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            return None
+        return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"
+
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
+        return path, None
+
+    def url(self, path: str) -> str:
+        return path
+
+
+class FsspecStore:
+    """Any fsspec file system; S3 also gets pyarrow's native client for Parquet, 2 to 20 times cheaper on projections."""
+
+    def __init__(self, protocol: str, options: StorageOptions) -> None:
+        self.protocol, self.options = protocol, options
+        self.fs = _filesystem(protocol, options)
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(options.max_attempts),
+            wait=wait_random_exponential(multiplier=0.1, max=10),
+            reraise=True,
+        )
+
+    def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return self._retrying(function, *args, **kwargs)
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        data = self._call(self._read_exactly, path, start, stop)
+        return data
+
+    def _read_exactly(self, path: str, start: int | None, stop: int | None) -> bytes:
+        data = bytes(self.fs.cat_file(path, start=start, end=stop))
+        if start is not None and stop is not None and len(data) > stop - start:
+            raise OSError(f"{self.url(path)}: the store sent {len(data)} bytes for a range of {stop - start}")
+        return data
+
+    def open(self, path: str) -> BinaryIO:
+        return io.BufferedReader(_RangeReader(self, path), buffer_size=8 << 20)
+
+    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        self._call(self._write_verified, path, data)
+
+    def _write_verified(self, path: str, data: bytes) -> None:
+        self.fs.pipe_file(path, data)
+        size = self.fs.info(path)["size"]
+        if size != len(data):
+            raise OSError(f"{self.url(path)}: wrote {len(data)} bytes, the store holds {size}")
+
+    def create(self, path: str, data: bytes) -> bool:
+        with suppress(FileExistsError):
+            self._call(self._put_if_absent, path, data)
+        # A lost acknowledgement makes the retry find our own object, and a store may ignore the condition:
+        # what stands there now decides, not what the put was told.
+        return self.read(path) == data
+
+    def honours_conditions(self, path: str) -> bool:
+        """Whether the second of two conditional puts is refused; the object at ``path`` is removed again."""
+        self.write(path, b"first")
+        try:
+            self._call(self.fs.pipe_file, path, b"second", mode="create")
+        except OSError as error:
+            return _says_exists(error)
+        else:
+            return False
+        finally:
+            self.delete([path])
+
+    def _put_if_absent(self, path: str, data: bytes) -> None:
+        if self.stat(path) is not None:  # the only protection on a store that ignores the condition
+            raise FileExistsError(path)
+        try:
+            self.fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if _says_exists(error):
+                raise FileExistsError(path) from None
+            if "NotImplemented" not in str(error):
+                raise
+            self.fs.pipe_file(path, data)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            list(pool.map(self._delete_one, paths))
+
+    def _delete_one(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._call(self.fs.rm_file, path)
+
+    def walk(self, path: str) -> list[tuple[str, int, str]]:
+        try:
+            found = self._call(self.fs.find, path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted((name, info["size"], _etag(info)) for name, info in found.items() if info["type"] == "file")
+
+    def glob(self, pattern: str) -> list[str]:
+        return sorted(self._call(self.fs.glob, pattern))
+
+    def stat(self, path: str) -> tuple[str, int, str] | None:
+        try:
+            info = self._call(self.fs.info, path)
+        except FileNotFoundError:
+            return None
+        return path, int(info["size"]), _etag(info)
+
+    def is_folder(self, path: str) -> bool:
+        return bool(self._call(self.fs.isdir, path))
+
+    def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
+        if self.protocol == "s3":
+            return path, _native_s3(self.options)
+        return self.fs.open(path, cache_type="none"), None
+
+    def url(self, path: str) -> str:
+        return str(self.fs.unstrip_protocol(path))
+
+
+class _RangeReader(io.RawIOBase):
+    """A remote object read by ranges, each of them retried on its own."""
+
+    def __init__(self, store: FsspecStore, path: str) -> None:
+        self.store, self.path, self.position = store, path, 0
+        found = store.stat(path)
+        if found is None:
+            raise FileNotFoundError(store.url(path))
+        self.end = found[1]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self.position + len(buffer), self.end)
+        if stop <= self.position:
+            return 0
+        data = self.store.read(self.path, self.position, stop)
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A prefix of a store. Pickles as its URL and options; opens itself again where it lands."""
+
+    url: str
+    options: StorageOptions = field(default_factory=StorageOptions)
+
+    @classmethod
+    def open(cls, url: str, options: StorageOptions | None = None) -> "Folder":
+        """The folder behind a URL or a local path; raises UserError for a protocol that is not installed."""
+        options = options or StorageOptions()
+        store, path = open_url(url, options)
+        return cls(store.url(path.rstrip("/")), options)
+
+    @property
+    def store(self) -> Store:
+        return open_url(self.url, self.options)[0]
+
+    def path(self, name: str = "") -> str:
+        root = open_url(self.url, self.options)[1]
+        return f"{root}/{name}" if name else root
+
+    def folder(self, name: str) -> "Folder":
+        return replace(self, url=f"{self.url}/{name}")
+
+    def read(self, name: str) -> bytes:
+        return self.store.read(self.path(name))
+
+    def read_if_exists(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """The objects' contents in the order of ``names``; small objects, many at a time."""
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            return list(pool.map(self.read, names))
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace the object as a whole. ``durable=False`` skips the fsync of a local disk."""
+        self.store.write(self.path(name), data, durable=durable)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write where nothing is. True when the object that stands there now holds ``data``."""
+        return self.store.create(self.path(name), data)
+
+    def delete(self, names: Sequence[str]) -> None:
+        self.store.delete([self.path(name) for name in names])
+
+    def entries(self, prefix: str = "") -> list[Entry]:
+        """Every object below ``prefix`` (a folder), by name; empty when there is none."""
+        root = self.path() + "/"
+        listed = self.store.walk(self.path(prefix))
+        return [Entry(path.removeprefix(root), size, etag) for path, size, etag in listed if not _is_temporary(path)]
+
+    def exists(self, name: str) -> bool:
+        return self.store.stat(self.path(name)) is not None
+
+
+def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
+    """The store that a URL names and the path in it; a plain path is a local one."""
+    protocol = get_protocol(url)
+    if protocol in ("file", "local"):
+        return _LOCAL, str(Path(url.split("://", 1)[-1]).expanduser().absolute())
+    store = _fsspec_store("s3" if protocol == "s3a" else protocol, options)
+    return store, str(store.fs._strip_protocol(url))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later."""
+    if isinstance(
+        error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
+    ):
+        return False
+    if _says_exists(error) or any(word in str(error) for word in _FINAL):
+        return False
+    # s3fs lets errors of botocore and aiohttp through that are no OSError.
+    foreign = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
+    return isinstance(error, OSError | TimeoutError | EOFError) or foreign
+
+
+_FINAL = ("ACCESS_DENIED", "Forbidden", "Unable to locate credentials", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+
+
+_LOCAL = LocalStore()
+
+
+@lru_cache(maxsize=64)
+def _fsspec_store(protocol: str, options: StorageOptions) -> FsspecStore:
+    return FsspecStore(protocol, options)
+
+
+def _filesystem(protocol: str, options: StorageOptions) -> Any:
+    try:
+        get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot open {protocol}:// ({error})") from None
+    if protocol != "s3":
+        return fsspec.filesystem(protocol)
+    filesystem = fsspec.filesystem(
+        "s3",
+        skip_instance_cache=True,
+        anon=options.anonymous,
+        profile=options.profile,
+        endpoint_url=options.endpoint,
+        client_kwargs={"region_name": options.region} if options.region else {},
+        config_kwargs={
+            "retries": {"total_max_attempts": 1},  # one place retries, FsspecStore: layers of retries multiply
+            "max_pool_connections": 2 * PARALLEL_REQUESTS,
+            "connect_timeout": 10,
+            "read_timeout": 60,
+        }
+        | (_WHEN_REQUIRED if options.checksums == "when_required" else {}),
+        use_listings_cache=False,
+        default_cache_type="none",
+    )
+    filesystem.retries = 2
+    return filesystem
+
+
+_WHEN_REQUIRED = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+
+
+@lru_cache(maxsize=8)
+def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
+    keys: dict[str, Any] = {"anonymous": True} if options.anonymous else {}
+    if options.profile:  # otherwise pyarrow walks the default chain itself, and renews what expires
+        import botocore.session
+
+        credentials = botocore.session.Session(profile=options.profile).get_credentials().get_frozen_credentials()
+        keys = {
+            "access_key": credentials.access_key,
+            "secret_key": credentials.secret_key,
+            "session_token": credentials.token,
+        }
+    return pyarrow.fs.S3FileSystem(
+        endpoint_override=options.endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL"),
+        region=options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        # A ranged read repeats itself inside a long stream; what it does not repair, connectors/parquet.py does.
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        connect_timeout=10,
+        request_timeout=60,
+        **keys,
+    )
+
+
+def _says_exists(error: BaseException) -> bool:
+    """A failed condition, in the words of the stores that do not raise FileExistsError for it."""
+    return isinstance(error, FileExistsError) or any(
+        word in str(error) for word in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
+    )
+
+
+def _etag(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified") or info.get("created")
+    return str(tag).strip('"')
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name.startswith(".") and name.endswith(".tmp")

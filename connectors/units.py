@@ -1,0 +1,138 @@
+"""What is planned, read and resumed: input files cut into units, and the ranges of rows inside them.
+
+A unit is a contiguous range of rows of one input file. A row's address is (unit, ordinal inside the unit); every file
+that a job writes and every commit record speaks in ranges of such addresses, so what is left to do is a subtraction.
+
+    coverage = Coverage()
+    coverage.add(Range(unit=3, start=0, stop=5000))
+    [Range(3, 5000, 8192)] == coverage.missing(Unit(index=3, ..., num_rows=8192))
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the input, as it was when the job was planned."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    etag: str
+    num_rows: int = 0
+    partition: tuple[tuple[str, str], ...] = ()
+    """Hive partition keys and values in the file's path."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A contiguous range of rows of one input file."""
+
+    index: int
+    file: int
+    """Index of the file in the plan."""
+    first_row: int
+    """Ordinal of the unit's first row in its file."""
+    num_rows: int
+    num_bytes: int
+    """Size of the unit in its file (estimated for compressed JSONL), for progress and for packing tasks."""
+    start_byte: int = 0
+    """Where the unit begins in a plain JSONL file."""
+    first_line: int = 0
+    """Lines before the unit in a JSONL file; blank ones count."""
+
+
+class Range(NamedTuple):
+    """Rows ``start`` to ``stop`` (exclusive) of one unit."""
+
+    unit: int
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass
+class Coverage:
+    """Which rows of which units are finished; memory grows with the number of gaps, not of rows."""
+
+    _intervals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def add(self, new: Range) -> None:
+        """Count the range as finished, whether or not parts of it already were."""
+        if new.num_rows == 0:
+            return
+        intervals = self._intervals.setdefault(new.unit, [])
+        start, stop = new.start, new.stop
+        first = bisect_right(intervals, (start,)) if intervals else 0
+        if first and intervals[first - 1][1] >= start:
+            first -= 1
+        last = first
+        while last < len(intervals) and intervals[last][0] <= stop:
+            start, stop = min(start, intervals[last][0]), max(stop, intervals[last][1])
+            last += 1
+        intervals[first:last] = [(start, stop)]
+
+    def overlap(self, other: Range) -> int:
+        """How many of the range's rows are finished."""
+        return sum(
+            max(0, min(stop, other.stop) - max(start, other.start))
+            for start, stop in self._intervals.get(other.unit, [])
+        )
+
+    def subtract(self, whole: Range) -> list[Range]:
+        """The parts of the range that are not finished, in order."""
+        gaps, position = [], whole.start
+        for start, stop in self._intervals.get(whole.unit, []):
+            if stop <= position:
+                continue
+            if start >= whole.stop:
+                break
+            if start > position:
+                gaps.append(Range(whole.unit, position, start))
+            position = max(position, stop)
+        if position < whole.stop:
+            gaps.append(Range(whole.unit, position, whole.stop))
+        return gaps
+
+    def missing(self, unit: Unit) -> list[Range]:
+        """The rows of the unit that are not finished."""
+        return self.subtract(Range(unit.index, 0, unit.num_rows))
+
+
+def ranges_of(units: np.ndarray, rows: np.ndarray) -> list[Range]:
+    """The addresses of a table's rows as ranges, in the order of the rows."""
+    if len(units) == 0:
+        return []
+    breaks = np.flatnonzero((np.diff(units) != 0) | (np.diff(rows) != 1)) + 1
+    starts = np.concatenate(([0], breaks))
+    stops = np.concatenate((breaks, [len(units)]))
+    return [Range(int(units[a]), int(rows[a]), int(rows[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
+
+
+def pack(pieces: Sequence[Range], units: Sequence[Unit], target_bytes: int) -> Iterator[list[Range]]:
+    """Consecutive pieces, put together until they hold about ``target_bytes`` of input: one task each."""
+    task: list[Range] = []
+    size = 0.0
+    for piece in pieces:
+        unit = units[piece.unit]
+        weight = unit.num_bytes * piece.num_rows / max(unit.num_rows, 1)
+        if task and size + weight > target_bytes:
+            yield task
+            task, size = [], 0.0
+        task.append(piece)
+        size += weight
+    if task:
+        yield task
+
+
+def total_rows(ranges: Iterable[Range]) -> int:
+    """Rows in the ranges, overlaps counted as often as they occur."""
+    return sum(piece.num_rows for piece in ranges)

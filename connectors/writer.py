@@ -1,0 +1,238 @@
+"""Writes the rows of one task to data, rejected and dead_letters, and accounts for every one of them in the ledger.
+
+A task adds blocks as they come. Files are closed, and a commit record written, when the data file has reached its target
+size and at the end; memory holds one file of each part at the most. The hidden columns say where each row came from and
+where it goes, and are not written.
+
+    with OutputWriter(spec, run="4f1c") as writer:
+        for block in blocks:
+            writer.add(block)
+"""
+
+import gzip
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from connectors import jsonl, parquet
+from connectors.errors import JobError
+from connectors.ledger import PARTS, Commit, DataFile, Ledger
+from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
+from connectors.storage import Folder
+from connectors.units import Range, ranges_of
+
+DEAD_LETTER_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("row", pa.int64()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("raw", pa.binary()),
+    ]
+)
+"""The input file, the row's ordinal in it, for JSONL its line (from 1) and byte offset, why, and the line's bytes."""
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Where and how the output is written; picklable, without secrets."""
+
+    folder: Folder
+    schema: pa.Schema
+    """Columns of data and rejected."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    compression: str | None = "zstd"
+    """zstd, snappy or gzip; None: not compressed."""
+    file_bytes: int = 128 << 20
+    """A data file is closed when it has this size."""
+    row_group_rows: int | None = None
+    keep_rejected: bool = True
+    """False: rejected rows are counted and not written."""
+    tally: Callable[[pa.Table], Mapping[str, int]] = field(default=lambda table: {})
+    """What to count over the rows that are written, beside where they went."""
+
+
+class FileWriter(Protocol):
+    """A file on its way: its size so far, and its bytes when it is finished."""
+
+    @property
+    def num_bytes(self) -> int: ...
+    def add(self, table: pa.Table) -> None: ...
+    def finish(self) -> bytes: ...
+
+
+class _JsonlWriter:
+    """One JSONL file, built in memory."""
+
+    def __init__(self, compression: str | None) -> None:
+        self._compression = compression
+        self._text = bytearray()
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._text)
+
+    def add(self, table: pa.Table) -> None:
+        self._text += jsonl.write(table)
+
+    def finish(self) -> bytes:
+        return encode(bytes(self._text), self._compression)
+
+
+def encode(data: bytes, compression: str | None) -> bytes:
+    """The data, compressed for a JSONL file."""
+    if compression == "gzip":
+        return gzip.compress(data, compresslevel=6, mtime=0)
+    if compression == "zstd":
+        return bytes(pa.compress(data, "zstd", asbytes=True))
+    return data
+
+
+class OutputWriter:
+    """The files of one write task. Rows are finished when ``flush`` returns, and not before."""
+
+    def __init__(self, spec: OutputSpec, run: str, before_commit: Callable[[], None] = lambda: None) -> None:
+        self._spec, self._run, self._before_commit = spec, run, before_commit
+        self._ledger = Ledger(spec.folder)
+        self.commits: list[Commit] = []
+        self._reset()
+
+    def __enter__(self) -> "OutputWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.flush()
+
+    def _reset(self) -> None:
+        self._writers: dict[int, FileWriter] = {}
+        self._rows: Counter[int] = Counter()
+        self._ranges: list[Range] = []
+        self._outcomes: list[np.ndarray] = []
+        self._tally: Counter[str] = Counter()
+
+    def add(self, table: pa.Table) -> None:
+        """Take the rows of a block; every row needs OUTCOME, or DEAD that says why it has none."""
+        if table.num_rows == 0:
+            return
+        outcomes = _outcomes(table)
+        self._ranges += ranges_of(_numpy(table, UNIT), _numpy(table, ROW))
+        self._outcomes.append(outcomes)
+        for outcome in (KEPT, REJECTED, DEAD_LETTER):
+            mask = outcomes == outcome
+            count = int(np.count_nonzero(mask))
+            if count == 0:
+                continue
+            rows = table if count == table.num_rows else table.filter(pa.array(mask))
+            self._rows[outcome] += count
+            self._add_part(outcome, rows)
+        if KEPT in self._writers and self._writers[KEPT].num_bytes >= self._spec.file_bytes:
+            self.flush()
+
+    def _add_part(self, outcome: int, rows: pa.Table) -> None:
+        part = PARTS[outcome]
+        written = dead_letters(rows) if outcome == DEAD_LETTER else conform(self._visible(rows), self._spec.schema)
+        self._tally.update(tally_of(part, written, self._spec))
+        if outcome == REJECTED and not self._spec.keep_rejected:
+            return
+        if outcome not in self._writers:
+            self._writers[outcome] = file_writer(part, self._spec)
+        self._writers[outcome].add(written)
+
+    def _visible(self, rows: pa.Table) -> pa.Table:
+        return rows.select([name for name in self._spec.schema.names if name in rows.column_names])
+
+    def flush(self) -> None:
+        """Write the files, then the record that makes their rows finished."""
+        if not self._ranges:
+            return
+        attempt = secrets.token_hex(4)
+        first = self._ranges[0]
+        stem = f"u{first.unit:06d}-{first.start:010d}-{attempt}"
+        files = []
+        for outcome, writer in self._writers.items():
+            part = PARTS[outcome]
+            path = f"{part}/{stem}{file_suffix(part, self._spec)}"
+            files.append(put_file(self._spec.folder, path, part, self._rows[outcome], writer.finish()))
+        record = Commit(_joined(self._ranges), files, np.concatenate(self._outcomes), self._tally, self._run)
+        self._before_commit()
+        if self._ledger.commit(record):
+            self.commits.append(record)
+        else:  # an earlier attempt at these rows has finished them
+            self._spec.folder.delete([file.path for file in files])
+        self._reset()
+
+
+def file_writer(part: str, spec: OutputSpec) -> FileWriter:
+    """An empty file of a part; dead letters are Parquet always, because raw bytes are not text."""
+    if part == PARTS[DEAD_LETTER]:
+        return parquet.Writer(DEAD_LETTER_SCHEMA, "zstd", None)
+    if spec.format == "jsonl":
+        return _JsonlWriter(spec.compression)
+    return parquet.Writer(spec.schema, spec.compression, spec.row_group_rows)
+
+
+def file_suffix(part: str, spec: OutputSpec) -> str:
+    """The ending of a part's files, by which readers know format and codec."""
+    if spec.format == "parquet" or part == PARTS[DEAD_LETTER]:
+        return ".parquet"
+    return ".jsonl" + {"gzip": ".gz", "zstd": ".zst", None: ""}[spec.compression]
+
+
+def tally_of(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, int]:
+    """What the job counts over written rows: dead letters by code, anything else as the job says."""
+    if part == PARTS[DEAD_LETTER]:
+        return Counter(f"dead.{code}" for code in written["code"].to_pylist())
+    return spec.tally(written)
+
+
+def put_file(folder: Folder, path: str, part: str, num_rows: int, data: bytes) -> DataFile:
+    """Write a file of the output and describe it for the ledger."""
+    folder.write(path, data)
+    return DataFile(path, part, num_rows, len(data), xxhash.xxh3_128_hexdigest(data))
+
+
+def dead_letters(rows: pa.Table) -> pa.Table:
+    """Dead rows as they are written: see DEAD_LETTER_SCHEMA."""
+    dead = rows[DEAD].combine_chunks()
+    field = {name: dead.field(index) for index, name in enumerate(dead.type.names)}
+    columns = {**field, "uri": rows[ORIGIN_URI].cast(pa.string()), "row": rows[ORIGIN_ROW]}
+    return pa.table({name: columns[name] for name in DEAD_LETTER_SCHEMA.names}, schema=DEAD_LETTER_SCHEMA)
+
+
+def _outcomes(table: pa.Table) -> np.ndarray:
+    dead = np.asarray(table[DEAD].is_valid())
+    if OUTCOME in table.column_names:
+        column = table[OUTCOME].fill_null(-1)
+        outcomes = np.where(dead, DEAD_LETTER, np.asarray(column)).astype(np.int8)
+    else:
+        outcomes = np.where(dead, DEAD_LETTER, KEPT).astype(np.int8)
+    if (outcomes < 0).any():
+        raise JobError("a stage gave out rows without an outcome; this is a bug in rmbatch")
+    return outcomes
+
+
+def _numpy(table: pa.Table, name: str) -> np.ndarray:
+    return np.asarray(table[name])
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Ranges that continue each other, as one."""
+    joined: list[Range] = []
+    for piece in ranges:
+        if joined and joined[-1].unit == piece.unit and joined[-1].stop == piece.start:
+            joined[-1] = Range(piece.unit, joined[-1].start, piece.stop)
+        else:
+            joined.append(piece)
+    return joined

@@ -1,0 +1,43 @@
+"""rmbatch turns prompt/response data into scored, selected, corrected and trainable data.
+
+Here is what a notebook or a test wants, without a cluster; jobs over many files are ``rmbatch run job.yaml``.
+Importing it is light: nothing heavy comes in before it is used.
+
+    rm = rmbatch.reward("f1_score", tokenizer="words")
+    rm.evaluate({"response": "the cat", "reference": "a cat"}).score
+    rm.score(pyarrow.parquet.read_table("rollouts.parquet"))
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmbatch.rewards.bound import Reward
+    from rmbatch.rewards.contract import Scores as Scores
+
+
+def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":
+    """The reward that ``ref`` names (or the function or class itself), with its knobs set, ready to score.
+
+    ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func`` or an installed package's name.
+    Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To declare a reward of your
+    own, see ``rmbatch.rewards.reward``.
+    """
+    from rmbatch.rewards.bound import bind
+
+    return bind(ref, knobs)
+
+
+def list_rewards() -> list[str]:
+    """The names of all rewards that need no path, sorted."""
+    from rmbatch.rewards.registry import list_rewards
+
+    return list_rewards()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Scores":
+        from rmbatch.rewards.contract import Scores
+
+        return Scores
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,15 @@
+"""The cure in a message about a name that is not known: the known names nearest to it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'a' or 'b'?`` by similarity, else all known names; a part of a sentence, for an error message."""
+    names = sorted(set(known))
+    if not names:
+        return "there are none."
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"known: {', '.join(names)}."

@@ -1,0 +1,122 @@
+"""Runs the unfinished rows of a plan through its stages on Ray, and turns Ray's errors into ours.
+
+Read, stages and write are fused by Ray into one task for each piece of work, so that rows never cross the object store.
+
+    run_pieces(dataset, missing, work, spec, run=run_id, epoch=lease.epoch, board=board)
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from connectors.dataset import InputDataset
+from connectors.errors import JobError, UserError
+from connectors.units import Range, pack
+from connectors.writer import OutputSpec
+from rmbatch.pipeline.blocks import BlockWork
+from rmbatch.pipeline.scoreboard import Scoreboard
+from rmbatch.pipeline.sink import LedgerSink
+from rmbatch.pipeline.source import UnitSource
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+MIN_TASKS_PER_CPU = 4
+"""So that the last tasks do not leave the cluster idle."""
+MAX_TASKS = 100_000
+"""Ray's driver spends about 20 ms on each."""
+
+
+def run_pieces(
+    dataset: InputDataset,
+    pieces: Sequence[Range],
+    work: BlockWork,
+    spec: OutputSpec,
+    *,
+    run: str,
+    epoch: int,
+    board: Scoreboard,
+    block_rows: int | None = None,
+) -> None:
+    """Score, choose and write the rows of ``pieces``; returns when all are committed, raises JobError if one is not."""
+    tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus=int(ray.cluster_resources().get("CPU", 1)))
+
+    def stages(table: pa.Table) -> pa.Table:
+        return work(table)
+
+    quiet()
+    source = UnitSource(dataset, tasks, work.group, block_rows)
+    rows = ray.data.read_datasource(source, override_num_blocks=len(tasks))
+    rows = rows.map_batches(stages, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    with ours():
+        rows.write_datasink(LedgerSink(spec, run, epoch, board))
+
+
+def cut_tasks(
+    dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int
+) -> list[list[Range]]:
+    """The pieces as tasks of about one output file each, but enough of them to keep all CPUs busy to the end."""
+    units = dataset.units
+    total = sum(units[piece.unit].num_bytes * piece.num_rows / max(units[piece.unit].num_rows, 1) for piece in pieces)
+    target = min(file_bytes, total / (MIN_TASKS_PER_CPU * num_cpus))
+    return list(pack(pieces, units, max(target, total / MAX_TASKS)))
+
+
+def quiet() -> None:
+    """Ray Data's own progress and plans go to its log files; a job shows its own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def run_in_order(function: Callable[[A], B], items: Sequence[A], in_flight: int = 64) -> Iterator[B]:
+    """``map(function, items)`` on the cluster, results in order, with so many tasks under way."""
+    remote = ray.remote(function).options(num_cpus=1, max_retries=3)
+    pending: list[Any] = []
+    for item in items:
+        pending.append(remote.remote(item))
+        if len(pending) >= in_flight:
+            with ours():
+                yield ray.get(pending.pop(0))
+    while pending:
+        with ours():
+            yield ray.get(pending.pop(0))
+
+
+class ours:  # noqa: N801 - reads as a statement: with ours(): ...
+    """Lets only UserError and JobError out of a block that calls Ray: what a worker raised, or what became of Ray."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
+            return
+        known = next((found for found in _causes(error) if isinstance(found, UserError | JobError)), None)
+        if known is not None:
+            base = UserError if isinstance(known, UserError) else JobError
+            raise base(_first_line(known)) from error
+        if isinstance(error, RayError) or _causes(error):
+            last = list(_causes(error))[-1]
+            raise JobError(f"{type(last).__name__}: {last}") from error
+
+
+def _causes(error: BaseException) -> Iterable[BaseException]:
+    """The error and what it came from, outermost first."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = getattr(current, "cause", None) or current.__cause__
+    return seen
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    return str(cause if isinstance(cause, UserError | JobError) else error)

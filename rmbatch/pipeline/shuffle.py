@@ -1,0 +1,110 @@
+"""Brings scattered rows of one prompt together: one hash shuffle through Ray Data, written beside the output.
+
+The result is a dataset of its own, whose files hold whole groups in order of their keys, and which is then scored,
+resumed and accounted for like any other. The shuffle itself is all or nothing: a crash before its last line is written
+(``_rmbatch/grouped.json``) begins it again. Rows keep telling where they came from.
+
+    grouped = shuffle_groups(dataset, "prompt_id", folder=ledger.private.folder("grouped"))
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray.data
+
+from connectors import parquet
+from connectors.dataset import InputDataset
+from connectors.errors import JobError
+from connectors.schema import DEAD, DEAD_TYPE, HIDDEN, ORIGIN_ROW, ORIGIN_URI, ROW, UNIT
+from connectors.storage import Folder
+from connectors.units import InputFile, Range, Unit
+from rmbatch.pipeline.run import cut_tasks, ours, quiet
+from rmbatch.pipeline.source import UnitSource
+
+BUCKET = HIDDEN + "bucket"
+BUCKET_BYTES = 64 << 20
+"""Input bytes in one bucket; a worker holds a bucket at a time."""
+MAX_BUCKETS = 20_000
+
+
+def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputDataset:
+    """The same rows with all rows of a key next to each other; raises JobError if any row was lost or doubled."""
+    num_buckets = min(max(1, dataset.num_bytes // BUCKET_BYTES), MAX_BUCKETS)
+    pieces = [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
+    tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, int(ray.cluster_resources().get("CPU", 1)))
+
+    def assign(table: pa.Table) -> pa.Table:
+        return table.append_column(BUCKET, pa.array(bucket_of(table, key, num_buckets)))
+
+    def write(table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([write_bucket(table, key, folder)])
+
+    quiet()
+    rows = ray.data.read_datasource(UnitSource(dataset, tasks, None, None), override_num_blocks=len(tasks))
+    rows = rows.map_batches(assign, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    partitions = min(num_buckets, 200)
+    with ours():
+        written = (
+            rows.groupby(BUCKET, num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
+        )
+    check_complete(dataset, written)
+    return _dataset_of(dataset, written, folder)
+
+
+def bucket_of(table: pa.Table, key: str, num_buckets: int) -> np.ndarray:
+    """The bucket of each row: by its key; rows without one are spread evenly, they belong to no other row."""
+    keys = table[key].combine_chunks()
+    hashed = pl.Series(pl.from_arrow(keys)).hash(seed=0).to_numpy()
+    spread = np.asarray(table[ROW]).astype(np.uint64)
+    return (np.where(np.asarray(keys.is_valid()), hashed, spread) % np.uint64(num_buckets)).astype(np.int64)
+
+
+def write_bucket(table: pa.Table, key: str, folder: Folder) -> dict[str, Any]:
+    """Write the rows of one bucket, sorted by key and then by address; what was written, for ``check_complete``."""
+    table = table.sort_by([(key, "ascending"), (UNIT, "ascending"), (ROW, "ascending")])
+    digest = address_digest(np.asarray(table[UNIT]), np.asarray(table[ROW]))
+    uri_index = table.column_names.index(ORIGIN_URI)
+    table = table.set_column(uri_index, ORIGIN_URI, table[ORIGIN_URI].cast(pa.string()))
+    table = table.drop_columns([UNIT, ROW, BUCKET])
+    writer = parquet.Writer(table.schema, "zstd", None)
+    writer.add(table)
+    data = writer.finish()
+    name = f"{secrets.token_hex(8)}.parquet"
+    folder.write(name, data)
+    return {"name": name, "num_rows": table.num_rows, "num_bytes": len(data), "digest": digest}
+
+
+def address_digest(units: np.ndarray, rows: np.ndarray) -> str:
+    """A sum over the rows' addresses that no row can leave or enter twice without changing it (mod 2**64, in hex)."""
+    mixed = (units.astype(np.uint64) << np.uint64(40)) ^ rows.astype(np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return f"{int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64)):016x}"
+
+
+def check_complete(dataset: InputDataset, written: Sequence[Mapping[str, Any]]) -> None:
+    """Raises JobError unless the written buckets hold every planned row exactly once."""
+    num_rows = sum(bucket["num_rows"] for bucket in written)
+    found = sum(int(bucket["digest"], 16) for bucket in written) % 2**64
+    expected = 0
+    for unit in dataset.units.values():
+        rows = np.arange(unit.num_rows, dtype=np.int64)
+        expected += int(address_digest(np.full(unit.num_rows, unit.index), rows), 16)
+    if num_rows != dataset.num_rows or found != expected % 2**64:
+        raise JobError(f"the shuffle gave {num_rows} rows for {dataset.num_rows}; run the same command again")
+
+
+def _dataset_of(dataset: InputDataset, written: Sequence[Mapping[str, Any]], folder: Folder) -> InputDataset:
+    ordered = sorted(written, key=lambda bucket: str(bucket["name"]))
+    files, units = {}, {}
+    for index, bucket in enumerate(ordered):
+        rows, size = int(bucket["num_rows"]), int(bucket["num_bytes"])
+        files[index] = InputFile(f"{folder.url}/{bucket['name']}", size, "", rows)
+        units[index] = Unit(index, index, 0, rows, size)
+    moved = [pa.field(ORIGIN_URI, pa.string()), pa.field(ORIGIN_ROW, pa.int64()), pa.field(DEAD, DEAD_TYPE)]
+    schema = pa.schema([*dataset.schema, *moved])
+    return InputDataset("parquet", schema, files, units, folder.options)

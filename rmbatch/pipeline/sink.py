@@ -1,0 +1,51 @@
+"""The Ray Data sink that makes rows finished: data files, then their commit record, inside the write task itself.
+
+Ray's own ``on_write_complete`` comes once, at the very end; a job that is killed before would have nothing.
+
+    dataset.write_datasink(LedgerSink(spec, run="4f1c", epoch=3, board=board))
+"""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+from ray.data.datasource import Datasink
+
+from connectors.errors import JobError
+from connectors.ledger import Ledger, rows_by_part
+from connectors.lease import current_epoch
+from connectors.writer import OutputSpec, OutputWriter
+from rmbatch.pipeline.scoreboard import Scoreboard
+
+
+class LedgerSink(Datasink[int]):  # type: ignore[misc]
+    """Writes the blocks of one task through an OutputWriter; returns how many rows it finished."""
+
+    def __init__(self, spec: OutputSpec, run: str, epoch: int, board: Scoreboard) -> None:
+        self._spec, self._run, self._epoch, self._board = spec, run, epoch, board
+
+    def get_name(self) -> str:
+        return "Write"
+
+    def write(self, blocks: Iterable[pa.Table], ctx: object) -> int:
+        reported = 0
+        with OutputWriter(self._spec, self._run, before_commit=self._check_still_ours) as writer:
+            for block in blocks:
+                writer.add(block)
+                reported = self._report(writer, reported)
+        self._report(writer, reported)
+        return sum(record.num_rows for record in writer.commits)
+
+    def _report(self, writer: OutputWriter, reported: int) -> int:
+        for record in writer.commits[reported:]:
+            num_bytes = sum(file.num_bytes for file in record.files)
+            counts = {"rows": record.num_rows, "bytes": num_bytes, **rows_by_part(record), **record.tally}
+            why = self._board.add(counts)
+            if why:
+                raise JobError(why)
+        return len(writer.commits)
+
+    def _check_still_ours(self) -> None:
+        """A task of a dead run that is still alive must not write into what a later run has taken over or finished."""
+        ledger = Ledger(self._spec.folder)
+        if current_epoch(ledger.private.folder("lease")) > self._epoch or ledger.private.exists("manifest.json"):
+            raise JobError("another run has taken over this output")

@@ -1,0 +1,247 @@
+"""What a reward is: columns in, scores out; declared by a function's signature and held to one form after each call.
+
+A reward is a function, or a class where there is state (a model, a tokenizer, a client). Its positional parameters name
+the columns it reads; its keyword-only parameters are its knobs. ``RewardSpec`` is that declaration as data; ``reward``
+attaches it and gives the function back as it was. ``bound.py`` binds knobs and calls; ``registry.py`` knows the names.
+
+    @reward("shout")
+    def shout(response: pa.Array, *, mark: str = "!") -> pa.Array:
+        return pc.cast(pc.count_substring(response, mark), pa.float64())
+
+What each kind means. All give one score per response.
+``pointwise``: a response is scored by its own columns alone. ``stepwise``: the same, out of the steps of the response.
+``listwise`` and ``pairwise``: a response is scored against the others of its prompt (as a list; two at a time). They
+take one more keyword-only parameter, ``offsets: np.ndarray`` (int64, prompts + 1): the responses of prompt i are
+``offsets[i]:offsets[i + 1]``. It is handed in by the caller and is no knob.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from connectors.errors import UserError
+from rmbatch.names import nearest
+
+Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]
+GROUP_KINDS: tuple[Kind, ...] = ("pairwise", "listwise")
+TEXT = pa.large_string()
+
+_SPEC = "__rmbatch_reward__"
+_T = TypeVar("_T", bound=Callable[..., Any])
+
+
+class RewardError(Exception):
+    """A reward broke its contract (wrong length, wrong type): a bug in the reward, never a property of a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of n responses: ``score`` float64, null for "no score"; ``error`` and ``reason`` text or None, length n.
+
+    An error reads ``stable_code: message`` and stands exactly where the score is null.
+    """
+
+    score: pa.Array
+    error: pa.Array | None = None
+    reason: pa.Array | None = None
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One keyword-only parameter of a reward; ``default`` is ``inspect.Parameter.empty`` where a value is required."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """The declaration of a reward, read off its signature."""
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...]
+    """Columns it reads, in the order of its parameters."""
+    knobs: tuple[Knob, ...]
+    doc: str
+    writes_reason: bool
+    """Whether a ``reason.<name>`` column is written: known before any row is, so that all files have one schema."""
+    takes_offsets: bool
+    target: Callable[..., Any]
+    """The function or class itself."""
+    ref: str | None = None
+    """What it was resolved from (a name, ``file.py:func``, ``pkg.module:func``); None for a function given directly."""
+    source: str | None = None
+    """The text of the user's file, where ``ref`` is a file: workers build the reward from this, not from the path."""
+
+    @cached_property
+    def knob_model(self) -> type[BaseModel]:
+        """The pydantic model of the knobs; unknown names are refused."""
+        fields = {knob.name: (knob.annotation, ... if knob.required else knob.default) for knob in self.knobs}
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+        make: Any = create_model  # its overloads cannot express fields that are known only at run time
+        model: type[BaseModel] = make(f"{self.name}_knobs", __config__=config, **fields)
+        return model
+
+    def check_knobs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All knobs with their validated values. Raises UserError naming the reward, the knob, the value, the cure."""
+        try:
+            checked = self.knob_model(**given)
+        except ValidationError as invalid:
+            raise UserError(self._knob_message(invalid)) from None
+        return {knob.name: getattr(checked, knob.name) for knob in self.knobs}
+
+    def _knob_message(self, invalid: ValidationError) -> str:
+        fault = invalid.errors()[0]
+        key, value = str(fault["loc"][0]), fault["input"]
+        if fault["type"] == "missing":
+            return f"reward {self.name!r}: {key} has no default; give it a value"
+        if fault["type"] == "extra_forbidden":
+            known = [knob.name for knob in self.knobs]
+            return f"reward {self.name!r} has no knob {key!r} (given {value!r}); {nearest(key, known)}"
+        return f"reward {self.name!r}: {key}={value!r}: {fault['msg']}"
+
+
+def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = None) -> Callable[[_T], _T]:
+    """Declare a function or class as the reward ``name``; it stays callable exactly as it is.
+
+    ``writes_reason`` None: it does if its return annotation mentions ``Scores``.
+    """
+
+    def declare(target: _T) -> _T:
+        setattr(target, _SPEC, _read_spec(target, name, kind, writes_reason))
+        return target
+
+    return declare
+
+
+def spec_of(target: Callable[..., Any]) -> RewardSpec:
+    """The spec attached by ``@reward``; for a plain function or class, a pointwise reward under its own name."""
+    declared = vars(target).get(_SPEC) if hasattr(target, "__dict__") else None
+    if isinstance(declared, RewardSpec):
+        return declared
+    if not callable(target):
+        raise UserError(f"{target!r} is not a reward: a function or a class is needed")
+    return _read_spec(target, getattr(target, "__name__", type(target).__name__), "pointwise", None)
+
+
+def _read_spec(target: Callable[..., Any], name: str, kind: Kind, writes_reason: bool | None) -> RewardSpec:
+    if kind not in get_args(Kind):
+        raise UserError(f"reward {name!r}: kind={kind!r} is none of {', '.join(get_args(Kind))}")
+    cls: Any = target if isinstance(target, type) else None
+    if cls and "__call__" not in dir(cls):
+        raise UserError(f"reward {name!r}: the class has no __call__, whose parameters would name the columns it reads")
+    call = _signature(cls.__call__ if cls else target)
+    own = list(call.parameters.values())[1 if cls else 0 :]
+    given = _knobs_of_class(cls) if cls else own
+
+    columns = tuple(p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    takes_offsets = any(p.kind is p.KEYWORD_ONLY and p.name == "offsets" for p in own)
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in [*own, *given]):
+        raise UserError(f"reward {name!r}: *args and **kwargs name neither columns nor knobs; write them out")
+    if not columns:
+        raise UserError(f"reward {name!r} reads no column: its positional parameters name them, e.g. `response`")
+    if takes_offsets != (kind in GROUP_KINDS):
+        cure = "needs a keyword-only parameter `offsets`" if not takes_offsets else "cannot take `offsets`"
+        raise UserError(f"reward {name!r}: a {kind} reward {cure}")
+
+    knobs = tuple(
+        Knob(p.name, Any if p.annotation is p.empty else p.annotation, p.default)
+        for p in given
+        if p.kind is p.KEYWORD_ONLY and p.name != "offsets"
+    )
+    if writes_reason is None:
+        writes_reason = call.return_annotation is Scores or Scores in get_args(call.return_annotation)
+    doc = inspect.getdoc(target) or ""
+    return RewardSpec(name, kind, columns, knobs, doc, writes_reason, takes_offsets, target)
+
+
+def _knobs_of_class(target: type) -> list[inspect.Parameter]:
+    if target.__init__ is object.__init__:  # type: ignore[misc]
+        return []
+    return list(_signature(target.__init__).parameters.values())[1:]  # type: ignore[misc]
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:  # a name that is imported only under TYPE_CHECKING
+        return inspect.signature(target)
+
+
+def normalised(spec: RewardSpec, given: Any, columns: Sequence[pa.Array], num_rows: int) -> Scores:
+    """What a reward gave, in the one form that everything downstream relies on.
+
+    score float64 of length num_rows, finite or null; error text exactly where the score is null; reason text or null.
+    A null score that came without an error gets one: ``not_finite`` for NaN and infinity, ``missing_<column>`` where an
+    input column is null, else ``no_score``. Raises RewardError for another length or type.
+    """
+    scores = given if isinstance(given, Scores) else Scores(given)
+    raw = _checked(spec, "score", scores.score, num_rows)
+    if not _is_number(raw.type):
+        raise RewardError(f"reward {spec.name!r} gave scores of type {raw.type}; numbers are needed")
+    raw = pc.cast(raw, pa.float64(), safe=False)
+    finite = pc.is_finite(raw)  # null for null
+    score = pc.if_else(finite, raw, pa.scalar(None, pa.float64()))
+
+    error = _text(spec, "error", scores.error, num_rows)
+    if not pc.all(finite, min_count=0).as_py():
+        shown = pc.binary_join_element_wise("not_finite: the reward gave", pc.cast(raw, TEXT), pa.scalar(" ", TEXT))
+        error = pc.if_else(pc.fill_null(finite, True), error, pc.coalesce(error, shown))
+    if score.null_count:
+        for name, column in zip(spec.columns, columns):
+            missing = pa.scalar(f"missing_{name}: {name} is null", TEXT)
+            error = pc.if_else(pc.and_(pc.is_null(error), pc.is_null(column)), missing, error)
+        error = pc.fill_null(error, pa.scalar("no_score: the reward gave no score", TEXT))
+    error = pc.if_else(pc.is_null(score), error, pa.scalar(None, TEXT))
+
+    reason = _text(spec, "reason", scores.reason, num_rows)
+    if not spec.writes_reason and reason.null_count < num_rows:
+        raise RewardError(f"reward {spec.name!r} gives reasons but does not declare them: annotate it `-> Scores`")
+    return Scores(score, error, reason)
+
+
+def no_scores() -> Scores:
+    """The scores of an empty batch."""
+    return Scores(pa.array([], pa.float64()), pa.array([], TEXT), pa.array([], TEXT))
+
+
+def _checked(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if isinstance(array, np.ndarray) and array.ndim == 1:
+        array = pa.array(array)
+    if not isinstance(array, pa.Array):
+        raise RewardError(f"reward {spec.name!r} gave a {type(array).__name__} as {part}; a pyarrow Array is needed")
+    if len(array) != num_rows:
+        raise RewardError(f"reward {spec.name!r} gave {len(array)} {part}s for {num_rows} responses")
+    return array
+
+
+def _text(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
+    if array is None:
+        return pa.nulls(num_rows, TEXT)
+    return pc.cast(_checked(spec, part, array, num_rows), TEXT)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_floating(kind)
+        or types.is_integer(kind)
+        or types.is_boolean(kind)
+        or types.is_decimal(kind)
+        or types.is_null(kind)
+    )

@@ -1,0 +1,119 @@
+"""The reward for answers that are mathematics: ``math_verify_reward``, by Hugging Face's math-verify.
+
+math-verify stops long computations by SIGALRM, which Python delivers to a main thread only. On the main thread it runs
+right here; on any other thread (an async actor, a thread pool) the same function runs in a helper process
+(``math_process.py``), whose main thread it has.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from rmbatch.rewards.contract import TEXT, Scores, reward
+
+Pair = tuple[str, str]
+"""A response and its reference."""
+Verdict = tuple[float | None, str | None, str | None]
+"""Score, error, reason."""
+
+_SHOWN_CHARACTERS = 200
+
+
+@reward("math_verify_reward")
+def math_verify_reward(
+    response: pa.Array, reference: pa.Array, *, timeout_s: Annotated[int, Field(ge=1)] = 5
+) -> Scores:
+    r"""1.0 where the answer that the response ends on equals the reference as mathematics, else 0.0.
+
+    response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
+    found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts, and only the first form that
+    math-verify gives of it is compared. A response without such an answer: 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
+    takes over ``timeout_s`` seconds each; ``verify_failed`` where the comparison raises.
+    Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
+    https://github.com/huggingface/Math-Verify.
+    """
+    pairs = list(zip(response.to_pylist(), reference.to_pylist()))
+    different = list(dict.fromkeys(pair for pair in pairs if None not in pair))
+    if threading.current_thread() is threading.main_thread():
+        found = dict(zip(different, verdicts(different, timeout_s)))
+    else:
+        from rmbatch.rewards.math_process import HELPER
+
+        found = dict(zip(different, HELPER.verdicts(different, timeout_s)))
+    rows = [found.get(pair, (None, None, None)) for pair in pairs]
+    score, error, reason = zip(*rows) if rows else ((), (), ())
+    return Scores(pa.array(score, pa.float64()), pa.array(error, TEXT), pa.array(reason, TEXT))
+
+
+def verdicts(pairs: Iterable[Pair], timeout_s: int) -> list[Verdict]:
+    """The verdict on each pair, in order. Main thread only."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it logs whole responses
+    with _alarm_kept():
+        return [_verdict(response, reference, timeout_s) for response, reference in pairs]
+
+
+def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
+    from math_verify import verify
+    from math_verify.errors import TimeoutException
+
+    doing = "parsing the reference"
+    try:
+        gold = _parsed_reference(reference.strip(), timeout_s)
+        if not gold:
+            return None, f"unparsable_reference: no mathematics in {_shortened(reference)!r}", None
+        doing = "parsing the response"
+        answer = _parsed(response.strip(), timeout_s)
+        if not answer:
+            return 0.0, None, f"no answer found in the response; the reference is {_shown(gold)}"
+        doing = "comparing"
+        equal = verify(gold[0], answer[0], timeout_seconds=timeout_s, raise_on_error=True)
+    except TimeoutException:  # a BaseException, so that sympy's own handlers let it pass
+        return None, f"timeout: {doing} took over {timeout_s} s", None
+    except Exception as fault:  # whatever sympy raises on these two says nothing about the response
+        return None, f"verify_failed: {doing} raised {type(fault).__name__}", None
+    return float(equal), None, f"found {_shown(answer)}; the reference is {_shown(gold)}"
+
+
+def _parsed(text: str, timeout_s: int) -> list[Any]:
+    """What math-verify finds, [] for nothing; one that raises has found nothing, as upstream has it."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    forms = [LatexExtractionConfig(), ExprExtractionConfig()]
+    try:
+        found: list[Any] = parse(text, forms, parsing_timeout=timeout_s, raise_on_error=True)
+    except Exception:
+        return []
+    return found
+
+
+_parsed_reference = lru_cache(maxsize=1024)(_parsed)  # the candidates of one prompt share it; timeouts are not kept
+
+
+def _shown(parsed: list[Any]) -> str:
+    # The text that was matched: writing a sympy expression out can itself raise or take for ever.
+    return _shortened(parsed[-1]) if isinstance(parsed[-1], str) else type(parsed[-1]).__name__
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+@contextmanager
+def _alarm_kept() -> Iterator[None]:
+    """Set again the caller's own alarm (a test's timeout, say), which math-verify's would cancel."""
+    left_s, every_s = signal.getitimer(signal.ITIMER_REAL)
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - started), 0.001), every_s)

@@ -1,0 +1,160 @@
+"""Finds a reward by what a user writes: a built-in or installed name, ``file.py:func`` or ``pkg.module:func``.
+
+The table holds ``"module:object"`` strings, so that listing or naming rewards imports none of them. To add a built-in
+reward: write it, add its line here. What a reward is lives in ``contract.py``.
+
+    resolve("f1_score")
+    resolve("my_rewards.py:polite")
+    print(describe("f1_score"))
+"""
+
+import hashlib
+import importlib
+import inspect
+import linecache
+import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from connectors.errors import UserError
+from rmbatch.names import nearest
+from rmbatch.rewards.contract import Knob, RewardSpec, spec_of
+
+BUILTIN: dict[str, str] = {
+    "accuracy": "rmbatch.rewards.general:accuracy",
+    "f1_score": "rmbatch.rewards.general:F1Score",
+    "length_penalty": "rmbatch.rewards.format:length_penalty",
+    "math_verify_reward": "rmbatch.rewards.math:math_verify_reward",
+    "ngram_repetition_penalty": "rmbatch.rewards.format:NgramRepetitionPenalty",
+    "reasoning_format": "rmbatch.rewards.format:reasoning_format",
+}
+ALIASES: dict[str, str] = {"math_verify": "math_verify_reward"}
+ENTRY_POINT_GROUP = "rmbatch.rewards"
+
+_SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "of at least"))
+
+
+def list_rewards() -> list[str]:
+    """The names that need no path: built-in rewards and those that installed packages offer, sorted."""
+    return sorted({*BUILTIN, *(point.name for point in _installed())})
+
+
+def resolve(ref: str, source: str | None = None) -> RewardSpec:
+    """The reward that ``ref`` names; ``source`` is the text of the file where ``ref`` is ``file.py:func``.
+
+    With ``source`` the path is a label only: a driver ships the text and a worker needs no such file.
+    Raises UserError naming the nearest reward, file, module or function.
+    """
+    where, _, attribute = ref.rpartition(":")
+    if where.endswith(".py"):
+        text = _read(where) if source is None else source
+        spec = _named(load_source(text, where), attribute, ref)
+        return replace(spec, ref=ref, source=text)
+    name = ALIASES.get(ref, ref)
+    if name in BUILTIN:
+        return replace(_from_module(BUILTIN[name]), ref=name)
+    if where:
+        return replace(_from_module(ref), ref=ref)
+    for point in _installed():
+        if point.name == ref:
+            return replace(spec_of(point.load()), ref=ref)
+    hint = nearest(ref, [*list_rewards(), *ALIASES])
+    raise UserError(f"no reward {ref!r}: {hint} Your own is written path/to/file.py:func or pkg.module:func.")
+
+
+def load_source(text: str, path: str) -> ModuleType:
+    """The module that a reward file's text makes, under a private name; the same text at the same path only once."""
+    digest = hashlib.sha256(f"{path}\0{text}".encode()).hexdigest()[:16]
+    name = f"_rmbatch_reward_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = path
+    shown = f"<{path} {digest}>" if not Path(path).is_file() else path
+    linecache.cache[shown] = (len(text), None, text.splitlines(keepends=True), shown)  # so that tracebacks show lines
+    sys.modules[name] = module  # dataclasses and pickle look their module up while it runs
+    try:
+        exec(compile(text, shown, "exec"), module.__dict__)
+    except Exception as fault:  # whatever the user's file raises is the user's to mend, and said in one line
+        del sys.modules[name]
+        raise UserError(f"the reward file {path} cannot be loaded: {type(fault).__name__}: {fault}") from fault
+    return module
+
+
+def describe(name: str) -> str:
+    """What ``rmbatch rewards NAME`` prints: signature, kind, columns, knobs with types and defaults, docstring."""
+    spec = resolve(name)
+    knobs = "".join(f", {knob.name}" + ("" if knob.required else f"={knob.default!r}") for knob in spec.knobs)
+    lines = [
+        f"{spec.name}({', '.join(spec.columns)}{', *' if knobs else ''}{knobs})",
+        f"  kind     {spec.kind}",
+        f"  columns  {', '.join(spec.columns)}",
+        f"  writes   {', '.join(f'{part}.{spec.name}' for part in _parts(spec))}",
+    ]
+    lines += [f"  knob     {_shown(knob)}" for knob in spec.knobs]
+    return "\n".join([*lines, "", spec.doc]).rstrip()
+
+
+def _parts(spec: RewardSpec) -> tuple[str, ...]:
+    return ("score", "error", "reason") if spec.writes_reason else ("score", "error")
+
+
+def _shown(knob: Knob) -> str:
+    default = "" if knob.required else f" = {knob.default!r}"
+    return f"{knob.name}: {_type_name(knob.annotation)}{default}"
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        base, *notes = get_args(annotation)
+        return " ".join([_type_name(base), *filter(None, map(_bounds, notes))])
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(repr, get_args(annotation)))
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def _bounds(note: Any) -> str:
+    """``>= 1`` for pydantic's ``Field(ge=1)``."""
+    limits = [(sign, getattr(limit, key, None)) for limit in getattr(note, "metadata", []) for key, sign in _SIGNS]
+    return " and ".join(f"{sign} {value}" for sign, value in limits if value is not None)
+
+
+def _from_module(ref: str) -> RewardSpec:
+    where, _, attribute = ref.rpartition(":")
+    try:
+        module = importlib.import_module(where)
+    except ModuleNotFoundError as missing:
+        if missing.name is not None and (where == missing.name or where.startswith(f"{missing.name}.")):
+            raise UserError(f"reward {ref!r}: no module {where!r}; is it on PYTHONPATH?") from None
+        raise UserError(f"reward {ref!r}: {where} needs the package {missing.name!r}, not installed here") from missing
+    return _named(module, attribute, ref)
+
+
+def _named(module: ModuleType, attribute: str, ref: str) -> RewardSpec:
+    target = getattr(module, attribute, None)
+    if target is None or not callable(target):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
+        ]
+        raise UserError(f"reward {ref!r}: no function {attribute!r} there; {nearest(attribute, own)}")
+    return spec_of(target)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folder = Path(path).parent
+        known = [str(file) for file in folder.glob("*.py")] if folder.is_dir() else []
+        raise UserError(f"no reward file {path}; {nearest(path, known)}") from None
+
+
+def _installed() -> list[EntryPoint]:
+    return list(entry_points(group=ENTRY_POINT_GROUP))

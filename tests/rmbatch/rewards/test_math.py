@@ -1,0 +1,133 @@
+"""The mathematics reward: what counts as equal, what is a null, and the same verdicts on and off the main thread."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import rmbatch
+from rmbatch.rewards import math as math_rewards
+from rmbatch.rewards.math import math_verify_reward
+from rmbatch.rewards.math_process import HELPER
+
+CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
+    (r"so \boxed{4}", "4", 1.0, None),
+    (r"\boxed{5} no: \boxed{ 4 }", "4", 1.0, None),  # the last box counts
+    (r"\boxed{\frac{1}{2}}", "0.5", 1.0, None),
+    (r"the answer is $x^2+2x+1$", "$(x+1)^2$", 1.0, None),
+    (r"$\{1,2\}$", r"$\{2,1\}$", 1.0, None),
+    ("it is 1,000", "1000", 1.0, None),
+    (r"\boxed{5}", "4", 0.0, None),
+    ("no idea", "4", 0.0, None),  # nothing to compare in the response: bad, not unknown
+    ("", "4", 0.0, None),
+    (r"\boxed{4}", "cat", None, "unparsable_reference"),
+    (r"\boxed{4}", "", None, "unparsable_reference"),
+    (r"\boxed{4}", None, None, "missing_reference"),
+    (None, "4", None, "missing_response"),
+]
+TOWER = "$9^{9^{9^9}}$"  # comparing it with a number never ends
+
+
+def columns(cases: list[Any]) -> tuple[pa.Array, pa.Array]:
+    return pa.array([case[0] for case in cases], pa.large_string()), pa.array(
+        [case[1] for case in cases], pa.large_string()
+    )
+
+
+def evaluate(cases: list[Any]) -> list[Any]:
+    samples = [{"response": response, "reference": reference} for response, reference, *_ in cases]
+    return rmbatch.reward("math_verify_reward", timeout_s=1).evaluate_batch(samples)
+
+
+@pytest.mark.parametrize(("response", "reference", "expected", "code"), CASES)
+def test_math_verify_reward(
+    response: str | None, reference: str | None, expected: float | None, code: str | None
+) -> None:
+    (result,) = evaluate([(response, reference)])
+    assert result.score == expected
+    assert (None if result.error is None else result.error.split(":")[0]) == code
+
+
+def test_the_reason_says_what_was_compared() -> None:
+    found, nothing = evaluate([(r"so \boxed{\frac{1}{2}}", "0.5"), ("no idea", "4")])
+    assert found.reason == r"found \frac{1}{2}; the reference is 0.5"
+    assert nothing.reason == "no answer found in the response; the reference is 4"
+
+
+def test_a_computation_that_never_ends_is_a_null(caplog: pytest.LogCaptureFixture) -> None:
+    slow, fast = evaluate([("0.5", TOWER), ("0.5", "1/2")])
+    assert (slow.score, slow.error) == (None, "timeout: comparing took over 1 s")
+    assert fast.score == 1.0
+    assert caplog.records == []
+
+
+def test_what_raises_is_a_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> bool:
+        raise RecursionError
+
+    monkeypatch.setattr("math_verify.verify", fails)
+    (result,) = evaluate([("4", "4")])
+    assert result.error == "verify_failed: comparing raised RecursionError"
+
+
+def test_off_the_main_thread_it_is_the_same() -> None:
+    cases = [*CASES, ("0.5", TOWER)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(evaluate, [cases, cases[::-1]])
+    assert first == second[::-1] == evaluate(cases)
+    assert HELPER._child is not None
+
+
+def test_a_helper_that_dies_costs_one_pair() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(evaluate, [("4", "4")]).result()
+        child = HELPER._child
+        assert child is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        died, again = pool.submit(evaluate, [("1", "1"), ("2", "2")]).result()
+    assert (died.score, died.error) == (None, "verify_failed: the helper process died")
+    assert again.score == 1.0
+
+
+def test_the_helper_ends_with_its_parent() -> None:
+    script = (
+        "import threading, rmbatch\n"
+        "from rmbatch.rewards.math_process import HELPER\n"
+        "rm = rmbatch.reward('math_verify')\n"
+        "thread = threading.Thread(target=rm.evaluate, args=({'response': '4', 'reference': '4'},))\n"
+        "thread.start(); thread.join(); print(HELPER._child.pid)\n"
+    )  # no `if __name__` guard, no file: as in a notebook
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_the_callers_alarm_goes_on() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        evaluate([("4", "4")])
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+def test_equal_pairs_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    asked: list[Any] = []
+    true_verdict = math_rewards._verdict
+    monkeypatch.setattr(math_rewards, "_verdict", lambda *pair: asked.append(pair) or true_verdict(*pair))
+    given = math_verify_reward(*columns([("4", "4")] * 50 + [("5", "4")] * 50))
+    assert given.score.to_pylist() == [1.0] * 50 + [0.0] * 50
+    assert len(asked) == 2
+
+
+def test_an_empty_batch() -> None:
+    assert math_verify_reward(*columns([])).score.to_pylist() == []

@@ -1,0 +1,131 @@
+"""The rewards from Python, without Ray: one number, whichever way a sample comes in."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rmbatch
+from connectors.errors import UserError
+from rmbatch.rewards.bound import Candidate, Result
+from rmbatch.rewards.registry import BUILTIN
+
+PIECES = ["4", "5", r"\boxed{4}", "<think>", "</think>", "<answer>a</answer>", " the cat", "\n", "é", "中文", "$x$"]
+TEXTS = st.none() | st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+NESTED = st.fixed_dictionaries({"responses": st.none() | st.lists(TEXTS, max_size=3), "reference": TEXTS})
+KNOBS: dict[str, dict[str, Any]] = {"ngram_repetition_penalty": {"n": 1}, "length_penalty": {"max_length": 12}}
+
+
+def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
+    parts = [part for part in ("score", "error", "reason") if f"{part}.{name}" in table.schema.names]
+    return [dict(zip(parts, values)) for values in zip(*(table[f"{part}.{name}"].to_pylist() for part in parts))]
+
+
+def flat_results(result: Result | list[Result]) -> list[tuple[float | None, str | None, str | None]]:
+    results = result if isinstance(result, list) else [result]
+    return [(one.score, one.error, one.reason) for one in results]
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+@settings(max_examples=25, deadline=None)
+@given(samples=st.lists(NESTED, min_size=1, max_size=4))
+def test_one_number_whichever_way(name: str, samples: list[dict[str, Any]]) -> None:
+    rm = rmbatch.reward(name, **KNOBS.get(name, {}))
+    nested = [rm.evaluate(sample) for sample in samples]
+    assert rm.evaluate_batch(samples) == nested
+
+    schema = pa.schema([("responses", pa.list_(pa.string())), ("reference", pa.string())])
+    scored = rm.score(pa.Table.from_pylist(samples, schema=schema))
+    for sample, result, row in zip(samples, nested, rows_of(scored, name)):
+        candidates = sample["responses"] or []
+        assert [score for score, _, _ in flat_results(result)] == (row["score"] or [])
+        assert [error for _, error, _ in flat_results(result)] == (row["error"] or [])
+        assert (row["score"] is None) == (sample["responses"] is None)
+        flat = [{"response": text, "reference": sample["reference"]} for text in candidates]
+        assert rm.evaluate_batch(flat) == result
+        flat_schema = pa.schema([("response", pa.string()), ("reference", pa.string())])
+        flat_rows = rows_of(rm.score(pa.Table.from_pylist(flat, schema=flat_schema)), name)
+        assert [(r["score"], r["error"], r.get("reason")) for r in flat_rows] == flat_results(result)
+
+
+def test_samples_may_differ() -> None:
+    samples: list[dict[str, Any]] = [
+        {"response": "4", "reference": 4},
+        {"response": "0.5", "reference": 0.5},
+        {"responses": ["4", ["4"], None], "reference": "4"},
+        {"completion": [{"role": "assistant", "content": "4"}], "answer": "4"},
+        {"response": "4"},
+        {"response": "x", "reference": ["x"], "junk": {1, 2}} if False else {"response": "true", "reference": True},
+        {},
+    ]
+    rm = rmbatch.reward("accuracy")
+    given_results = rm.evaluate_batch(samples)
+    assert given_results == [rm.evaluate(sample) for sample in samples]
+    assert [[r.score for r in g] if isinstance(g, list) else g.score for g in given_results] == [
+        1.0, 1.0, [1.0, 1.0, None], 1.0, None, 1.0, None,
+    ]  # fmt: skip
+    assert given_results[4] == Result(None, "missing_reference: reference is null")
+    assert rm.evaluate_batch([]) == []
+
+
+def test_columns_say_what_names_do_not() -> None:
+    rm = rmbatch.reward("accuracy")
+    columns = {"response": "said", "reference": "truth"}
+    assert rm.evaluate({"said": "4", "truth": "4"}, columns=columns).score == 1.0
+    assert rm.evaluate({"said": "4"}, columns=columns).error == "missing_reference: reference is null"
+    with pytest.raises(UserError, match="reference"):
+        rm.score(pa.table({"response": ["4"]}))
+
+
+def test_score_adds_columns_and_changes_none() -> None:
+    table = pa.table({"id": [2**60 + 1], "response": ["4"], "reference": ["4"]})
+    scored = rmbatch.reward("accuracy").score(table, name="exact")
+    assert scored.schema.names == ["id", "response", "reference", "score.exact", "error.exact"]
+    assert scored.select(table.schema.names) == table
+    assert scored.schema.field("error.exact").type == pa.string()
+    assert "reason.m" in rmbatch.reward("math_verify").score(table, name="m").schema.names
+    with pytest.raises(UserError, match=r"has a column 'score\.exact' already"):
+        rmbatch.reward("accuracy").score(scored, name="exact")
+    empty = rmbatch.reward("accuracy").score(table.slice(0, 0))
+    assert empty.num_rows == 0
+    assert empty.schema.field("score.accuracy").type == pa.float64()
+
+
+def test_best_of_n() -> None:
+    rm = rmbatch.reward("f1_score")
+    sample = {"responses": ["x", None, "a b", "a"], "reference": "a b"}
+    assert rm.best_of_n(sample) == [Candidate(2, "a b", 1.0)]
+    assert [one.index for one in rm.best_of_n(sample, n=9)] == [2, 3, 0]  # a null never wins
+    assert rm.best_of_n({"responses": ["a"], "reference": None}) == []
+    assert rm.best_of_n({"responses": [], "reference": "a"}) == []
+    with pytest.raises(UserError, match="n=0"):
+        rm.best_of_n(sample, n=0)
+
+
+def test_ties_do_not_go_by_position() -> None:
+    rm = rmbatch.reward("accuracy")
+    texts = ["p", "q", "r", "s"]
+    chosen = rm.best_of_n({"responses": texts, "reference": "4"}, seed=3)[0].response
+    assert rm.best_of_n({"responses": texts[::-1], "reference": "4"}, seed=3)[0].response == chosen
+    drawn = {rm.best_of_n({"responses": texts, "reference": "4"}, seed=seed)[0].response for seed in range(40)}
+    assert drawn == set(texts)
+
+
+def test_importing_is_light() -> None:
+    script = (
+        "import sys, rmbatch, rmbatch.rewards\n"
+        "heavy = {'ray', 'torch', 'vllm', 'openai', 'pyarrow', 'polars', 'sympy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "for name in rmbatch.list_rewards():\n"
+        "    rmbatch.reward(name).evaluate({'response': '4', 'reference': '4'})\n"
+        "assert not {'ray', 'torch', 'vllm', 'openai'} & set(sys.modules)\n"
+        "from rmbatch.rewards import reward, Scores\n"
+        "assert rmbatch.Scores is Scores and callable(reward('x'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

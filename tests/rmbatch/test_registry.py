@@ -1,0 +1,112 @@
+"""A reward is found by name, file, module or entry point; a wrong name is one line with the nearest."""
+
+import importlib.metadata
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import rmbatch
+from connectors.errors import UserError
+from rmbatch.rewards import registry
+from rmbatch.rewards.registry import BUILTIN, describe, list_rewards, load_source, resolve
+
+POLITE = """
+import pyarrow as pa, pyarrow.compute as pc
+from rmbatch.rewards import reward
+
+@reward("polite")
+def polite(response: pa.Array, *, word: str = "please") -> pa.Array:
+    "Says the word."
+    return pc.cast(pc.match_substring(response, word), pa.float64())
+
+def plain(response):
+    return pc.utf8_length(response)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_every_builtin_is_found_documented_and_ships(name: str) -> None:
+    spec = resolve(name)
+    assert spec.name == spec.ref == name
+    assert spec.doc.splitlines()[0].endswith(".")
+    assert "null" in spec.doc
+    assert "Source:" in spec.doc
+    shipped = pickle.loads(pickle.dumps(rmbatch.reward(name)))
+    sample = {"response": "a b", "reference": "4"}
+    assert shipped.evaluate(sample) == rmbatch.reward(name).evaluate(sample)
+
+
+def test_math_verify_is_another_name() -> None:
+    assert resolve("math_verify").name == "math_verify_reward"
+
+
+def test_a_file_is_loaded_from_its_path_and_ships_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "my_rewards.py"
+    path.write_text(POLITE)
+    rm = rmbatch.reward(f"{path}:polite", word="thanks")
+    assert rm.evaluate({"response": "thanks!"}).score == 1.0
+    shipped = pickle.dumps(rm)
+    path.unlink()  # a worker has no such file
+    assert pickle.loads(shipped).evaluate({"response": "thanks!"}).score == 1.0
+    assert resolve("nowhere/else.py:polite", POLITE).name == "polite"
+
+
+def test_a_plain_function_will_do(tmp_path: Path) -> None:
+    spec = resolve("r.py:plain", POLITE)
+    assert (spec.name, spec.kind, spec.columns) == ("plain", "pointwise", ("response",))
+    assert rmbatch.reward(lambda response: pa.array([2.0] * len(response))).evaluate({"response": "x"}).score == 2.0
+
+
+def test_the_same_text_is_loaded_once() -> None:
+    assert load_source(POLITE, "a.py") is load_source(POLITE, "a.py")
+    assert load_source(POLITE, "a.py") is not load_source(POLITE + "\n", "a.py")
+
+
+def test_a_module_and_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("rmbatch.rewards.general:accuracy").name == "accuracy"
+    point = importlib.metadata.EntryPoint("theirs", "rmbatch.rewards.general:accuracy", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert resolve("theirs").name == "accuracy"
+    assert "theirs" in list_rewards()
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("f1_scor", r"no reward 'f1_scor': did you mean 'f1_score'\?"),
+        ("rmbatch.rewards.genral:accuracy", "no module 'rmbatch.rewards.genral'"),
+        ("rmbatch.rewards.general:acuracy", r"no function 'acuracy' there; did you mean 'accuracy'\?"),
+        ("no/such/file.py:polite", "no reward file no/such/file.py"),
+    ],
+)
+def test_a_wrong_name_is_one_line(ref: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        resolve(ref)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("import nothing_of_the_kind", "ModuleNotFoundError"), ("def it(:", "SyntaxError"), ("1/0", "ZeroDivisionError")],
+)
+def test_a_file_that_cannot_be_loaded_says_why(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"the reward file bad\.py cannot be loaded: {message}"):
+        resolve("bad.py:it", text)
+
+
+def test_describe_shows_all_one_can_set() -> None:
+    shown = describe("ngram_repetition_penalty")
+    for part in (
+        "kind     pointwise",
+        "columns  response",
+        "n: int >= 1 = 3",
+        "'words' | 'jieba' | 'tiktoken' = 'words'",
+    ):
+        assert part in shown
+    assert shown.startswith("ngram_repetition_penalty(response, *, n=3, ")
+    assert "Null response: null." in shown
+    names: list[Any] = list_rewards()
+    assert names == sorted(names)
