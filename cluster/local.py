@@ -1,6 +1,6 @@
 """Starts Ray on this machine, or attaches to a cluster that runs already.
 
-    with attached(address=None, num_cpus=None): ...     # RAY_ADDRESS if set, else a Ray of our own that ends with us
+with attached(address=None, num_cpus=None): ...     # RAY_ADDRESS if set, else a Ray of our own that ends with us
 """
 
 import logging

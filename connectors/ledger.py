@@ -86,6 +86,8 @@ class Commit:
     tally: Mapping[str, int]
     """What the job counted over these rows."""
     run: str
+    at: float = field(default_factory=time.time)
+    """When it was written, in seconds since 1970."""
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class Commit:
                 "outcomes": base64.b64encode(zlib.compress(self.outcomes.tobytes())).decode(),
                 "tally": dict(self.tally),
                 "run": self.run,
-                "at": time.time(),
+                "at": self.at,
             }
         )
 
@@ -118,7 +120,8 @@ class Commit:
         data = orjson.loads(text)
         outcomes = np.frombuffer(zlib.decompress(base64.b64decode(data["outcomes"])), np.int8)
         ranges = [Range(*piece) for piece in data["ranges"]]
-        return cls(ranges, [DataFile(**file) for file in data["files"]], outcomes, data["tally"], data["run"])
+        files = [DataFile(**file) for file in data["files"]]
+        return cls(ranges, files, outcomes, data["tally"], data["run"], data["at"])
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ class Progress:
     num_files: int
     num_bytes: int
     manifest: Mapping[str, Any] | None
+    commit_times: Mapping[float, int] = field(default_factory=dict)
+    """Rows by the time of their commit; empty for a finished job."""
 
     @property
     def finished_rows(self) -> int:
@@ -237,13 +242,15 @@ class Ledger:
         if plan is None:
             return None
         finished: Counter[str] = Counter()
+        times: Counter[float] = Counter()
         num_files = num_bytes = 0
         for record in self.commits():
+            times[record.at] += record.num_rows
             finished.update(rows_by_part(record))
             finished.update(record.tally)
             num_files += len(record.files)
             num_bytes += sum(file.num_bytes for file in record.files)
-        return Progress(plan.dataset.num_rows, finished, num_files, num_bytes, None)
+        return Progress(plan.dataset.num_rows, finished, num_files, num_bytes, None, times)
 
 
 def rows_by_part(record: Commit) -> dict[str, int]:

@@ -9,7 +9,7 @@ that a job writes and every commit record speaks in ranges of such addresses, so
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -117,7 +117,7 @@ def ranges_of(units: np.ndarray, rows: np.ndarray) -> list[Range]:
     return [Range(int(units[a]), int(rows[a]), int(rows[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
 
 
-def pack(pieces: Sequence[Range], units: Sequence[Unit], target_bytes: int) -> Iterator[list[Range]]:
+def pack(pieces: Sequence[Range], units: Mapping[int, Unit], target_bytes: float) -> Iterator[list[Range]]:
     """Consecutive pieces, put together until they hold about ``target_bytes`` of input: one task each."""
     task: list[Range] = []
     size = 0.0

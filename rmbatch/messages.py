@@ -22,6 +22,7 @@ MESSAGE = pa.struct([("role", TEXT), ("content", TEXT)])
 MESSAGES = pa.large_list(MESSAGE)
 
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value", "text")
+_NEWLINE = pa.scalar("\n", TEXT)
 _SHAREGPT = {"human": "user", "gpt": "assistant"}
 _ASSISTANT = ("assistant", "gpt")
 
@@ -35,7 +36,7 @@ def response_text(array: pa.Array) -> pa.Array:
     if is_text(kind) or pa.types.is_null(kind):
         return pc.cast(array, TEXT)
     if is_list(kind) and is_text(kind.value_type):
-        return pc.binary_join(array, "\n")
+        return pc.binary_join(array, _NEWLINE)
     if is_list(kind) and _is_message(kind.value_type):
         return _assistant_text(array)
     if _is_message(kind):
@@ -119,6 +120,8 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = pc.cast(column, wide)
     if not isinstance(column, pa.ChunkedArray):
         return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], wide)
 
 
@@ -176,7 +179,7 @@ def _assistant_text(conversations: pa.Array) -> pa.Array:
     said = pc.and_(spoken, pc.is_valid(content))
     num_said = np.concatenate([[0], np.cumsum(said.to_numpy(zero_copy_only=False), dtype=np.int64)])
     offsets = num_said[offsets_of(conversations)]
-    texts = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), content.filter(said)), "\n")
+    texts = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), content.filter(said)), _NEWLINE)
     return pc.if_else(pa.array(np.diff(offsets) == 0), pa.scalar(None, TEXT), texts)
 
 

@@ -84,12 +84,12 @@ def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Ro
 
     taken = set(Roles(**roles, extra=extra).columns())
 
-    def guess(role: str, names: Iterable[str]) -> None:
+    def guess(role: str, names: Iterable[str], plausible: Callable[[pa.Field], bool] | None = None) -> None:
         if role in roles:
             return
         present = {name.lower(): name for name in reversed(schema.names) if name not in taken}
         likely = (present[name] for name in names if name in present)
-        found = next((name for name in likely if _PLAUSIBLE[role](schema.field(name))), None)
+        found = next((name for name in likely if (plausible or _PLAUSIBLE[role])(schema.field(name))), None)
         if found is not None:
             roles[role] = found
             taken.add(found)
@@ -99,6 +99,8 @@ def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Ro
             guess(role, _COMMON_NAMES[role])
     if not roles.get("responses"):
         guess("response", ("answer",))  # a reference had the first choice
+    if not roles.get("response"):
+        guess("responses", _COMMON_NAMES["responses"], lambda column: bool(pa.types.is_null(column.type)))
     guess("id", (*_COMMON_NAMES["id"], *(name.lower() for name in schema.names if name.lower().endswith("_id"))))
     return Roles(**roles, extra=extra)
 
@@ -128,9 +130,9 @@ class FlatView:
         """The column that plays the role ``name``, or is called so, as one array of ``num_candidates`` values.
 
         ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
-        type (text as large_string, lists as large_list). In nested rows what belongs to the row is repeated for each of
-        its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or ``reason.…`` is theirs already. Null
-        stays null.
+        type (text as large_string, lists as large_list, JSON as the text of each value). In nested rows what belongs to
+        the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
+        ``reason.…`` is theirs already. Null stays null.
         """
         if name not in self._cache:
             self._cache[name] = self._column(name)
@@ -165,11 +167,15 @@ class FlatView:
             )
         source = self._source(name)
         values = self._read(name, source)
-        if self.offsets is not None and name.startswith(_PER_CANDIDATE) and is_list(values.type):
-            if not np.array_equal(messages.offsets_of(values), self.offsets):
-                raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
-            return values.flatten()
-        return self._per_candidate(values)
+        if self.offsets is None or source is None or not name.startswith(_PER_CANDIDATE):
+            return self._per_candidate(values)
+        if self._is_json(source):
+            raise UserError(f"{name}: column {source!r} is JSON of mixed types; a list of one type per row is needed")
+        if not is_list(values.type):
+            return self._per_candidate(values)
+        if not np.array_equal(messages.offsets_of(values), self.offsets):
+            raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
+        return values.flatten()
 
     def _source(self, name: str) -> str | None:
         if name in ("response", "prompt", "reference"):
@@ -227,8 +233,8 @@ class FlatView:
         role: str,
         column: str | None,
         of_array: Callable[[pa.Array], pa.Array] | None = None,
-        of_value: Callable[[Any], Any] | None = None,
-        decoded_type: pa.DataType | None = None,
+        of_value: Callable[[Any], Any] = messages.written,
+        decoded_type: pa.DataType = TEXT,
     ) -> pa.Array:
         """The column per row through ``of_array``; where its text is JSON, each decoded value through ``of_value``."""
         if column is None:
@@ -237,8 +243,6 @@ class FlatView:
         if not self._is_json(column):
             return array if of_array is None else of_array(array)
         values = messages.json_values(array, column)
-        if of_value is None:
-            return messages.one_array(pa.array(values))
         return pa.array([of_value(value) for value in values], decoded_type)
 
     def _raw(self, role: str, column: str) -> pa.Array:
@@ -271,7 +275,9 @@ def _is_json(column: pa.Field) -> bool:
 
 
 def _is_answer(column: pa.Field) -> bool:
-    kind = column.type.value_type if is_list(column.type) else column.type
+    kind = column.type
+    if is_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return _is_json(column) or is_text(kind) or pa.types.is_struct(kind) or pa.types.is_null(kind)
 
 
@@ -284,7 +290,7 @@ def _is_plain(column: pa.Field) -> bool:
 
 
 _PLAUSIBLE: dict[str, Callable[[pa.Field], bool]] = {
-    "responses": lambda column: is_list(column.type) or _is_json(column) or bool(pa.types.is_null(column.type)),
+    "responses": lambda column: is_list(column.type) or _is_json(column),
     "response": _is_answer,
     "prompt": _is_conversation,
     "reference": _is_plain,

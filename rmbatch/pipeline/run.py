@@ -57,9 +57,7 @@ def run_pieces(
         rows.write_datasink(LedgerSink(spec, run, epoch, board))
 
 
-def cut_tasks(
-    dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int
-) -> list[list[Range]]:
+def cut_tasks(dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int) -> list[list[Range]]:
     """The pieces as tasks of about one output file each, but enough of them to keep all CPUs busy to the end."""
     units = dataset.units
     total = sum(units[piece.unit].num_bytes * piece.num_rows / max(units[piece.unit].num_rows, 1) for piece in pieces)

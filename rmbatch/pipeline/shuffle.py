@@ -48,9 +48,7 @@ def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputData
     rows = rows.map_batches(assign, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
     partitions = min(num_buckets, 200)
     with ours():
-        written = (
-            rows.groupby(BUCKET, num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
-        )
+        written = rows.groupby(BUCKET, num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
     check_complete(dataset, written)
     return _dataset_of(dataset, written, folder)
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 from ray.data.datasource import Datasink
 
 from connectors.errors import JobError
-from connectors.ledger import Ledger, rows_by_part
 from connectors.lease import current_epoch
+from connectors.ledger import Ledger, rows_by_part
 from connectors.writer import OutputSpec, OutputWriter
 from rmbatch.pipeline.scoreboard import Scoreboard
 

@@ -1,6 +1,6 @@
 """The Ray Data source of planned units: one read task reads the ranges of one write task, in blocks of whole groups.
 
-    ray.data.read_datasource(UnitSource(dataset, tasks, group=None), override_num_blocks=len(tasks))
+ray.data.read_datasource(UnitSource(dataset, tasks, group=None), override_num_blocks=len(tasks))
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

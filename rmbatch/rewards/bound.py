@@ -21,7 +21,8 @@ import orjson
 import pyarrow as pa
 
 from connectors.errors import UserError
-from rmbatch.rewards.contract import TEXT, RewardSpec, Scores, no_scores, normalised, spec_of
+from rmbatch.messages import MESSAGES, TEXT
+from rmbatch.rewards.contract import RewardSpec, Scores, no_scores, normalised, spec_of
 from rmbatch.rewards.registry import resolve
 from rmbatch.rows import JSON_MARK, FlatView, flatten, guess_roles
 
@@ -151,7 +152,7 @@ class Reward:
     def _scores(self, view: FlatView, *, missing_is_null: bool = False) -> Scores:
         def column(name: str) -> pa.Array:
             if missing_is_null and not view.has(name):
-                return pa.nulls(view.num_candidates, TEXT)
+                return pa.nulls(view.num_candidates, MESSAGES if name == "prompt" else TEXT)
             return view.column(name)
 
         return self.score_columns(column, view.num_candidates, view.offsets)
@@ -186,7 +187,7 @@ def _alike(samples: Iterable[Sample]) -> list[list[int]]:
 
 def _view(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatView:
     """Samples with the same keys, as flat columns; a key that ``columns`` names and no sample has is null."""
-    keys = dict.fromkeys(samples[0])
+    keys = dict.fromkeys(list(samples[0]) or ["response"])  # a table without columns would have no rows
     for named in (columns or {}).values():
         keys.update(dict.fromkeys(named if isinstance(named, list | tuple) else [named] if named else []))
     fields, arrays = [], []

@@ -27,11 +27,11 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from connectors.errors import UserError
+from rmbatch.messages import TEXT
 from rmbatch.names import nearest
 
 Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]
 GROUP_KINDS: tuple[Kind, ...] = ("pairwise", "listwise")
-TEXT = pa.large_string()
 
 _SPEC = "__rmbatch_reward__"
 _T = TypeVar("_T", bound=Callable[..., Any])
@@ -151,6 +151,8 @@ def _read_spec(target: Callable[..., Any], name: str, kind: Kind, writes_reason:
     takes_offsets = any(p.kind is p.KEYWORD_ONLY and p.name == "offsets" for p in own)
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in [*own, *given]):
         raise UserError(f"reward {name!r}: *args and **kwargs name neither columns nor knobs; write them out")
+    if cls and any(p.kind is not p.KEYWORD_ONLY for p in given):
+        raise UserError(f"reward {name!r}: the parameters of __init__ are its knobs; write them after a `*`")
     if not columns:
         raise UserError(f"reward {name!r} reads no column: its positional parameters name them, e.g. `response`")
     if takes_offsets != (kind in GROUP_KINDS):
@@ -163,7 +165,10 @@ def _read_spec(target: Callable[..., Any], name: str, kind: Kind, writes_reason:
         if p.kind is p.KEYWORD_ONLY and p.name != "offsets"
     )
     if writes_reason is None:
-        writes_reason = call.return_annotation is Scores or Scores in get_args(call.return_annotation)
+        returned = call.return_annotation
+        writes_reason = (
+            returned is Scores or Scores in get_args(returned) or (isinstance(returned, str) and "Scores" in returned)
+        )
     doc = inspect.getdoc(target) or ""
     return RewardSpec(name, kind, columns, knobs, doc, writes_reason, takes_offsets, target)
 
@@ -177,7 +182,7 @@ def _knobs_of_class(target: type) -> list[inspect.Parameter]:
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # a name that is imported only under TYPE_CHECKING
+    except (NameError, AttributeError):  # a name that is imported only under TYPE_CHECKING
         return inspect.signature(target)
 
 
@@ -198,7 +203,8 @@ def normalised(spec: RewardSpec, given: Any, columns: Sequence[pa.Array], num_ro
 
     error = _text(spec, "error", scores.error, num_rows)
     if not pc.all(finite, min_count=0).as_py():
-        shown = pc.binary_join_element_wise("not_finite: the reward gave", pc.cast(raw, TEXT), pa.scalar(" ", TEXT))
+        prefix, glue = pa.scalar("not_finite: the reward gave", TEXT), pa.scalar(" ", TEXT)
+        shown = pc.binary_join_element_wise(prefix, pc.cast(raw, TEXT), glue)
         error = pc.if_else(pc.fill_null(finite, True), error, pc.coalesce(error, shown))
     if score.null_count:
         for name, column in zip(spec.columns, columns):

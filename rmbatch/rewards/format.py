@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from connectors.errors import UserError
-from rmbatch.rewards.contract import TEXT, Scores, reward
+from rmbatch.messages import TEXT
+from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.tokenizers import TokenizerName
 from rmbatch.rewards.tokenizers import tokenizer as load_tokenizer
 

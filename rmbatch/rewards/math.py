@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
-from rmbatch.rewards.contract import TEXT, Scores, reward
+from rmbatch.messages import TEXT
+from rmbatch.rewards.contract import Scores, reward
 
 Pair = tuple[str, str]
 """A response and its reference."""
@@ -34,8 +35,8 @@ def math_verify_reward(
     r"""1.0 where the answer that the response ends on equals the reference as mathematics, else 0.0.
 
     response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
-    found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts, and only the first form that
-    math-verify gives of it is compared. A response without such an answer: 0.0.
+    found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
+    and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
     Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
     takes over ``timeout_s`` seconds each; ``verify_failed`` where the comparison raises.
     Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,

@@ -12,10 +12,12 @@ import atexit
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import IO, Any
 
 from rmbatch.rewards.math import Pair, Verdict, verdicts
@@ -45,7 +47,8 @@ class Helper:
             child.wait()
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # what was still to be written has no reader now
+                        pipe.close()
 
     def _verdict(self, pair: Pair, timeout_s: int) -> Verdict:
         requests, replies = self._pipes()
@@ -63,8 +66,10 @@ class Helper:
         return verdict
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._child is not None and self._owner == os.getpid() and self._child.poll() is not None:
+            self.stop()  # it died while idle
         if self._child is None or self._owner != os.getpid():  # a fork has the parent's child, which is not its own
-            command = [sys.executable, "-m", "rmbatch.rewards.math_process"]
+            command = [sys.executable, "-P", "-m", "rmbatch.rewards.math_process"]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
             self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             self._owner = os.getpid()
@@ -89,6 +94,7 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the end of input ends us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not land among the replies
     _serve(sys.stdin.buffer, answers)

@@ -1,6 +1,7 @@
 """What a reward's signature declares, what is refused, and the one form that its scores are brought to."""
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ def lift(response: pa.Array, *, offsets: np.ndarray[Any, Any], scale: float = 1.
     """Length above the mean of the prompt's responses."""
     length = pc.utf8_length(response).to_numpy(zero_copy_only=False)
     means = np.concatenate(
-        [np.full(end - start, length[start:end].mean()) for start, end in zip(offsets, offsets[1:]) if end > start]
+        [np.full(end - start, length[start:end].mean()) for start, end in pairwise(offsets) if end > start]
     )
     return pa.array((length - means) * scale)
 
@@ -92,6 +93,14 @@ def alone(response: pa.Array) -> pa.Array: ...
 def together(response: pa.Array, *, offsets: Any) -> pa.Array: ...
 
 
+class Positional:
+    """Takes its knob by position."""
+
+    def __init__(self, knob: int) -> None: ...
+
+    def __call__(self, response: pa.Array) -> pa.Array: ...
+
+
 class NotCallable:
     """Has no __call__."""
 
@@ -105,6 +114,7 @@ class NotCallable:
         (together, "pointwise", "cannot take `offsets`"),
         (alone, "pairwize", "is none of pointwise"),
         (NotCallable, "pointwise", "no __call__"),
+        (Positional, "pointwise", r"after a `\*`"),
     ],
 )
 def test_a_signature_that_declares_no_reward_is_refused(target: Any, kind: Any, message: str) -> None:

@@ -60,7 +60,7 @@ def test_samples_may_differ() -> None:
         {"responses": ["4", ["4"], None], "reference": "4"},
         {"completion": [{"role": "assistant", "content": "4"}], "answer": "4"},
         {"response": "4"},
-        {"response": "x", "reference": ["x"], "junk": {1, 2}} if False else {"response": "true", "reference": True},
+        {"response": "true", "reference": True, "junk": [1, "a", {"b": {2}}]},
         {},
     ]
     rm = rmbatch.reward("accuracy")

@@ -45,7 +45,9 @@ def json_table(name: str, values: list[object], **columns: pa.Array) -> pa.Table
         # a text called like a list is no list, a list called like text is steps
         ({"outputs": pa.string(), "completion": pa.list_(pa.string())}, Roles(response="completion")),
         ({"prompt": pa.int64(), "problem": pa.string()}, Roles(prompt="problem")),  # a number is no prompt
-        ({"response": pa.dictionary(pa.int32(), pa.string())}, Roles()),  # named by the user if wanted
+        ({"response": pa.dictionary(pa.int32(), pa.string())}, Roles(response="response")),
+        ({"response": pa.string(), "responses": pa.null()}, Roles(response="response")),  # what is all null is no list
+        ({"responses": pa.null()}, Roles(responses="responses")),  # unless there is nothing else
         ({"prompt_id": pa.string(), "sample_id": pa.string()}, Roles(group="prompt_id", id="sample_id")),
         ({}, Roles()),
     ],
@@ -181,6 +183,12 @@ def test_columns_can_be_the_candidates() -> None:
     assert view.column("response").to_pylist() == ["s1\ns2", "x", None, "y"]
     assert view.column("reference").to_pylist() == ["1", "1", "2", "2"]
     assert view.nest(pa.array([1, 2, 3, 4])).to_pylist() == [[1, 2], [3, 4]]
+
+
+def test_other_json_is_text_whatever_a_batch_holds() -> None:
+    values: list[object] = ["a", 4, [1, "b"], None]
+    view = flatten(json_table("level", values, response=pa.array(["x"] * 4)), Roles(response="response"))
+    assert view.column("level").to_pylist() == ["a", "4", '[1,"b"]', None]
 
 
 def test_what_belongs_to_candidates_is_not_repeated() -> None:

@@ -13,12 +13,15 @@ import pytest
 
 import rmbatch
 from rmbatch.rewards import math as math_rewards
+from rmbatch.rewards.bound import Result
 from rmbatch.rewards.math import math_verify_reward
 from rmbatch.rewards.math_process import HELPER
 
 CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"so \boxed{4}", "4", 1.0, None),
-    (r"\boxed{5} no: \boxed{ 4 }", "4", 1.0, None),  # the last box counts
+    (r"\boxed{5} no: \boxed{ 4 }", "4", 0.0, None),  # boxes close together are one set to math-verify: {5, 4}
+    (r"first I had 5, but it is \boxed{4}", "4", 1.0, None),
+    (r"\boxed{4} and so 5", "4", 1.0, None),  # a box goes before what is not in one
     (r"\boxed{\frac{1}{2}}", "0.5", 1.0, None),
     (r"the answer is $x^2+2x+1$", "$(x+1)^2$", 1.0, None),
     (r"$\{1,2\}$", r"$\{2,1\}$", 1.0, None),
@@ -31,6 +34,7 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"\boxed{4}", None, None, "missing_reference"),
     (None, "4", None, "missing_response"),
 ]
+DIED = Result(None, "verify_failed: the helper process died")
 TOWER = "$9^{9^{9^9}}$"  # comparing it with a number never ends
 
 
@@ -84,16 +88,20 @@ def test_off_the_main_thread_it_is_the_same() -> None:
     assert HELPER._child is not None
 
 
-def test_a_helper_that_dies_costs_one_pair() -> None:
+def test_a_helper_that_dies_costs_one_pair_at_most() -> None:
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(evaluate, [("4", "4")]).result()
-        child = HELPER._child
-        assert child is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        died, again = pool.submit(evaluate, [("1", "1"), ("2", "2")]).result()
-    assert (died.score, died.error) == (None, "verify_failed: the helper process died")
-    assert again.score == 1.0
+        for doomed, expected in [(("1", "1"), Result(1.0)), (("0.5", TOWER), DIED)]:
+            pool.submit(evaluate, [("4", "4")]).result()
+            child = HELPER._child
+            assert child is not None
+            if expected is DIED:  # while it is at work
+                threading.Timer(0.3, child.kill).start()
+            else:  # while it is idle
+                child.kill()
+                child.wait()
+            first, second = pool.submit(evaluate, [doomed, ("2", "2")]).result()
+            assert (first.score, first.error) == (expected.score, expected.error)
+            assert second.score == 1.0
 
 
 def test_the_helper_ends_with_its_parent() -> None:

@@ -1,0 +1,1 @@
+"""What one can ask for: the jobs and the command line."""

@@ -1,0 +1,31 @@
+"""The best-of-N job: scores every response and keeps the best of each prompt, with a reason for each that is not kept.
+
+job: best_of_n
+input: {path: candidates/}
+rewards: {math: {reward: math_verify}, length: {reward: length_penalty}}
+combine: {math: 1.0, length: 0.1}
+select: {keep: 1, min_score: 0.5}
+output: {path: best/}
+"""
+
+from connectors.errors import UserError
+from jobs.config import BestOfNJob
+from jobs.score import score_stage
+from rmbatch.best_of_n import SelectStage
+from rmbatch.rows import Roles
+from rmbatch.scoring import TOTAL, ScoreStage
+
+
+def stages(job: BestOfNJob, roles: Roles) -> list[ScoreStage | SelectStage]:
+    """What the job does to each block of rows, in order; raises UserError where prompts cannot be told apart."""
+    group = job.input.group.by if job.input.group else None
+    if roles.responses is None and group is None:
+        hint = f" (perhaps {roles.group!r})" if roles.group else ""
+        raise UserError(
+            "the input has one response per row; name the column that tells which rows answer the same prompt"
+            f"{hint}: input.group: {{by: COLUMN}}"
+        )
+    if roles.responses is not None:
+        group = None
+    by = job.select.by or (TOTAL if job.combine else next(iter(job.rewards)))
+    return [score_stage(job, roles), SelectStage(job.select, by, roles, group)]

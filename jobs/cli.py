@@ -1,0 +1,135 @@
+"""The command line: run, plan, status, rewards.
+
+A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
+
+    rmbatch run job.yaml input.path=s3://team/rollouts/
+    rmbatch plan job.yaml
+    rmbatch status s3://team/best/
+    rmbatch rewards f1_score
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from connectors.errors import JobError, UserError
+from connectors.storage import StorageOptions
+from jobs.config import parse_job
+from jobs.display import Display, result_table, table
+from jobs.jobfile import read_job_file
+from jobs.preparation import Job
+
+app = typer.Typer(
+    help="Score, select and correct prompt/response data on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[str, typer.Argument(help="A job file: a path or a URL.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Values that replace those of the job file: key.sub=value", show_default=False),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first rows of the input.", show_default=False)]
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and the first rows; write nothing.")
+    ] = False,
+) -> None:
+    """Run a job; after a crash, or when it is finished, the same command is right too."""
+    from jobs.preview import show_plan
+    from jobs.running import run_job
+
+    job = _read(job_file, overrides, limit)
+    with Display() as display:
+        if dry_run:
+            show_plan(job, display)
+            return
+        summary = run_job(job, display)
+    speed = {name: getattr(summary, name) for name in ("seconds", "rows_per_s", "bytes_per_s")}
+    Console().print(result_table(summary.output, summary.rows, summary.tally, speed))
+    dead = summary.rows.get("dead_letters", 0)
+    if dead:
+        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/dead_letters with the reason")
+
+
+@app.command()
+def plan(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
+    """Show what a job would do: files, rows, units, roles, and its first rows scored in-process."""
+    from jobs.preview import show_plan
+
+    show_plan(_read(job_file, overrides, limit), Display(Console()))
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="The output folder of a job.", show_default=False)],
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server.")] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the store.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile of the AWS credentials file.")] = None,
+) -> None:
+    """Show how far an output is, while its job runs and after."""
+    from jobs.status import show_status
+
+    show_status(output, StorageOptions(endpoint, region, profile), Display(Console()))
+
+
+@app.command()
+def rewards(
+    name: Annotated[
+        str | None, typer.Argument(help="A reward's name, or file.py:function.", show_default=False)
+    ] = None,
+) -> None:
+    """List the rewards, or describe one: what it reads, its knobs, its scale, its source."""
+    from rmbatch.rewards.registry import describe, list_rewards, resolve
+
+    if name is not None:
+        typer.echo(describe(name))
+        return
+    first_lines = [(known, resolve(known).doc.split("\n", 1)[0]) for known in list_rewards()]
+    Console().print(table("rewards", first_lines))
+
+
+def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
+    given = list(overrides or [])
+    if limit is not None:
+        given.append(f"input.limit={limit}")
+    return parse_job(read_job_file(job_file, given, os.environ), job_file)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script ``rmbatch``."""
+    sys.exit(_exit_code(lambda: app(arguments, standalone_mode=False)))
+
+
+def _exit_code(command: Callable[[], object]) -> int:
+    import click
+
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except JobError as error:
+        print(f"stopped: {error}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
+        return 1
+    except click.exceptions.Exit as wanted:
+        return wanted.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("interrupted; what is finished stays, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,238 @@
+"""The job files' models: what each key means, its unit, and what leaving it out means.
+
+job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "jobs/examples/best_of_n.yaml")
+job.input.path, job.rewards["math"].knobs, job.select.keep
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from connectors.errors import UserError
+from jobs.jobfile import validate
+from rmbatch.combine import CombineRule
+from rmbatch.names import nearest
+from rmbatch.scoring import TOTAL
+from rmbatch.selection import SelectionRule
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StorageConfig(_Config):
+    """How to reach a store. Credentials come from the environment or a profile, never from a job file."""
+
+    endpoint: str | None = None
+    """URL of an S3-compatible server. None: AWS_ENDPOINT_URL, else AWS."""
+    region: str | None = None
+    """Region name. None: the environment's."""
+    profile: str | None = None
+    """Profile of the shared AWS credentials file. None: the environment's credentials."""
+    anonymous: bool = False
+    """Read a public bucket without credentials."""
+    checksums: Literal["default", "when_required"] = "default"
+    """when_required: for older servers that answer 411 or 501 to the checksums of new clients."""
+    max_attempts: Annotated[int, Field(ge=1)] = 10
+    """Tries per request before an error is final."""
+
+
+class GroupConfig(_Config):
+    """Flat rows: which of them answer the same prompt."""
+
+    by: str
+    """The column that holds the prompt's key. A row whose key is null is a prompt of its own."""
+    rows: Literal["scattered", "adjacent"] = "scattered"
+    """scattered: rows of one key may stand anywhere; one hash shuffle brings them together first. adjacent: you promise
+    that they follow each other inside one file; they are streamed, and a key that comes back inside a unit stops the job.
+    """
+
+
+class InputConfig(_Config):
+    """Where the rows are."""
+
+    path: str | list[str]
+    """A file, a folder, a glob or a finished rmbatch output; or several of them."""
+    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    """auto: by the files' names."""
+    columns: dict[str, str | list[str] | None] = {}
+    """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
+    responses are one candidate each. What is left out is guessed from common names; `rmbatch plan` shows it.
+    """
+    group: GroupConfig | None = None
+    """For flat rows (one response a row). None: rows are not grouped."""
+    types: dict[str, Literal["json"]] = {}
+    """JSONL columns to keep as JSON text, whatever their values are."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first rows. None: all."""
+    storage: StorageConfig = StorageConfig()
+    """How to reach the input."""
+
+
+class RewardConfig(_Config):
+    """One reward: its name and its knobs, side by side in the job file."""
+
+    reward: str
+    """A built-in name, `path/to/file.py:function`, `package.module:function` or an installed package's entry point."""
+    knobs: dict[str, Any] = {}
+    """Everything else that stands beside `reward`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_knobs(cls, written: Any) -> Any:
+        if isinstance(written, str):
+            return {"reward": written}
+        if not isinstance(written, Mapping) or "reward" not in written:
+            raise ValueError("write which reward it is, like {reward: f1_score}")
+        if isinstance(written.get("knobs"), Mapping):
+            return written
+        return {"reward": written["reward"], "knobs": {key: value for key, value in written.items() if key != "reward"}}
+
+
+class OutputConfig(_Config):
+    """Where and how the results are written."""
+
+    path: str
+    """A folder; it holds data/, rejected/, dead_letters/ and _rmbatch/."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
+    compression: Literal["zstd", "snappy", "gzip", "none"] | None = None
+    """None: zstd for Parquet, none for JSONL."""
+    file_mb: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Target size of a data file, MiB; also how much input one task takes, so files end up smaller than this."""
+    row_group_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows in a Parquet row group. None: about 32 MiB of rows in memory."""
+    rejected: Literal["keep", "drop"] = "keep"
+    """drop: rows that were not chosen are counted and not written."""
+    columns: list[str] | None = None
+    """Input columns to carry over. None: all."""
+    storage: StorageConfig | None = None
+    """How to reach the output. None: as the input."""
+
+    @model_validator(mode="after")
+    def _codec_fits(self) -> Self:
+        if self.format == "jsonl" and self.compression == "snappy":
+            raise ValueError("JSONL is compressed with zstd, gzip or none; snappy is for Parquet")
+        return self
+
+
+class RunConfig(_Config):
+    """How the job runs; nothing here changes its result, so all of it may change between runs on one output."""
+
+    address: str | None = None
+    """Ray cluster to work on. None: RAY_ADDRESS, else a local Ray that ends with the job."""
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    """CPUs of a local Ray. None: all of this machine's."""
+    unit_mb: Annotated[int, Field(ge=1)] = 64
+    """Input that is planned, read and resumed as one unit, MiB. Decided when the output is planned."""
+    block_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows that go through the stages at a time. None: about 16 MiB of input."""
+    on_error: Literal["stop", "null"] = "stop"
+    """What an exception in a reward does: stop the job naming the row, or no score with the code `reward_raised`."""
+    max_null_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Stop when more than this share of a reward's scores is null. None: never."""
+
+
+class SelectConfig(SelectionRule):
+    """Which candidates are kept, and by which score."""
+
+    by: str | None = None
+    """Name of a reward, or total. None: the total, or the only reward."""
+
+
+class _RewardJob(_Config):
+    input: InputConfig
+    """Where the rows are."""
+    rewards: Annotated[dict[str, RewardConfig], Field(min_length=1)]
+    """By the name that their columns get: score.NAME, error.NAME, reason.NAME."""
+    combine: CombineRule | None = None
+    """Weights of a total, score.total, and what a missing part does to it. None: no total."""
+    output: OutputConfig
+    """Where the results go."""
+    run: RunConfig = RunConfig()
+    """How the job runs."""
+
+    @field_validator("rewards")
+    @classmethod
+    def _names_are_plain(cls, rewards: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
+        for name in rewards:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"the name {name!r} becomes part of column names; use letters, digits, _ and -")
+            if name == TOTAL:
+                raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
+        return rewards
+
+
+class ScoreJob(_RewardJob):
+    """Every response gets the scores of all rewards; every row is kept."""
+
+    job: Literal["score"]
+
+
+class BestOfNJob(_RewardJob):
+    """Every response is scored, and the best of each prompt are kept."""
+
+    job: Literal["best_of_n"]
+    select: SelectConfig = SelectConfig()
+    """Which candidates are kept."""
+
+    @model_validator(mode="after")
+    def _knows_what_to_select_by(self) -> Self:
+        by = self.select.by
+        if by is None and self.combine is None and len(self.rewards) > 1:
+            raise ValueError(
+                f"{len(self.rewards)} rewards and no say in which decides: give weights in combine: "
+                f"{{{', '.join(f'{name}: 1.0' for name in self.rewards)}}}, or name one in select.by"
+            )
+        known = [*self.rewards, *([TOTAL] if self.combine else [])]
+        if by is not None and by not in known:
+            raise ValueError(f"select.by: no score is called {by!r}; {nearest(by, known)}")
+        return self
+
+
+JOBS: dict[str, type[ScoreJob] | type[BestOfNJob]] = {"score": ScoreJob, "best_of_n": BestOfNJob}
+"""The job types, by what stands behind `job:`."""
+
+
+def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
+    """The job that a job file's content asks for; raises UserError in the file's own words."""
+    kind = data.get("job")
+    if kind not in JOBS:
+        hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
+        raise UserError(f"{where}: job: {kind!r} is no job type; {hint}")
+    return validate(JOBS[kind], data, where=where)
+
+
+_FREE = ("address", "cpus", "unit_mb", "block_rows", "max_null_share")
+"""Keys of `run` that decide how fast, not what."""
+
+
+def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
+    """The part of a job that decides its result, as plain values."""
+    fields = job.model_dump(mode="json")
+    fields["run"] = {key: value for key, value in fields["run"].items() if key not in _FREE}
+    fields["input"].pop("storage")
+    fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
+    return fields
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two jobs' fields, a line each: ``select.keep: 1 -> 2``."""
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+class _Absent:
+    def __str__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()

@@ -1,0 +1,110 @@
+"""What a person sees: a progress bar for each stage of a run, and the tables of plan, status and result.
+
+On a terminal bars move; elsewhere (a log, ``ray job logs``) a line appears now and then.
+
+    with Display() as display:
+        with display.stage("score", total=1_000_000, unit="rows") as advance_to: advance_to(4096)
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+LOG_EVERY_S = 10.0
+
+
+class _Rate(ProgressColumn):
+    """Units per second since the stage began."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.elapsed or 0.0
+        rate = (task.completed - task.fields["begun_at"]) / seconds if seconds > 0 else 0.0
+        return Text(f"{rate:,.0f} {task.fields['unit']}/s", style="cyan")
+
+
+class Display:
+    """The console of one command."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, message: str) -> None:
+        """One line above the bars."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """A bar for one stage; the function that comes back moves it to an absolute position."""
+        task = self._progress.add_task(name, total=total, completed=done, unit=unit, begun_at=done)
+        began = last = time.monotonic()
+
+        def advance_to(position: int) -> None:
+            nonlocal last
+            self._progress.update(task, completed=position)
+            now = time.monotonic()
+            if not self.console.is_terminal and now - last >= LOG_EVERY_S:
+                last = now
+                rate = (position - done) / (now - began)
+                left = (total - position) / rate if rate else float("inf")
+                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left")
+
+        yield advance_to
+        advance_to(total)
+
+
+def table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Two columns without a frame: names and values."""
+    drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    drawn.add_column(style="bold")
+    drawn.add_column(overflow="fold")
+    for name, value in rows:
+        drawn.add_row(name, value)
+    return drawn
+
+
+def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], speed: Mapping[str, Any]) -> Table:
+    """What became of the rows: kept, rejected, dead, the scores by reward and the nulls by reason."""
+    lines = [("rows in", f"{sum(rows.values()):,}"), ("kept", f"{rows.get('data', 0):,}")]
+    lines.append(("rejected", f"{rows.get('rejected', 0):,}"))
+    lines += [
+        (f"  {name.removeprefix('select.')}", f"{n:,}") for name, n in tally.items() if name.startswith("select.")
+    ]
+    lines.append(("dead letters", f"{rows.get('dead_letters', 0):,}"))
+    lines += [
+        (f"  {name.removeprefix('dead.')}", f"{count:,}") for name, count in tally.items() if name.startswith("dead.")
+    ]
+    for name, count in tally.items():
+        if name.startswith("scored."):
+            reward = name.removeprefix("scored.")
+            nulls = {key.split(".", 2)[2]: n for key, n in tally.items() if key.startswith(f"null.{reward}.")}
+            shown = ", ".join(f"{code} {n:,}" for code, n in sorted(nulls.items(), key=lambda item: -item[1]))
+            lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
+    if speed.get("seconds"):
+        lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
+        lines.append(("time", f"{speed['seconds']:,.1f} s"))
+    return table(title, lines)

@@ -1,0 +1,156 @@
+"""What a job file and an input's schema come to: roles, stages, the columns that are read and those that are written.
+
+Everything here is decided before any work, from the job and a schema alone; a mistake is a UserError.
+
+    prepared = prepare(job, dataset.schema)
+    prepared.roles, prepared.stages, prepared.output_schema, prepared.read_columns
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import pyarrow as pa
+
+from connectors.dataset import InputDataset
+from connectors.errors import UserError
+from connectors.schema import HIDDEN
+from connectors.storage import Folder, StorageOptions
+from connectors.writer import OutputSpec
+from jobs import best_of_n, score
+from jobs.config import BestOfNJob, ScoreJob, StorageConfig
+from rmbatch.best_of_n import SelectStage
+from rmbatch.rows import Roles, flatten, guess_roles
+from rmbatch.scoring import ScoreStage
+
+Job = ScoreJob | BestOfNJob
+Stages = Sequence[ScoreStage | SelectStage]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that fits its input."""
+
+    roles: Roles
+    stages: Stages
+    read_columns: list[str]
+    """Input columns that have to be read."""
+    output_schema: pa.Schema
+    group: str | None
+    """Key column of flat rows; None for nested ones, and where nothing compares rows."""
+
+    @property
+    def score_stage(self) -> ScoreStage:
+        return next(stage for stage in self.stages if isinstance(stage, ScoreStage))
+
+
+def prepare(job: Job, schema: pa.Schema) -> Prepared:
+    """Fit the job to the input's schema; raises UserError that says what to write instead."""
+    roles = guess_roles(schema, job.input.columns)
+    stages: Stages = score.stages(job, roles) if isinstance(job, ScoreJob) else best_of_n.stages(job, roles)
+    group = job.input.group.by if job.input.group and roles.responses is None else None
+    _check_columns(job, schema, roles, stages)
+    kept = _kept_columns(job, schema)
+    output = schema
+    for stage in stages:
+        output = stage.output_schema(output)
+    added = [field for field in output if field.name not in schema.names]
+    needed = {*kept, *_columns_of(roles, stages, schema), *([group] if group else [])}
+    return Prepared(
+        roles,
+        stages,
+        [name for name in schema.names if name in needed],
+        pa.schema([*(schema.field(name) for name in kept), *added]),
+        group,
+    )
+
+
+def _kept_columns(job: Job, schema: pa.Schema) -> list[str]:
+    if job.output.columns is None:
+        return list(schema.names)
+    for name in job.output.columns:
+        if name not in schema.names:
+            raise UserError(f"output.columns names {name!r}, which the input does not have{_near(name, schema.names)}")
+    return list(job.output.columns)
+
+
+def _check_columns(job: Job, schema: pa.Schema, roles: Roles, stages: Stages) -> None:
+    view = flatten(schema.empty_table(), roles)
+    for stage in stages:
+        if not isinstance(stage, ScoreStage):
+            continue
+        for name, columns in stage.reads().items():
+            for column in columns:
+                if not view.has(column):
+                    raise UserError(
+                        f"reward {name!r} reads {column!r}, and no column plays that role; set "
+                        f"input.columns.{column} to one of: {', '.join(schema.names)}"
+                    )
+    key = job.input.group.by if job.input.group else None
+    if key is not None and key not in schema.names:
+        raise UserError(f"input.group.by names {key!r}, which the input does not have{_near(key, schema.names)}")
+
+
+def _columns_of(roles: Roles, stages: Stages, schema: pa.Schema) -> set[str]:
+    """The input columns behind the candidates and behind what the rewards read."""
+    several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
+    needed = {roles.response, *several}
+    for stage in stages:
+        if isinstance(stage, ScoreStage):
+            for columns in stage.reads().values():
+                for name in columns:
+                    played = {"prompt": roles.prompt, "reference": roles.reference, "id": roles.id}.get(name)
+                    needed.add(roles.extra.get(name) or played or name)
+    return {name for name in needed if name in schema.names}
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(names)}"
+
+
+def storage_options(config: StorageConfig) -> StorageOptions:
+    """The connectors' form of a job's storage settings."""
+    return StorageOptions(**config.model_dump())
+
+
+def output_folder(job: Job) -> Folder:
+    """Where the job writes."""
+    return Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
+
+
+def output_spec(job: Job, prepared: Prepared) -> OutputSpec:
+    """How the job writes."""
+    output = job.output
+    default = "zstd" if output.format == "parquet" else None
+    chosen = default if output.compression is None else output.compression
+    return OutputSpec(
+        output_folder(job),
+        prepared.output_schema,
+        output.format,
+        None if chosen == "none" else chosen,
+        output.file_mb << 20,
+        output.row_group_rows,
+        output.rejected == "keep",
+        Tally(prepared.stages),
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The counts of all stages over written rows."""
+
+    stages: Stages
+
+    def __call__(self, table: pa.Table) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for stage in self.stages:
+            counts.update(stage.tally(table))
+        return counts
+
+
+def project(dataset: InputDataset, prepared: Prepared) -> InputDataset:
+    """The dataset with only the columns that the job needs, and the hidden ones that a shuffle wrote."""
+    hidden = [name for name in dataset.schema.names if name.startswith(HIDDEN)]
+    return dataset.project([*prepared.read_columns, *hidden])

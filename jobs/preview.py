@@ -1,0 +1,93 @@
+"""What a job would do, shown before it does anything: files, rows, units, roles, and its first rows scored in-process.
+
+show_plan(job, Display())           # rmbatch plan job.yaml, rmbatch run job.yaml --dry-run
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import pyarrow as pa
+from rich.table import Table
+
+from connectors.dataset import InputDataset
+from connectors.schema import visible_columns
+from connectors.units import Range
+from jobs.display import Display, table
+from jobs.preparation import Job, Prepared, prepare, project
+from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
+
+PREVIEW_ROWS = 5
+CELL = 60
+"""Characters of a value that are shown."""
+
+
+def show_plan(job: Job, display: Display) -> None:
+    """Print the plan; raises UserError for what would stop the job before its work."""
+    listing = list_job_input(job)
+    sampled = listing.format == "jsonl"
+    dataset = plan_job_input(job, listing, limit=SAMPLE_ROWS if sampled else job.input.limit)
+    prepared = prepare(job, dataset.schema)
+    total = sum(file.size for file in listing.files)
+    rows, units = f"{dataset.num_rows:,}", f"{len(dataset.units):,}"
+    if sampled:
+        seen = sum(unit.num_bytes for unit in dataset.units.values())
+        estimate = int(total * sum(unit.num_rows for unit in dataset.units.values()) / max(seen, 1))
+        rows, units = (
+            f"about {max(estimate, 1):,} (counted when the job runs)",
+            f"about {-(-total // (job.run.unit_mb << 20)):,}",
+        )
+    lines = [
+        ("input", f"{len(listing.files):,} {listing.format} files, {total / 1e6:,.1f} MB"),
+        ("rows", rows),
+        ("units", units),
+        *_roles(prepared),
+        *((f"reward {name}", "reads " + ", ".join(columns)) for name, columns in prepared.score_stage.reads().items()),
+        ("writes", ", ".join(prepared.output_schema.names)),
+        ("output", job.output.path),
+    ]
+    if listing.skipped:
+        lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
+    display.console.print(table(job.job, lines))
+    display.console.print(_drawn(preview(dataset, prepared)))
+
+
+def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
+    """The first rows with what the job adds to them, worked off in this process."""
+    tables = islice(_blocks(project(dataset, prepared), num_rows), 1)
+    block = next(tables)
+    if prepared.group is None:
+        block = block.slice(0, num_rows)
+    for stage in prepared.stages:
+        block = stage(block)
+    return visible_columns(block).slice(0, num_rows)
+
+
+def _blocks(dataset: InputDataset, num_rows: int) -> Iterator[pa.Table]:
+    for unit in dataset.units.values():
+        yield from dataset.read(Range(unit.index, 0, unit.num_rows), max(num_rows, 64))
+
+
+def _roles(prepared: Prepared) -> Iterator[tuple[str, str]]:
+    for role in ("id", "prompt", "response", "responses", "reference"):
+        column = getattr(prepared.roles, role)
+        if column is not None:
+            yield role, column if isinstance(column, str) else ", ".join(column)
+    if prepared.group is not None:
+        yield "group", prepared.group
+    yield from prepared.roles.extra.items()
+
+
+def _drawn(rows: pa.Table) -> Table:
+    drawn = Table(title="first rows", title_justify="left", show_lines=True)
+    added = [name for name in rows.column_names if name.startswith(("score.", "error.", "select."))]
+    shown = [*[name for name in rows.column_names if name not in added][:4], *added]
+    for name in shown:
+        drawn.add_column(name, overflow="fold")
+    for row in rows.select(shown).to_pylist():
+        drawn.add_row(*(_cell(row[name]) for name in shown))
+    return drawn
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"

@@ -1,0 +1,284 @@
+"""Runs a job from where its output stands: plans it if it is new, does what no commit record covers, finishes it.
+
+The same command is always right: on an empty output it begins, after a crash it goes on, on a finished output it opens
+no data and shows the result. What may have happened in between is told in connectors/ledger.py.
+
+    summary = run_job(job, Display())
+"""
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cluster.local import attached
+from connectors.attempts import Attempts
+from connectors.dataset import InputDataset, changed_files
+from connectors.errors import JobError, UserError
+from connectors.finish import clean, finish
+from connectors.lease import Lease
+from connectors.ledger import Ledger, Plan
+from connectors.listing import Listing, list_input
+from connectors.planning import MapInOrder, plan_dataset
+from connectors.units import total_rows
+from jobs.config import differences, fingerprint_fields
+from jobs.display import Display
+from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
+
+SAMPLE_ROWS = 1000
+"""A job is fitted to so many rows of JSONL before the whole input is scanned."""
+POLL_S = 0.5
+MIN_JUDGED = 1000
+"""Responses before a share of nulls is judged."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished job came to; also written to ``_rmbatch/summary.json``."""
+
+    output: str
+    rows: Mapping[str, int]
+    """Rows by part: data, rejected, dead_letters."""
+    tally: Mapping[str, int]
+    seconds: float
+    """Of this run; 0 when the job was finished before."""
+    rows_per_s: float
+    """Rows that this run worked off, over its seconds."""
+    bytes_per_s: float
+    """Input bytes likewise."""
+
+
+def run_job(job: Job, display: Display) -> Summary:
+    """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
+    began = time.monotonic()
+    folder = output_folder(job)
+    ledger = Ledger(folder)
+    manifest = ledger.manifest()
+    if manifest is not None:
+        _check_same_job(manifest["job"], job, folder.url)
+        _say_changes(ledger.plan(), job, display)
+        clean(ledger)
+        display.say(f"{folder.url} is finished; nothing to do")
+        return Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
+    plan = ledger.plan(storage_options(job.input.storage))
+    listing = list_job_input(job)
+    dataset: InputDataset | None = None
+    if plan is None and listing.format == "parquet":
+        dataset = plan_job_input(job, listing, limit=job.input.limit)
+        prepare(job, dataset.schema)
+    elif plan is None:
+        prepare(job, plan_job_input(job, listing, limit=min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)).schema)
+    else:
+        _check_same_job(plan.job, job, folder.url)
+        _check_unchanged(plan, listing, display)
+    with (
+        Lease.take(ledger.private.folder("lease"), waiting=display.say) as lease,
+        attached(job.run.address, job.run.cpus),
+    ):
+        if plan is None:
+            dataset = dataset or _scan(job, listing, display)
+            plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
+            prepare(job, plan.dataset.schema)
+            ledger.begin(plan)
+        prepared = prepare(job, plan.dataset.schema)
+        done = _work(job, ledger, plan, prepared, lease, display)
+        lease.check()
+        manifest = finish(ledger, plan, output_spec(job, prepared), run=done.run)
+    return _summarise(ledger, manifest, plan, done.rows, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Done:
+    run: str
+    rows: int
+
+
+def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display) -> _Done:
+    """Score (and choose) every row that no record covers."""
+    from rmbatch.pipeline.blocks import BlockWork
+    from rmbatch.pipeline.run import run_pieces
+    from rmbatch.pipeline.scoreboard import Scoreboard
+
+    run = secrets.token_hex(4)
+    dataset = project(_grouped(job, ledger, plan, prepared, display), prepared)
+    commits = ledger.commits()
+    missing = ledger.missing(dataset, commits)
+    left = total_rows(missing)
+    if commits:
+        display.say(f"resuming: {plan.dataset.num_rows - left:,} of {plan.dataset.num_rows:,} rows are finished")
+    if not missing:
+        return _Done(run, 0)
+    work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
+    board = Scoreboard.start()
+    before: Counter[str] = Counter()
+    for record in commits:
+        before.update(record.tally)
+    with _watched(job, board, display, total=dataset.num_rows, done=dataset.num_rows - left, before=before) as verdict:
+        run_pieces(
+            dataset,
+            missing,
+            work,
+            output_spec(job, prepared),
+            run=run,
+            epoch=lease.epoch,
+            board=board,
+            block_rows=job.run.block_rows,
+        )
+    verdict(final=True)
+    return _Done(run, left)
+
+
+def _grouped(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, display: Display) -> InputDataset:
+    """The rows to work on: as planned, or shuffled together by their group key."""
+    if prepared.group is None or job.input.group is None or job.input.group.rows == "adjacent":
+        return plan.dataset
+    grouped = ledger.grouped()
+    if grouped is None:
+        from rmbatch.pipeline.shuffle import shuffle_groups
+
+        display.say(f"bringing rows of one {prepared.group} together ({plan.dataset.num_rows:,} rows)")
+        grouped = shuffle_groups(project(plan.dataset, prepared), prepared.group, ledger.private.folder("grouped"))
+        ledger.keep_grouped(grouped)
+    return grouped
+
+
+@contextmanager
+def _watched(
+    job: Job, board: Any, display: Display, *, total: int, done: int, before: Mapping[str, int]
+) -> Iterator[Callable[..., None]]:
+    """Shows the tasks' progress while they run, and stops them when too many scores are null."""
+    ended = threading.Event()
+
+    def judge(final: bool = False) -> None:
+        counts = Counter(board.counts())
+        counts.update(before)
+        why = too_many_nulls(counts, job.run.max_null_share, 1 if final else MIN_JUDGED)
+        if why and final:
+            raise JobError(why)
+        if why:
+            board.stop(why)
+
+    with display.stage(job.job, total, "rows", done) as advance_to:
+
+        def watch() -> None:
+            while not ended.wait(POLL_S):
+                advance_to(done + board.counts().get("rows", 0))
+                judge()
+
+        watcher = threading.Thread(target=watch, name="progress", daemon=True)
+        watcher.start()
+        try:
+            yield judge
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def too_many_nulls(tally: Mapping[str, int], limit: float | None, at_least: int) -> str:
+    """Which reward has more nulls than the limit allows, once so many responses are known; empty if none."""
+    if limit is None:
+        return ""
+    for key, scored in tally.items():
+        if not key.startswith("scored."):
+            continue
+        name = key.removeprefix("scored.")
+        nulls = {code: n for code, n in tally.items() if code.startswith(f"null.{name}.")}
+        missing = sum(nulls.values())
+        if scored + missing >= at_least and missing > limit * (scored + missing):
+            worst = max(nulls, key=lambda code: nulls[code]).removeprefix(f"null.{name}.")
+            share = missing / (scored + missing)
+            return (
+                f"score.{name} is null for {share:.0%} of {scored + missing:,} responses, mostly {worst}; "
+                f"run.max_null_share allows {limit:.0%}"
+            )
+    return ""
+
+
+def list_job_input(job: Job) -> Listing:
+    """The files of the job's input."""
+    paths = [job.input.path] if isinstance(job.input.path, str) else list(job.input.path)
+    return list_input(paths, storage_options(job.input.storage), job.input.format)
+
+
+def plan_job_input(job: Job, listing: Listing, limit: int | None, run: MapInOrder[Any, Any] = map) -> InputDataset:
+    """The planned input; for JSONL that reads every row up to the limit."""
+    group = job.input.group
+    return plan_dataset(
+        listing,
+        storage_options(job.input.storage),
+        unit_bytes=job.run.unit_mb << 20,
+        limit=limit,
+        as_json=job.input.types,
+        group_key=group.by if group and group.rows == "adjacent" else None,
+        run=run,
+    )
+
+
+def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
+    """Plan JSONL by reading it on the cluster."""
+    from rmbatch.pipeline.run import run_in_order
+
+    total = sum(file.size for file in listing.files)
+    with display.stage("scan", total, "bytes") as advance_to:
+
+        def run(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterable[Any]:
+            position = 0
+            for part, profile in zip(parts, run_in_order(function, parts), strict=True):
+                position += part.stop - part.start
+                advance_to(position)
+                yield profile
+
+        return plan_job_input(job, listing, limit=job.input.limit, run=run)
+
+
+def _check_same_job(planned: Mapping[str, Any], job: Job, output: str) -> None:
+    lines = differences(dict(planned), fingerprint_fields(job))
+    if lines:
+        raise UserError(
+            f"{output} belongs to another job: {'; '.join(lines[:5])} (planned -> now); "
+            "write to another output.path, or put the job file back"
+        )
+
+
+def _check_unchanged(plan: Plan, listing: Listing, display: Display) -> None:
+    """A changed or vanished file stops the job; a new one is named and left alone."""
+    lines = changed_files(plan.dataset, listing.files)
+    changed = [line for line in lines if not line.endswith("is new")]
+    if changed:
+        raise JobError(
+            f"the input is not what was planned: {'; '.join(changed[:5])}; restore it, or start a new output"
+        )
+    for line in lines[:5]:
+        display.say(f"warning: {line}, and not part of this job's plan")
+
+
+def _say_changes(plan: Plan | None, job: Job, display: Display) -> None:
+    if plan is None:
+        return
+    try:
+        found = list_job_input(job).files
+    except UserError as error:
+        display.say(f"warning: {error}")
+        return
+    for line in changed_files(plan.dataset, found)[:5]:
+        display.say(f"warning: {line} since this job was planned")
+
+
+def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: int, seconds: float) -> Summary:
+    share = worked / plan.dataset.num_rows if plan.dataset.num_rows else 0.0
+    summary = Summary(
+        ledger.output.url,
+        manifest["rows"],
+        manifest["tally"],
+        seconds,
+        worked / seconds,
+        plan.dataset.num_bytes * share / seconds,
+    )
+    ledger.private.write("summary.json", orjson.dumps(vars(summary), option=orjson.OPT_INDENT_2))
+    return summary

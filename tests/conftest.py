@@ -1,0 +1,55 @@
+"""Fixtures that all tests share: one S3 server and one local Ray per session, started only when a test asks."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.storage import Folder, StorageOptions
+from tests.s3server import S3Server
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 protocol server on loopback with a bucket named ``bucket``; credentials are in the environment."""
+    with S3Server("bucket") as server:
+        before = dict(os.environ)
+        os.environ.update(server.environment())
+        yield server
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """An empty folder on each kind of store."""
+    name = tmp_path.name
+    if request.param == "local":
+        return Folder.open(str(tmp_path / "folder"))
+    if request.param == "memory":
+        return Folder.open(f"memory://{name}")
+    server: S3Server = request.getfixturevalue("s3")
+    return Folder.open(f"s3://bucket/{name}", StorageOptions(endpoint=server.endpoint))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One local Ray of two CPUs for the session."""
+    import ray
+
+    from cluster.local import attached
+
+    with attached(num_cpus=2):
+        assert ray.is_initialized()
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real rows that are not part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no {SHARED_DATA}: the real rows are kept beside the project, not in it")
+    return SHARED_DATA

@@ -1,0 +1,182 @@
+"""JSONL as it comes: what is read exactly, and what becomes a dead letter."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors import jsonl
+from connectors.errors import UserError
+from connectors.schema import DEAD, UNIT, is_json
+from tests.connectors.inputs import plan, read_all, read_rows, write_files
+
+BIG = 2**53 + 1
+
+
+def lines(*rows: object) -> bytes:
+    return b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"{broken", "invalid_json"),
+        (b'{"a": 1', "invalid_json"),  # a truncated last line
+        (b'{"a": 1} x', "invalid_json"),
+        (b'{"a": "\xff"}', "invalid_utf8"),
+        (b'{"a": "\\ud800"}', "invalid_json"),  # half of a surrogate pair is no text
+        (b"[1, 2]", "not_an_object"),
+        (b"null", "not_an_object"),  # crashes pyarrow.json 26
+        (b'"text"', "not_an_object"),
+        (b'{"a": 1, "a": 2}', "duplicate_key"),
+        (b'{"a": {"b": 1, "b": 2}, "b": 3}', "duplicate_key"),
+        (b"[" * 5000 + b"]" * 5000, "too_deep"),
+        (b'{"a": nan}', "invalid_json"),  # Python writes NaN
+    ],
+)
+def test_a_bad_line_is_one_dead_letter(tmp_path: Path, text: bytes, code: str):
+    write_files(tmp_path, {"in.jsonl": lines({"a": 1}) + text + b"\n" + lines({"a": 2})})
+    table = read_all(plan(tmp_path))
+    assert table["a"].to_pylist() == [1, None, 2]
+    before, letter, after = table[DEAD].to_pylist()
+    assert (before, after) == (None, None)
+    assert (letter["code"], letter["line"], letter["raw"]) == (code, 2, text)
+    assert letter["offset"] == len(lines({"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (b'\xef\xbb\xbf{"a": 1}\n', [{"a": 1}]),  # a BOM
+        (b'{"a": 1}\r\n{"a": 2}\r\n', [{"a": 1}, {"a": 2}]),
+        (b'\n{"a": 1}\n\n  \n{"a": 2}\n\n', [{"a": 1}, {"a": 2}]),
+        (b'{"a": 1}', [{"a": 1}]),  # no newline at the end
+        (b'{"a": 9007199254740993}\n', [{"a": BIG}]),
+        (b'{"a": 18446744073709551615}\n{"a": 1}\n', [{"a": 2**64 - 1}, {"a": 1}]),
+        (b'{"a": "007"}\n{"a": "2024-01-01"}\n', [{"a": "007"}, {"a": "2024-01-01"}]),  # text stays text
+        (b'{"a": 1}\n{"a": 2.5}\n', [{"a": 1.0}, {"a": 2.5}]),
+        (b'{"a": 0.12345678901234567}\n', [{"a": 0.12345678901234567}]),
+        (b'{"a": null}\n{"a": "x"}\n', [{"a": None}, {"a": "x"}]),
+        (b'{"a": {"b": 1}}\n{"a": {"c": "x"}}\n', [{"a": {"b": 1, "c": None}}, {"a": {"b": None, "c": "x"}}]),
+        (b'{"a": []}\n{"a": [1]}\n', [{"a": []}, {"a": [1]}]),
+        (b'{"a": "\\u0000\\u202e"}\n', [{"a": "\u0000\u202e"}]),
+    ],
+)
+def test_values_are_read_exactly(tmp_path: Path, text: bytes, rows: list[dict]):
+    write_files(tmp_path, {"in.jsonl": text})
+    assert read_rows(plan(tmp_path)).to_pylist() == rows
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('"text"', "1"),
+        ("true", "1"),
+        ('{"b": 1}', "[1]"),
+        ('{"b": 1}', '{"b": "x"}'),
+        (str(BIG), "0.5"),  # float64 does not hold the integer
+        (str(2**64), "1"),  # neither does any integer type
+        ("{}", "{}"),  # Parquet has no struct without fields
+    ],
+)
+@pytest.mark.parametrize("apart", ["one block", "two files"])
+def test_values_of_different_kinds_are_kept_as_json_text(tmp_path: Path, first: str, second: str, apart: str):
+    a, b = f'{{"a": {first}}}\n'.encode(), f'{{"a": {second}}}\n'.encode()
+    write_files(tmp_path, {"1.jsonl": a + b} if apart == "one block" else {"1.jsonl": a, "2.jsonl": b})
+    dataset = plan(tmp_path)
+    table = read_rows(dataset)
+    assert is_json(table.schema.field("a"))
+    assert table["a"].to_pylist() == [first, second]
+    assert jsonl.write(table) == f'{{"a":{first}}}\n{{"a":{second}}}\n'.encode()
+
+
+def test_nan_and_infinity_are_read_as_python_wrote_them(tmp_path: Path):
+    write_files(tmp_path, {"in.jsonl": b'{"a": NaN}\n{"a": -Infinity}\n{"a": 1.5}\n'})
+    nan, infinite, number = read_rows(plan(tmp_path))["a"].to_pylist()
+    assert math.isnan(nan)
+    assert (infinite, number) == (-math.inf, 1.5)
+
+
+def test_a_column_that_only_the_last_file_has_is_there(tmp_path: Path):
+    files = {f"{number:02}.jsonl": lines({"a": number}) for number in range(20)}
+    write_files(tmp_path, {**files, "99.jsonl": lines({"a": 99, "late": "x"})})
+    table = read_rows(plan(tmp_path))
+    assert table["late"].to_pylist() == [None] * 20 + ["x"]
+
+
+def test_a_type_that_changes_late_loses_nothing(tmp_path: Path):
+    rows = [{"a": index} for index in range(5000)] + [{"a": "late"}]
+    write_files(tmp_path, {"in.jsonl": lines(*rows)})
+    assert read_rows(plan(tmp_path, unit_bytes=1000))["a"].to_pylist() == [str(i) for i in range(5000)] + ['"late"']
+
+
+def test_a_nested_integer_that_float64_cannot_hold_says_what_to_do(tmp_path: Path):
+    write_files(tmp_path, {"1.jsonl": lines({"a": {"b": BIG}}), "2.jsonl": lines({"a": {"b": 0.5}})})
+    table = read_all(plan(tmp_path))
+    assert "input.types: {a: json}" in table[DEAD].to_pylist()[0]["message"]
+    assert table["a"].to_pylist()[1] == {"b": 0.5}
+    assert read_rows(plan(tmp_path, as_json=["a"]))["a"].to_pylist() == [f'{{"b": {BIG}}}', '{"b": 0.5}']
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_compressed_files(tmp_path: Path, name: str, members: int):
+    text = lines(*({"a": index} for index in range(1000)))
+    packed = gzip.compress(text) if name.endswith("gz") else pa.compress(text, "zstd", asbytes=True)
+    write_files(tmp_path, {name: packed * members})
+    assert read_rows(plan(tmp_path))["a"].to_pylist() == list(range(1000)) * members
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
+def test_a_truncated_compressed_file_gives_what_it_holds_and_a_dead_letter(tmp_path: Path, name: str):
+    text = lines(*({"a": index, "b": f"{index * 7919 % 1000003}"} for index in range(50_000)))
+    packed = gzip.compress(text) if name.endswith("gz") else pa.compress(text, "zstd", asbytes=True)
+    write_files(tmp_path, {name: packed[: len(packed) * 2 // 3]})
+    dataset = plan(tmp_path)
+    table = read_all(dataset, block_rows=10_000)
+    codes = [letter["code"] for letter in table[DEAD].to_pylist() if letter]
+    assert codes[-1] == "damaged_file"
+    assert table.num_rows == dataset.num_rows > 20_000
+
+
+def test_utf16_is_refused_with_the_cure(tmp_path: Path):
+    write_files(tmp_path, {"in.jsonl": '{"a": 1}\n'.encode("utf-16")})
+    with pytest.raises(UserError, match="UTF-8"):
+        plan(tmp_path)
+
+
+LINE = st.one_of(
+    st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none())).map(
+        lambda row: json.dumps(row).encode()
+    ),
+    st.binary(max_size=12).map(lambda text: text.replace(b"\n", b"").replace(b"\xff\xfe", b"").replace(b"\xfe\xff", b"")),
+    st.just(b""),
+)
+
+
+@given(st.lists(LINE, min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_every_line_that_is_not_blank_is_a_row_or_a_dead_letter_wherever_units_are_cut(
+    tmp_path_factory, texts, unit_bytes, newline
+):
+    folder = tmp_path_factory.mktemp("jsonl")
+    write_files(folder, {"in.jsonl": b'{"a": 1}\n' + b"\n".join(texts) + (b"\n" if newline else b"")})
+    whole, cut = plan(folder), plan(folder, unit_bytes=unit_bytes)
+    expected = 1 + sum(1 for text in texts if text.strip(b" \t\r"))
+    a, b = read_all(whole), read_all(cut)
+    assert whole.num_rows == cut.num_rows == a.num_rows == b.num_rows == expected
+    assert [x and (x["line"], x["offset"], x["raw"]) for x in a[DEAD].to_pylist()] == [
+        x and (x["line"], x["offset"], x["raw"]) for x in b[DEAD].to_pylist()
+    ]
+    names = [name for name in whole.schema.names if name in cut.schema.names]
+    assert repr(a.select(names).to_pylist()) == repr(b.select(names).to_pylist())
+    assert b[UNIT].to_pylist() == sorted(b[UNIT].to_pylist())
+
+
+def test_write_keeps_every_digit():
+    table = pa.table({"f": [0.1 + 0.2, None], "i": [BIG, -BIG], "t": ["\u2028\n", ""], "l": [[1.5, None], None]})
+    assert [json.loads(line) for line in jsonl.write(table).splitlines()] == table.to_pylist()
