@@ -70,8 +70,8 @@ class Display:
             if not self.console.is_terminal and now - last >= LOG_EVERY_S:
                 last = now
                 rate = (position - done) / (now - began)
-                left = (total - position) / rate if rate else float("inf")
-                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left")
+                left = f", {(total - position) / rate:,.0f} s left" if rate else ""
+                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s{left}")
 
         yield advance_to
         advance_to(total)
@@ -91,20 +91,26 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
     """What became of the rows: kept, rejected, dead, the scores by reward and the nulls by reason."""
     lines = [("rows in", f"{sum(rows.values()):,}"), ("kept", f"{rows.get('data', 0):,}")]
     lines.append(("rejected", f"{rows.get('rejected', 0):,}"))
-    lines += [
-        (f"  {name.removeprefix('select.')}", f"{n:,}") for name, n in tally.items() if name.startswith("select.")
-    ]
-    lines.append(("dead letters", f"{rows.get('dead_letters', 0):,}"))
-    lines += [
-        (f"  {name.removeprefix('dead.')}", f"{count:,}") for name, count in tally.items() if name.startswith("dead.")
-    ]
+    lines.append(("dead letters", _with_parts(rows.get("dead_letters", 0), _below("dead.", tally))))
+    candidates = _below("select.", tally)
+    if candidates:
+        lines.append(("responses", ", ".join(f"{name} {count:,}" for name, count in candidates.items())))
     for name, count in tally.items():
         if name.startswith("scored."):
             reward = name.removeprefix("scored.")
-            nulls = {key.split(".", 2)[2]: n for key, n in tally.items() if key.startswith(f"null.{reward}.")}
-            shown = ", ".join(f"{code} {n:,}" for code, n in sorted(nulls.items(), key=lambda item: -item[1]))
+            shown = ", ".join(f"{code} {n:,}" for code, n in _below(f"null.{reward}.", tally).items())
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
     if speed.get("seconds"):
         lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
         lines.append(("time", f"{speed['seconds']:,.1f} s"))
     return table(title, lines)
+
+
+def _below(prefix: str, tally: Mapping[str, int]) -> dict[str, int]:
+    """The counts whose names begin so, the largest first."""
+    found = {name.removeprefix(prefix): count for name, count in tally.items() if name.startswith(prefix)}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _with_parts(total: int, parts: Mapping[str, int]) -> str:
+    return f"{total:,}" + (f": {', '.join(f'{name} {count:,}' for name, count in parts.items())}" if parts else "")

@@ -17,7 +17,7 @@ from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 
 PREVIEW_ROWS = 5
-CELL = 60
+CELL = 100
 """Characters of a value that are shown."""
 
 
@@ -48,7 +48,7 @@ def show_plan(job: Job, display: Display) -> None:
     if listing.skipped:
         lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
     display.console.print(table(job.job, lines))
-    display.console.print(_drawn(preview(dataset, prepared)))
+    display.console.print(_drawn(preview(dataset, prepared), prepared))
 
 
 def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
@@ -77,17 +77,23 @@ def _roles(prepared: Prepared) -> Iterator[tuple[str, str]]:
     yield from prepared.roles.extra.items()
 
 
-def _drawn(rows: pa.Table) -> Table:
-    drawn = Table(title="first rows", title_justify="left", show_lines=True)
-    added = [name for name in rows.column_names if name.startswith(("score.", "error.", "select."))]
-    shown = [*[name for name in rows.column_names if name not in added][:4], *added]
-    for name in shown:
-        drawn.add_column(name, overflow="fold")
-    for row in rows.select(shown).to_pylist():
-        drawn.add_row(*(_cell(row[name]) for name in shown))
+def _drawn(rows: pa.Table, prepared: Prepared) -> Table:
+    """Each row downwards: what the roles name, and what the job adds."""
+    several = prepared.roles.responses
+    named = [prepared.roles.prompt, prepared.roles.response, prepared.roles.reference, prepared.group]
+    named += several if isinstance(several, tuple) else [several]
+    shown = [name for name in rows.column_names if name in named]
+    shown += [name for name in rows.column_names if name not in prepared.read_columns and name not in shown]
+    drawn = Table(title="first rows", title_justify="left", show_header=False, box=None, pad_edge=False)
+    drawn.add_column(style="dim")
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for number, row in enumerate(rows.select(shown).to_pylist()):
+        for name in shown:
+            drawn.add_row(str(number) if name == shown[0] else "", name, _cell(row[name]))
     return drawn
 
 
 def _cell(value: object) -> str:
     text = "" if value is None else str(value)
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+    return text.replace("\n", "\u23ce") if len(text) <= CELL else text[: CELL - 1].replace("\n", "\u23ce") + "\u2026"

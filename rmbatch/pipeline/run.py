@@ -67,10 +67,10 @@ def cut_tasks(dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, n
 
 def quiet() -> None:
     """Ray Data's own progress and plans go to its log files; a job shows its own."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def run_in_order(function: Callable[[A], B], items: Sequence[A], in_flight: int = 64) -> Iterator[B]:

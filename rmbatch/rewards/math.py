@@ -1,17 +1,18 @@
 """The reward for answers that are mathematics: ``math_verify_reward``, by Hugging Face's math-verify.
 
-math-verify stops long computations by SIGALRM, which Python delivers to a main thread only. On the main thread it runs
-right here; on any other thread (an async actor, a thread pool) the same function runs in a helper process
+Long computations are stopped by a signal, which Python delivers to a main thread only. On the main thread math-verify
+runs right here; on any other thread (an async actor, a thread pool) the same function runs in a helper process
 (``math_process.py``), whose main thread it has.
 """
 
 import logging
+import re
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import FrameType
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -37,8 +38,9 @@ def math_verify_reward(
     response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
     found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
     and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
+    A reference of bare LaTeX (``16\sqrt{3}``) is read as a whole, where RM-Gallery compares with the 16 in it.
     Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
-    takes over ``timeout_s`` seconds each; ``verify_failed`` where the comparison raises.
+    takes over ``timeout_s`` seconds of processor time each; ``verify_failed`` where the comparison raises.
     Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
     https://github.com/huggingface/Math-Verify.
     """
@@ -58,8 +60,7 @@ def math_verify_reward(
 def verdicts(pairs: Iterable[Pair], timeout_s: int) -> list[Verdict]:
     """The verdict on each pair, in order. Main thread only."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it logs whole responses
-    with _alarm_kept():
-        return [_verdict(response, reference, timeout_s) for response, reference in pairs]
+    return [_verdict(response, reference, timeout_s) for response, reference in pairs]
 
 
 def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
@@ -76,7 +77,8 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
         if not answer:
             return 0.0, None, f"no answer found in the response; the reference is {_shown(gold)}"
         doing = "comparing"
-        equal = verify(gold[0], answer[0], timeout_seconds=timeout_s, raise_on_error=True)
+        with _limit(timeout_s):
+            equal = verify(gold[0], answer[0], timeout_seconds=None, raise_on_error=True)
     except TimeoutException:  # a BaseException, so that sympy's own handlers let it pass
         return None, f"timeout: {doing} took over {timeout_s} s", None
     except Exception as fault:  # whatever sympy raises on these two says nothing about the response
@@ -90,13 +92,28 @@ def _parsed(text: str, timeout_s: int) -> list[Any]:
 
     forms = [LatexExtractionConfig(), ExprExtractionConfig()]
     try:
-        found: list[Any] = parse(text, forms, parsing_timeout=timeout_s, raise_on_error=True)
+        with _limit(timeout_s):
+            found: list[Any] = parse(text, forms, parsing_timeout=None, raise_on_error=True)
     except Exception:
         return []
     return found
 
 
-_parsed_reference = lru_cache(maxsize=1024)(_parsed)  # the candidates of one prompt share it; timeouts are not kept
+@lru_cache(maxsize=1024)  # the candidates of one prompt share it; timeouts are not kept
+def _parsed_reference(text: str, timeout_s: int) -> list[Any]:
+    r"""As ``_parsed``; LaTeX without delimiters, as data sets hold references (``16\sqrt{3}``, ``(-1,6)``), is read whole.
+
+    math-verify alone finds only the plain number in the first, 16, and nothing in the second.
+    """
+    if not text or any(mark in text for mark in _DELIMITERS):
+        return _parsed(text, timeout_s)
+    if "\\" in text:
+        return _parsed(f"${text}$", timeout_s) or _parsed(text, timeout_s)
+    return _parsed(text, timeout_s) or ([] if _WORD.search(text) else _parsed(f"${text}$", timeout_s))
+
+
+_DELIMITERS = ("$", "\\(", "\\[", "\\boxed", "\\begin")
+_WORD = re.compile(r"[A-Za-z]{3}")  # prose, not symbols
 
 
 def _shown(parsed: list[Any]) -> str:
@@ -109,12 +126,17 @@ def _shortened(text: str) -> str:
 
 
 @contextmanager
-def _alarm_kept() -> Iterator[None]:
-    """Set again the caller's own alarm (a test's timeout, say), which math-verify's would cancel."""
-    left_s, every_s = signal.getitimer(signal.ITIMER_REAL)
-    started = time.monotonic()
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutException after so much processor time of this process: a busy machine turns no answer wrong."""
+    from math_verify.errors import TimeoutException
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutException
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        if left_s:
-            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - started), 0.001), every_s)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -26,6 +26,10 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"the answer is $x^2+2x+1$", "$(x+1)^2$", 1.0, None),
     (r"$\{1,2\}$", r"$\{2,1\}$", 1.0, None),
     ("it is 1,000", "1000", 1.0, None),
+    (r"\boxed{16}", r"16\sqrt{3}", 0.0, None),  # bare LaTeX is read whole; math-verify alone would find the 16 in it
+    (r"\boxed{\frac{5}{9}}", r"\frac 59", 1.0, None),
+    (r"\boxed{(-1,6)}", "(-1,6)", 1.0, None),
+    (r"\boxed{x^3-6+3x}", "x^3+3x-6", 1.0, None),
     (r"\boxed{5}", "4", 0.0, None),
     ("no idea", "4", 0.0, None),  # nothing to compare in the response: bad, not unknown
     ("", "4", 0.0, None),
