@@ -38,7 +38,8 @@ def math_verify_reward(
     response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
     found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
     and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
-    A reference of bare LaTeX (``16\sqrt{3}``) is read as a whole, where RM-Gallery compares with the 16 in it.
+    A reference of bare LaTeX (``16\sqrt{3}``), and a last line of the response that is one, is read as a whole, where
+    RM-Gallery compares the 16 in it.
     Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
     takes over ``timeout_s`` seconds of processor time each; ``verify_failed`` where the comparison raises.
     Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
@@ -73,7 +74,7 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
         if not gold:
             return None, f"unparsable_reference: no mathematics in {_shortened(reference)!r}", None
         doing = "parsing the response"
-        answer = _parsed(response.strip(), timeout_s)
+        answer = _parsed(_delimited(response.strip()), timeout_s)
         if not answer:
             return 0.0, None, f"no answer found in the response; the reference is {_shown(gold)}"
         doing = "comparing"
@@ -112,7 +113,17 @@ def _parsed_reference(text: str, timeout_s: int) -> list[Any]:
     return _parsed(text, timeout_s) or ([] if _WORD.search(text) else _parsed(f"${text}$", timeout_s))
 
 
+def _delimited(response: str) -> str:
+    """The response, with a last line that is nothing but bare LaTeX put between delimiters, as its reference is."""
+    line = response.rsplit("\n", 1)[-1].strip()
+    bare = "\\" in line and not any(mark in line for mark in _DELIMITERS) and "\\boxed" not in response
+    if not bare or _WORD.search(_COMMAND.sub("", line)):
+        return response
+    return f"{response.removesuffix(line)}${line}$"
+
+
 _DELIMITERS = ("$", "\\(", "\\[", "\\boxed", "\\begin")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3}")  # prose, not symbols
 
 

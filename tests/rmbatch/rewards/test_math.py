@@ -27,6 +27,8 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"$\{1,2\}$", r"$\{2,1\}$", 1.0, None),
     ("it is 1,000", "1000", 1.0, None),
     (r"\boxed{16}", r"16\sqrt{3}", 0.0, None),  # bare LaTeX is read whole; math-verify alone would find the 16 in it
+    ("So:\n\n# Answer\n\n16 \\sqrt{3}", r"16\sqrt{3}", 1.0, None),  # and so is a last line of it
+    ("it is \\sqrt{3}, or so", r"\sqrt{3}", 0.0, None),  # but no line of prose
     (r"\boxed{\frac{5}{9}}", r"\frac 59", 1.0, None),
     (r"\boxed{(-1,6)}", "(-1,6)", 1.0, None),
     (r"\boxed{x^3-6+3x}", "x^3+3x-6", 1.0, None),
