@@ -1,0 +1,38 @@
+# Everything that a fresh machine with Python 3.11 and make needs: each target sets up what it uses.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: demo test check bench chaos clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+demo: $(READY)  ## Generate a little data, score it and keep the best of each prompt; then ask the result a question.
+	$(BIN)/python -m jobs.examples.arithmetic out/demo/candidates.jsonl
+	$(BIN)/rmbatch run jobs/examples/demo.yaml
+	$(BIN)/python -c "import duckdb; print(duckdb.sql(open('jobs/examples/demo.sql').read()))"
+
+test: $(READY)  ## All tests but the long chaos runs.
+	$(BIN)/python -m pytest -m "not chaos" -q
+
+check: $(READY)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## The measurements behind docs/benchmarks.md; takes a quiet machine about 20 minutes.
+	$(BIN)/python -m tests.bench.job_throughput
+	$(BIN)/python -m tests.bench.restart_cost
+	$(BIN)/python -m tests.bench.memory
+	$(BIN)/python -m tests.bench.jsonl_reading
+
+chaos: $(READY)  ## Kills, faulty storage and rows that kill their worker, at full size.
+	$(BIN)/python -m pytest tests/chaos -m chaos -s -q
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
