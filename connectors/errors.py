@@ -1,13 +1,23 @@
 """The two ways in which a job ends without its result, and what the command line makes of them.
 
-``UserError`` is a mistake that the user can mend (a key, a path, a column): one line, exit code 2, before any work.
-``JobError`` is a job that stopped on its way: one line that says what happened, exit code 1; the output stays resumable.
+``UserError`` is a mistake that the user can mend (a key, a path, a column): exit code 2, before any work.
+``JobError`` is a job that stopped on its way: exit code 1; the output stays resumable.
+Both say one line, which survives pickling and whatever Ray adds to an exception's arguments on its way to the driver.
 """
 
 
-class UserError(Exception):
+class _OneLine(Exception):
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UserError(_OneLine):
     """The job cannot be done as it is written; the message names the thing, the value and the cure."""
 
 
-class JobError(Exception):
+class JobError(_OneLine):
     """The job stopped before its end; what is committed stays, and the same command goes on from there."""

@@ -62,7 +62,7 @@ def finish(ledger: Ledger, plan: Plan, spec: OutputSpec, run: str) -> dict[str, 
 def clean(ledger: Ledger) -> None:
     """Remove what a finished job no longer needs: markers of attempts and shuffled rows."""
     for folder in ("attempts", "grouped"):
-        ledger.private.delete([entry.name for entry in ledger.private.entries(folder)])
+        ledger.private.remove(folder)
 
 
 def remove_orphans(output: Folder, files: list[DataFile]) -> None:

@@ -19,6 +19,7 @@ import glob
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -80,6 +81,7 @@ class Store(Protocol):
     def create(self, path: str, data: bytes) -> bool: ...
     def honours_conditions(self, path: str) -> bool: ...
     def delete(self, paths: Sequence[str]) -> None: ...
+    def remove_folder(self, path: str) -> None: ...
     def walk(self, path: str) -> list[tuple[str, int, str]]: ...
     def glob(self, pattern: str) -> list[str]: ...
     def stat(self, path: str) -> tuple[str, int, str] | None: ...
@@ -134,6 +136,9 @@ class LocalStore:
         for path in paths:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def remove_folder(self, path: str) -> None:
+        shutil.rmtree(path, ignore_errors=True)
 
     def walk(self, path: str) -> list[tuple[str, int, str]]:
         files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
@@ -236,6 +241,9 @@ class FsspecStore:
         with suppress(FileNotFoundError):
             self._call(self.fs.rm_file, path)
 
+    def remove_folder(self, path: str) -> None:
+        self.delete([found[0] for found in self.walk(path)])
+
     def walk(self, path: str) -> list[tuple[str, int, str]]:
         try:
             found = self._call(self.fs.find, path, detail=True)
@@ -337,6 +345,10 @@ class Folder:
 
     def delete(self, names: Sequence[str]) -> None:
         self.store.delete([self.path(name) for name in names])
+
+    def remove(self, prefix: str) -> None:
+        """Delete everything below ``prefix`` (a folder)."""
+        self.store.remove_folder(self.path(prefix))
 
     def entries(self, prefix: str = "") -> list[Entry]:
         """Every object below ``prefix`` (a folder), by name; empty when there is none."""

@@ -6,16 +6,20 @@ job.input.path, job.rewards["math"].knobs, job.select.keep
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from connectors.errors import UserError
-from jobs.jobfile import validate
+from jobs.jobfile import shown, validate
 from rmbatch.combine import CombineRule
 from rmbatch.names import nearest
 from rmbatch.scoring import TOTAL
 from rmbatch.selection import SelectionRule
+
+Text = Annotated[str, Field(min_length=1)]
+"""Text that is not empty: an empty path would be the current folder."""
 
 
 class _Config(BaseModel):
@@ -46,14 +50,15 @@ class GroupConfig(_Config):
     """The column that holds the prompt's key. A row whose key is null is a prompt of its own."""
     rows: Literal["scattered", "adjacent"] = "scattered"
     """scattered: rows of one key may stand anywhere; one hash shuffle brings them together first. adjacent: you promise
-    that they follow each other inside one file; they are streamed, and a key that comes back inside a unit stops the job.
+    that they follow each other inside one file; they are streamed, and a key that comes back inside a unit stops the
+    job.
     """
 
 
 class InputConfig(_Config):
     """Where the rows are."""
 
-    path: str | list[str]
+    path: Text | Annotated[list[Text], Field(min_length=1)]
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
     """auto: by the files' names."""
@@ -94,7 +99,7 @@ class RewardConfig(_Config):
 class OutputConfig(_Config):
     """Where and how the results are written."""
 
-    path: str
+    path: Text
     """A folder; it holds data/, rejected/, dead_letters/ and _rmbatch/."""
     format: Literal["parquet", "jsonl"] = "parquet"
     """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
@@ -119,7 +124,7 @@ class OutputConfig(_Config):
 
 
 class RunConfig(_Config):
-    """How the job runs; nothing here changes its result, so all of it may change between runs on one output."""
+    """How the job runs; no score hangs on it, so all of it may change between runs on one output."""
 
     address: str | None = None
     """Ray cluster to work on. None: RAY_ADDRESS, else a local Ray that ends with the job."""
@@ -133,6 +138,11 @@ class RunConfig(_Config):
     """What an exception in a reward does: stop the job naming the row, or no score with the code `reward_raised`."""
     max_null_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Stop when more than this share of a reward's scores is null. None: never."""
+
+    @field_validator("on_error", mode="before")
+    @classmethod
+    def _null_is_a_word_too(cls, written: Any) -> Any:
+        return "null" if written is None else written  # YAML reads `on_error: null` as nothing
 
 
 class SelectConfig(SelectionRule):
@@ -199,23 +209,28 @@ JOBS: dict[str, type[ScoreJob] | type[BestOfNJob]] = {"score": ScoreJob, "best_o
 def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
     """The job that a job file's content asks for; raises UserError in the file's own words."""
     kind = data.get("job")
-    if kind not in JOBS:
+    if not isinstance(kind, str) or kind not in JOBS:
         hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
-        raise UserError(f"{where}: job: {kind!r} is no job type; {hint}")
+        raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")
     return validate(JOBS[kind], data, where=where)
-
-
-_FREE = ("address", "cpus", "unit_mb", "block_rows", "max_null_share")
-"""Keys of `run` that decide how fast, not what."""
 
 
 def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
-    fields = job.model_dump(mode="json")
-    fields["run"] = {key: value for key, value in fields["run"].items() if key not in _FREE}
+    fields = job.model_dump(mode="json", exclude={"run"})
     fields["input"].pop("storage")
     fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
-    return fields
+    plain: dict[str, Any] = _plain(fields)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from the plan's JSON, which has no inf and no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -226,12 +241,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
+            lines.append(f"{prefix}{key}: {shown(before)} -> {shown(after)}")
     return lines
 
 
 class _Absent:
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "(absent)"
 
 

@@ -67,6 +67,14 @@ def test_entries_are_all_below_a_prefix_in_order(folder: Folder):
     assert [entry.name for entry in folder.entries("data")] == ["data/deep/c"]
 
 
+def test_a_folder_is_removed_with_all_that_is_below_it(folder: Folder):
+    for name in ("data/a", "data/deep/b", "database"):
+        folder.write(name, b"x")
+    folder.remove("data")
+    folder.remove("absent")
+    assert [entry.name for entry in folder.entries()] == ["database"]
+
+
 def test_an_etag_changes_with_the_content(folder: Folder):
     folder.write("a", b"one")
     before = folder.entries()[0].etag
@@ -95,7 +103,7 @@ def test_an_unknown_protocol_names_the_cure():
 
 def test_s3_without_a_server_is_an_error_soon(s3):
     folder = Folder.open("s3://bucket/x", StorageOptions(endpoint="http://127.0.0.1:9", max_attempts=2))
-    with pytest.raises(Exception, match="endpoint|connect"):
+    with pytest.raises(Exception, match=r"endpoint|connect"):
         folder.read("a")
 
 
