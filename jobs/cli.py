@@ -10,7 +10,6 @@ A user's mistake is one line and exit code 2; a job that stopped exits 1 and say
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,6 +21,9 @@ from jobs.config import parse_job
 from jobs.display import Display, result_table, table
 from jobs.jobfile import read_job_file
 from jobs.preparation import Job
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 app = typer.Typer(
     help="Score, select and correct prompt/response data on Ray.",
@@ -110,26 +112,15 @@ def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``rmbatch``."""
-    sys.exit(_exit_code(lambda: app(arguments, standalone_mode=False)))
-
-
-def _exit_code(command: Callable[[], object]) -> int:
-    import click
-
     try:
-        command()
+        app(arguments)  # tells a wrong command itself, and always ends in SystemExit
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            print("interrupted; what is finished stays, the same command goes on from there", file=sys.stderr)
+        raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        sys.exit(2)
     except JobError as error:
         print(f"stopped: {error}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
-        return 1
-    except click.exceptions.Exit as wanted:
-        return wanted.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("interrupted; what is finished stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+        sys.exit(1)

@@ -4,7 +4,6 @@ show_plan(job, Display())           # rmbatch plan job.yaml, rmbatch run job.yam
 """
 
 from collections.abc import Iterator
-from itertools import islice
 
 import pyarrow as pa
 from rich.table import Table
@@ -53,8 +52,8 @@ def show_plan(job: Job, display: Display) -> None:
 
 def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
     """The first rows with what the job adds to them, worked off in this process."""
-    tables = islice(_blocks(project(dataset, prepared), num_rows), 1)
-    block = next(tables)
+    wanted = project(dataset, prepared)
+    block = next(_blocks(wanted, num_rows), wanted.schema.empty_table())
     if prepared.group is None:
         block = block.slice(0, num_rows)
     for stage in prepared.stages:

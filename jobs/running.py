@@ -112,26 +112,34 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
     left = total_rows(missing)
     if commits:
         display.say(f"resuming: {plan.dataset.num_rows - left:,} of {plan.dataset.num_rows:,} rows are finished")
-    if not missing:
-        return _Done(run, 0)
-    work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
-    board = Scoreboard.start()
-    before: Counter[str] = Counter()
-    for record in commits:
-        before.update(record.tally)
-    with _watched(job, board, display, total=dataset.num_rows, done=dataset.num_rows - left, before=before) as verdict:
-        run_pieces(
-            dataset,
-            missing,
-            work,
-            output_spec(job, prepared),
-            run=run,
-            epoch=lease.epoch,
-            board=board,
-            block_rows=job.run.block_rows,
-        )
-    verdict(final=True)
+    if missing:
+        work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
+        board = Scoreboard.start()
+        before: Counter[str] = Counter()
+        for record in commits:
+            before.update(record.tally)
+        with _watched(job, board, display, total=dataset.num_rows, done=dataset.num_rows - left, before=before):
+            run_pieces(
+                dataset,
+                missing,
+                work,
+                output_spec(job, prepared),
+                run=run,
+                epoch=lease.epoch,
+                board=board,
+                block_rows=job.run.block_rows,
+            )
+    if job.run.max_null_share is not None:
+        _refuse_too_many_nulls(ledger, job.run.max_null_share)
     return _Done(run, left)
+
+
+def _refuse_too_many_nulls(ledger: Ledger, limit: float) -> None:
+    """The last word on the share of nulls, by the ledger; a finished row says the same on every run."""
+    progress = ledger.progress()
+    why = too_many_nulls(progress.finished, limit, at_least=1) if progress else ""
+    if why:
+        raise JobError(why)
 
 
 def _grouped(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, display: Display) -> InputDataset:
@@ -151,30 +159,24 @@ def _grouped(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, display: 
 @contextmanager
 def _watched(
     job: Job, board: Any, display: Display, *, total: int, done: int, before: Mapping[str, int]
-) -> Iterator[Callable[..., None]]:
-    """Shows the tasks' progress while they run, and stops them when too many scores are null."""
+) -> Iterator[None]:
+    """Shows the tasks' progress while they run, and stops them early when too many scores are null."""
     ended = threading.Event()
-
-    def judge(final: bool = False) -> None:
-        counts = Counter(board.counts())
-        counts.update(before)
-        why = too_many_nulls(counts, job.run.max_null_share, 1 if final else MIN_JUDGED)
-        if why and final:
-            raise JobError(why)
-        if why:
-            board.stop(why)
-
     with display.stage(job.job, total, "rows", done) as advance_to:
 
         def watch() -> None:
             while not ended.wait(POLL_S):
-                advance_to(done + board.counts().get("rows", 0))
-                judge()
+                counts = Counter(board.counts())
+                advance_to(done + counts["rows"])
+                counts.update(before)
+                why = too_many_nulls(counts, job.run.max_null_share, MIN_JUDGED)
+                if why:
+                    board.stop(why)
 
         watcher = threading.Thread(target=watch, name="progress", daemon=True)
         watcher.start()
         try:
-            yield judge
+            yield
         finally:
             ended.set()
             watcher.join()

@@ -104,7 +104,7 @@ class ScoreStage:
         if len(cuts) > 2:
             middle = int(cuts[len(cuts) // 2])
             return _joined([self._score(name, table.slice(0, middle)), self._score(name, table.slice(middle))])
-        what = f"{type(error).__name__}: {error}"
+        what = " ".join(f"{type(error).__name__}: {error}".split())
         if self.on_error == "stop":
             raise JobError(
                 f"reward {name!r} raised {what} on {_address(table)}; mend it, or set run.on_error: null to go on"

@@ -13,14 +13,20 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
+def s3_credentials() -> Iterator[None]:
+    """The keys of the S3 server in the environment; a Ray worker has what its cluster was started with."""
+    before = dict(os.environ)
+    os.environ.update(S3Server().environment())
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def s3(s3_credentials: None) -> Iterator[S3Server]:
     """A real S3 protocol server on loopback with a bucket named ``bucket``; credentials are in the environment."""
     with S3Server("bucket") as server:
-        before = dict(os.environ)
-        os.environ.update(server.environment())
         yield server
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -36,7 +42,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def local_ray(s3_credentials: None) -> Iterator[None]:
     """One local Ray of two CPUs for the session."""
     import ray
 

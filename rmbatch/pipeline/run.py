@@ -6,7 +6,7 @@ Read, stages and write are fused by Ray into one task for each piece of work, so
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -66,9 +66,10 @@ def cut_tasks(dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, n
 
 
 def quiet() -> None:
-    """Ray Data's own progress and plans go to its log files; a job shows its own."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """Ray Data's own progress, plans and tracebacks go to its log files; a job shows its own, and errors as ``ours``."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True  # wrapped in Ray's own, an error reaches us without its cause
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
@@ -88,33 +89,26 @@ def run_in_order(function: Callable[[A], B], items: Sequence[A], in_flight: int 
 
 
 class ours:  # noqa: N801 - reads as a statement: with ours(): ...
-    """Lets only UserError and JobError out of a block that calls Ray: what a worker raised, or what became of Ray."""
+    """Turns what Ray raises into UserError or JobError: what a worker raised, or what became of Ray."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
-            return
-        known = next((found for found in _causes(error) if isinstance(found, UserError | JobError)), None)
-        if known is not None:
-            base = UserError if isinstance(known, UserError) else JobError
-            raise base(_first_line(known)) from error
-        if isinstance(error, RayError) or _causes(error):
-            last = list(_causes(error))[-1]
-            raise JobError(f"{type(last).__name__}: {last}") from error
+        causes = _causes(error)
+        for cause in causes:
+            if type(cause) in (UserError, JobError):
+                raise type(cause)(str(cause)) from error
+        if any(isinstance(cause, RayError) for cause in causes):
+            telling = next((cause for cause in causes if not type(cause).__module__.startswith("ray.")), causes[-1])
+            said = str(telling).strip().splitlines() or ["without a word"]
+            raise JobError(f"a task of the job failed: {type(telling).__name__}: {said[0]}") from error
 
 
-def _causes(error: BaseException) -> Iterable[BaseException]:
-    """The error and what it came from, outermost first."""
+def _causes(error: BaseException | None) -> Sequence[BaseException]:
+    """The error and what it came from, outermost first; Ray keeps a worker's error as ``cause``."""
     seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        current = getattr(current, "cause", None) or current.__cause__
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = getattr(error, "cause", None) or error.__cause__
     return seen
-
-
-def _first_line(error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    return str(cause if isinstance(cause, UserError | JobError) else error)

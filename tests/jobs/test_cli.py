@@ -1,0 +1,381 @@
+"""The command line as a person meets it: exit codes, one line for a mistake, and jobs that stop, go on and are done."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from connectors.ledger import Ledger
+from connectors.storage import Folder
+from jobs.cli import main
+from tests.jobs.running import by, rows
+
+NESTED = [
+    {"uid": "a", "question": "2+2", "candidates": ["4", "5"], "answer": "4"},
+    {"uid": "b", "question": "1+2", "candidates": ["1", None, "3"], "answer": "3"},
+    {"uid": "c", "question": "1+1", "candidates": [], "answer": "2"},
+    {"uid": "d", "question": "0+0", "candidates": ["0"], "answer": None},
+]
+FLAT = [
+    {"uid": "a", "question": "2+2", "response": "4", "answer": "4"},
+    {"uid": "a", "question": "2+2", "response": "boom", "answer": "4"},
+    {"uid": "b", "question": "1+2", "response": "3", "answer": "3"},
+]
+
+BEST = """
+job: best_of_n
+input: {path: in/}
+rewards: {exact: {reward: accuracy}}
+output: {path: out/}
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def rmbatch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """``rmbatch …`` in this process, in an empty folder of its own, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: str) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert isinstance(ending.value.code, int)
+        return Ended(ending.value.code, out, err)
+
+    return command
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting Ray, or working on a Ray that is there, fails the test."""
+
+    def refused(*args: Any, **options: Any) -> None:
+        raise AssertionError("this command needs no Ray")
+
+    for name in ("init", "remote", "get", "put"):
+        monkeypatch.setattr(ray, name, refused)
+
+
+def write_jsonl(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_parquet(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(records)), path)
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> str:
+    """A best-of-N job on four prompts, and an empty place for its output."""
+    write_jsonl(tmp_path / "in/a.jsonl", NESTED)
+    (tmp_path / "best.yaml").write_text(BEST)
+    return "best.yaml"
+
+
+def told(ended: Ended) -> str:
+    """The one line of a user's mistake: exit code 2, no traceback, nothing on stdout."""
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    return line.removeprefix("error: ")
+
+
+# --- a user's mistake: one line, exit code 2, nothing written ---------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("verb", [["run"], ["run", "--dry-run"], ["plan"]])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["select.kep=2"], "best.yaml: select.kep: unknown key; did you mean 'keep'?"),
+        (["select.keep=two"], "best.yaml: select.keep: got 'two'; write a whole number"),
+        (["select.keep"], "'select.keep' is no override; write key.sub=value, such as select.keep=2"),
+        (["input.path=${NO_SUCH}"], "best.yaml: input.path: the environment variable NO_SUCH is not set"),
+        (["--limit", "0"], "best.yaml: input.limit: got 0; write 1 or more"),
+        (["input.path=nowhere/"], "no such file or folder: nowhere/"),
+        (["input.path='nowhere/*'"], "no file matches nowhere/*"),
+        (["input.path=nowhere://x"], "cannot open nowhere:// (Protocol not known: nowhere)"),
+        (["input.format=parquet"], "no input file found at in/; 1 files of another format, such as IN/a.jsonl"),
+        (["input.columns.reference=anwser"], "columns: reference: no column 'anwser'; did you mean 'answer'?"),
+        (["input.columns.reference=null"], "reward 'exact' reads 'reference', and no column plays that role"),
+        (["output.columns=[uidd]"], "output.columns names 'uidd', which the input does not have; did you mean 'uid'?"),
+        (["rewards.exact.reward=acuracy"], "no reward 'acuracy': did you mean 'accuracy'?"),
+        (["rewards.exact.reward=mine.py:f"], "no reward file mine.py"),
+        (["rewards.exact.reward=no.such:f"], "reward 'no.such:f': no module 'no.such'; is it on PYTHONPATH?"),
+        (["rewards.exact.strict=true"], "reward 'accuracy' has no knob 'strict'"),
+        (["rewards.exact={reward: f1_score, tokenizer: wrds}"], "reward 'f1_score': tokenizer='wrds'"),
+        (["combine.exat=1"], "combine.exat: no reward has this name; did you mean 'exact'?"),
+        (["rewards.exact.api_key=private"], "best.yaml: rewards.exact.api_key: secrets do not belong into a job file"),
+        (["input.path=flat.jsonl"], "the input has one response per row; name the column that tells"),
+        (
+            ["input.path=flat.jsonl", "input.group.by=uit"],
+            "input.group.by names 'uit', which the input does not have; did you mean 'uid'?",
+        ),
+        (["input.path=[in, flat.parquet]"], "the input mixes "),
+        (["input.path=junk.parquet"], "HERE/junk.parquet is not a readable Parquet file"),
+        (["input.path=junk.jsonl"], "no line of the input holds a JSON object; the first file is HERE/junk.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    rmbatch: Command, best: str, tmp_path: Path, verb: list[str], overrides: list[str], message: str
+) -> None:
+    write_jsonl(tmp_path / "flat.jsonl", FLAT)
+    write_parquet(tmp_path / "flat.parquet", FLAT)
+    (tmp_path / "junk.parquet").write_bytes(b"no parquet")
+    (tmp_path / "junk.jsonl").write_bytes(b"no json\n")
+    line = told(rmbatch(*verb, best, *overrides))
+    assert line.startswith(message.replace("IN", f"{tmp_path}/in").replace("HERE", str(tmp_path)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_file_that_is_not_there(rmbatch: Command) -> None:
+    assert told(rmbatch("run", "nowhere.yaml")) == "no job file nowhere.yaml"
+
+
+def test_a_mistake_in_yaml_is_told_with_its_place(rmbatch: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("job: score\nrewards: {a: [}\n")
+    assert told(rmbatch("run", "job.yaml")).startswith("job.yaml:2:")
+
+
+# --- commands that only look ------------------------------------------------------------------------------------------
+
+
+def test_rewards(rmbatch: Command) -> None:
+    ended = rmbatch("rewards")
+    assert ended.code == 0
+    assert "f1_score" in ended.out
+    assert "F1 of the sets of tokens" in ended.out
+
+
+def test_one_reward(rmbatch: Command, tmp_path: Path) -> None:
+    ended = rmbatch("rewards", "f1_score")
+    assert ended.code == 0
+    assert "knob     tokenizer: 'words' | 'jieba' | 'tiktoken' = 'words'" in ended.out
+    assert "Null response or reference: null." in ended.out
+    (tmp_path / "mine.py").write_text('def kind(response, *, word="please"):\n    "Says the word."\n')
+    assert "Says the word." in rmbatch("rewards", "mine.py:kind").out
+    assert told(rmbatch("rewards", "f1scor")).startswith("no reward 'f1scor': did you mean 'f1_score'?")
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+@pytest.mark.parametrize("verb", [["plan"], ["run", "--dry-run"]])
+def test_a_plan_shows_everything_and_writes_nothing(
+    rmbatch: Command, best: str, tmp_path: Path, verb: list[str], write: Callable[..., None]
+) -> None:
+    suffix = write.__name__.removeprefix("write_")
+    write(tmp_path / f"nested.{suffix}", NESTED)
+    before = sorted(tmp_path.rglob("*"))
+    ended = rmbatch(*verb, best, f"input.path=nested.{suffix}")
+    shown = ended.out + ended.err
+    assert ended.code == 0
+    for told in (
+        *("question", "candidates", "answer"),  # the roles that were guessed
+        *("score.exact", "select.rank", "outranked", "missing_reference: reference is null"),  # the first rows
+        f"1 {suffix} files",
+    ):
+        assert told in shown
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_plan_of_flat_rows(rmbatch: Command, best: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "flat.parquet", FLAT)
+    ended = rmbatch("plan", best, "input.path=flat.parquet", "input.group.by=uid", "--limit", "2")
+    assert ended.code == 0
+    assert "outranked" in ended.out
+    assert "uid" in ended.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_plan_of_no_rows(rmbatch: Command, best: str, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(NESTED).slice(0, 0), tmp_path / "empty.parquet")
+    assert rmbatch("plan", best, "input.path=empty.parquet").code == 0
+
+
+def test_the_status_of_no_output(rmbatch: Command, tmp_path: Path) -> None:
+    message = "nowhere is no output of rmbatch: it has no _rmbatch/plan.json"
+    assert told(rmbatch("status", "nowhere")) == message
+    (tmp_path / "some").mkdir()
+    assert told(rmbatch("status", "some")) == message.replace("nowhere", "some")
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["rn"], ["run", "--limit", "x", "job.yaml"], ["plan", "--no-such"], []])
+def test_a_wrong_command_exits_2(rmbatch: Command, arguments: list[str]) -> None:
+    ended = rmbatch(*arguments)
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+
+
+def test_an_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.preview.show_plan", interrupted)
+    ended = rmbatch("plan", best)
+    assert ended.code == 130
+    assert "the same command goes on from there" in ended.err
+
+
+def test_help(rmbatch: Command) -> None:
+    ended = rmbatch("--help")
+    assert ended.code == 0
+    for command in ("run", "plan", "status", "rewards"):
+        assert command in ended.out
+
+
+# --- jobs that run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_files(tmp_path: Path, local_ray: None) -> str:
+    """A best-of-N job on three files, so that it has three tasks and three commit records."""
+    for number, name in enumerate("abc"):
+        write_jsonl(
+            tmp_path / f"in/{name}.jsonl", [row | {"uid": f"{name}{row['uid']}"} for row in NESTED[: number + 2]]
+        )
+    (tmp_path / "best.yaml").write_text(BEST)
+    return "best.yaml"
+
+
+def stop_halfway(output: Path) -> None:
+    """Make a finished output one that was interrupted: without its manifest and one of its commit records."""
+    (output / "_rmbatch/manifest.json").unlink()
+    min((output / "_rmbatch/commits").iterdir()).unlink()
+
+
+@pytest.mark.ray
+def test_a_job_from_its_beginning_to_its_end(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    ended = rmbatch("run", three_files)
+    assert ended.code == 0
+    assert "9" in ended.out  # rows in
+    assert ended.err == ""
+    found = by("uid", rows("out"))
+    assert [row["uid"] for row in found] == ["aa", "ab", "ba", "bb", "ca", "cb"]
+    assert [row["select.response"] for row in found] == ["4", "3"] * 3
+    assert len(rows("out", "rejected")) == 3
+
+    again = rmbatch("run", three_files)
+    assert again.code == 0
+    assert "is finished; nothing to do" in again.err
+    assert rmbatch("run", three_files, "run.cpus=1", "run.unit_mb=1").code == 0  # how it runs may change
+    status = rmbatch("status", "out")
+    assert (status.code, "finished" in status.out, "9 of 9 (100.0%)" in status.out) == (0, True, True)
+
+    changed = told(rmbatch("run", three_files, "select.keep=2"))
+    assert changed.startswith(f"{tmp_path}/out belongs to another job: select.keep: 1 -> 2 (planned -> now)")
+    changed = told(rmbatch("run", three_files, "rewards.exact.reward=f1_score"))
+    assert "rewards.exact.reward: 'accuracy' -> 'f1_score'" in changed
+    assert by("uid", rows("out")) == found
+
+
+@pytest.mark.ray
+def test_a_job_that_was_interrupted_names_what_has_changed(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    assert rmbatch("run", three_files).code == 0
+    stop_halfway(tmp_path / "out")
+    assert "not finished" in rmbatch("status", "out").out or "running" in rmbatch("status", "out").out
+    assert "select.keep: 1 -> 2" in told(rmbatch("run", three_files, "select.keep=2"))
+    assert told(rmbatch("run", "best.yaml", "input.path=out", "output.path=next")).endswith(
+        "out is the output of a job that has not finished; run that job's command again first"
+    )
+
+    first = tmp_path / "in/a.jsonl"
+    text = first.read_text()
+    first.unlink()
+    gone = rmbatch("run", three_files)
+    assert gone.code == 1
+    assert f"stopped: the input is not what was planned: {first} is gone" in gone.err
+
+    first.write_text(text + text)
+    changed = rmbatch("run", three_files)
+    assert changed.code == 1
+    assert f"{first} has changed ({len(text)} bytes when planned, {2 * len(text)} now)" in changed.err
+
+
+@pytest.mark.ray
+def test_a_job_that_was_interrupted_goes_on(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    assert rmbatch("run", three_files).code == 0
+    finished = by("uid", rows("out"))
+    stop_halfway(tmp_path / "out")
+    write_jsonl(tmp_path / "in/d.jsonl", NESTED)  # came later
+    ended = rmbatch("run", three_files)
+    assert ended.code == 0
+    assert "resuming: 7 of 9 rows are finished" in ended.err
+    assert f"warning: {tmp_path}/in/d.jsonl is new, and not part of this job's plan" in ended.err
+    assert by("uid", rows("out")) == finished
+
+
+RAISES = """
+import pyarrow as pa
+
+def picky(response):
+    if "boom" in response.to_pylist():
+        raise ValueError("cannot read\\n  boom")
+    return pa.array([1.0] * len(response))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_reward_that_raises(rmbatch: Command, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "flat.jsonl", FLAT)
+    (tmp_path / "mine.py").write_text(RAISES)
+    (tmp_path / "score.yaml").write_text(
+        "job: score\ninput: {path: flat.jsonl}\nrewards: {nice: mine.py:picky}\noutput: {path: out}\n"
+    )
+    stopped = rmbatch("run", "score.yaml")
+    assert stopped.code == 1
+    message, cure = stopped.err.splitlines()
+    assert message == (
+        f"stopped: reward 'nice' raised ValueError: cannot read boom on row 1 of {tmp_path}/flat.jsonl; "
+        "mend it, or set run.on_error: null to go on"
+    )
+    assert cure == "what is finished stays; the same command goes on from there"
+
+    assert rmbatch("run", "score.yaml", "run.on_error=null").code == 0  # on the same output
+    assert [(row["score.nice"], row["error.nice"]) for row in rows("out")] == [
+        (1.0, None),
+        (None, "reward_raised: ValueError: cannot read boom"),
+        (1.0, None),
+    ]
+
+
+@pytest.mark.ray
+def test_too_many_nulls(rmbatch: Command, three_files: str) -> None:
+    write_jsonl(Path("in/a.jsonl"), [row | {"answer": None} for row in NESTED])
+    ended = rmbatch("run", three_files, "run.max_null_share=0.3")
+    assert ended.code == 1
+    assert "score.exact is null for 53% of 17 responses, mostly missing_reference; " in ended.err
+    assert "run.max_null_share allows 30%" in ended.err
+    assert Ledger(Folder.open("out")).manifest() is None
+
+
+@pytest.mark.ray
+def test_too_many_nulls_stay_too_many(rmbatch: Command, three_files: str) -> None:
+    write_jsonl(Path("in/a.jsonl"), [row | {"answer": None} for row in NESTED])
+    limited = ["run", three_files, "run.max_null_share=0.3"]
+    assert (rmbatch(*limited).code, rmbatch(*limited).code) == (1, 1)  # the same command, all rows committed
+    assert rmbatch("run", three_files, "run.max_null_share=0.6").code == 0

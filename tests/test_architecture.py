@@ -1,0 +1,107 @@
+"""The floors: who may import whom, who may know Ray, and what an import may cost; read from the source itself."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 500
+
+MAY_IMPORT = {
+    "connectors": {"connectors"},
+    "cluster": {"cluster", "connectors"},
+    "rmbatch": {"rmbatch", "connectors"},
+    "jobs": {"jobs", "rmbatch", "cluster", "connectors"},
+}
+"""jobs → rmbatch → connectors, with cluster beside rmbatch."""
+
+KNOW_RAY = ("rmbatch/pipeline/", "cluster/")
+"""Where ray may be imported, even inside a function."""
+
+
+def modules() -> list[str]:
+    """The source files of the four floors, as paths from the repository's root."""
+    return sorted(str(path.relative_to(ROOT)) for floor in MAY_IMPORT for path in (ROOT / floor).rglob("*.py"))
+
+
+def imports(path: str) -> Iterator[tuple[int, str]]:
+    """Line and full module name of each import, also of those inside functions and under TYPE_CHECKING."""
+    package = Path(path).parent.parts
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            yield node.lineno, ".".join([*above, *([node.module] if node.module else [])])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            named = node.args[0]
+            if isinstance(named, ast.Constant):
+                yield node.lineno, str(named.value)
+
+
+def parsed(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), path)
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(modules()) > 30
+    assert {path.split("/")[0] for path in modules()} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", modules())
+def test_a_floor_imports_only_what_lies_below_it(path: str) -> None:
+    floor = path.split("/")[0]
+    others = set(MAY_IMPORT) - MAY_IMPORT[floor]
+    wrong = [
+        f"{path}:{line} imports {name}" for line, name in imports(path) if name.split(".")[0] in others | {"tests"}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", modules())
+def test_few_modules_know_ray(path: str) -> None:
+    wrong = [f"{path}:{line} imports {name}" for line, name in imports(path) if name.split(".")[0] == "ray"]
+    assert path.startswith(KNOW_RAY) or not wrong
+
+
+@pytest.mark.parametrize("path", modules())
+def test_a_module_is_short_documented_and_catches_what_it_names(path: str) -> None:
+    text, module = (ROOT / path).read_text(encoding="utf-8"), parsed(path)
+    assert len(text.splitlines()) <= MAX_LINES
+    assert ast.get_docstring(module), f"{path} says nothing about itself"
+    bare = [node.lineno for node in ast.walk(module) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    assert not bare, f"{path} has a bare except in line {bare[0]}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after the statement."""
+    script = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(ended.stdout.split())
+
+
+HEAVY = {"ray", "torch", "vllm", "openai", "transformers"}
+EVERY_REWARD = """
+import rmbatch
+for name in rmbatch.list_rewards():
+    rmbatch.reward(name).evaluate({"response": "4", "reference": "4"})
+"""
+
+
+@pytest.mark.parametrize("statement", [EVERY_REWARD, "import rmbatch.scoring, rmbatch.best_of_n", "import jobs.cli"])
+def test_scoring_without_ray_loads_no_ray(statement: str) -> None:
+    assert not loaded_by(statement) & HEAVY  # rmbatch --help comes at once, a notebook needs no cluster
+
+
+def test_importing_rmbatch_is_light() -> None:
+    loaded = loaded_by("import rmbatch, rmbatch.rewards")
+    assert not loaded & (HEAVY | {"pyarrow", "polars", "sympy", "numpy", "pydantic"})
+
+
+def test_the_names_of_rewards_load_only_what_is_asked_for() -> None:
+    statement = "from rmbatch.rewards import Scores, reward; import rmbatch; assert rmbatch.Scores is Scores"
+    assert not loaded_by(statement) & (HEAVY | {"polars", "sympy"})
