@@ -38,8 +38,8 @@ def math_verify_reward(
     response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
     found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
     and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
-    A reference of bare LaTeX (``16\sqrt{3}``), and a last line of the response that is one, is read as a whole, where
-    RM-Gallery compares the 16 in it.
+    A reference without delimiters (``16\sqrt{3}``, ``y = -2x``), and a last line of the response that is nothing but
+    such mathematics, is read as a whole, where RM-Gallery compares the 16, or the -2, in it.
     Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
     takes over ``timeout_s`` seconds of processor time each; ``verify_failed`` where the comparison raises.
     Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
@@ -102,29 +102,38 @@ def _parsed(text: str, timeout_s: int) -> list[Any]:
 
 @lru_cache(maxsize=1024)  # the candidates of one prompt share it; timeouts are not kept
 def _parsed_reference(text: str, timeout_s: int) -> list[Any]:
-    r"""As ``_parsed``; LaTeX without delimiters, as data sets hold references (``16\sqrt{3}``, ``(-1,6)``), is read whole.
+    r"""As ``_parsed``; mathematics without delimiters, as data sets hold references, is read whole.
 
-    math-verify alone finds only the plain number in the first, 16, and nothing in the second.
+    math-verify alone finds only a plain number in it: 16 in ``16\sqrt{3}``, -2 in ``y = -2x``, nothing in ``(-1,6)``.
     """
     if not text or any(mark in text for mark in _DELIMITERS):
         return _parsed(text, timeout_s)
-    if "\\" in text:
+    if "\\" in text or _is_symbolic(text):
         return _parsed(f"${text}$", timeout_s) or _parsed(text, timeout_s)
     return _parsed(text, timeout_s) or ([] if _WORD.search(text) else _parsed(f"${text}$", timeout_s))
 
 
 def _delimited(response: str) -> str:
-    """The response, with a last line that is nothing but bare LaTeX put between delimiters, as its reference is."""
+    """The response, with a last line that is nothing but mathematics put between delimiters, as its reference is."""
     line = response.rsplit("\n", 1)[-1].strip()
-    bare = "\\" in line and not any(mark in line for mark in _DELIMITERS) and "\\boxed" not in response
-    if not bare or _WORD.search(_COMMAND.sub("", line)):
+    if any(mark in line for mark in _DELIMITERS) or "\\boxed" in response:
         return response
-    return f"{response.removesuffix(line)}${line}$"
+    bare = not _WORD.search(_COMMAND.sub("", line)) if "\\" in line else _is_symbolic(line) or _NUMBER.fullmatch(line)
+    return f"{response.removesuffix(line)}${line}$" if bare else response
 
 
-_DELIMITERS = ("$", "\\(", "\\[", "\\boxed", "\\begin")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+def _is_symbolic(text: str) -> bool:
+    """Whether a short text is a term or an equation in single letters, such as ``2k`` or ``y = -2x``."""
+    return bool(_SYMBOL.search(text) and _DIGIT_OR_RELATION.search(text) and not _NOT_SYMBOLIC.search(text))
+
+
+_DELIMITERS = ("$", "\\(", "\\[", "\\boxed", "\\begin{equation", "\\begin{align", "\\begin{gather", "\\begin{math")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3}")  # prose, not symbols
+_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?")
+_SYMBOL = re.compile(r"[A-Za-z]")
+_DIGIT_OR_RELATION = re.compile(r"[0-9=<>]")
+_NOT_SYMBOLIC = re.compile(r"[A-Za-z]{2}|[0-9][eE][+-]?[0-9]|[^\x20-\x7e]|[.?!:;]\s*$")
 
 
 def _shown(parsed: list[Any]) -> str:

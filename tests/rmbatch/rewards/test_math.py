@@ -29,6 +29,15 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"\boxed{16}", r"16\sqrt{3}", 0.0, None),  # bare LaTeX is read whole; math-verify alone would find the 16 in it
     ("So:\n\n# Answer\n\n16 \\sqrt{3}", r"16\sqrt{3}", 1.0, None),  # and so is a last line of it
     ("it is \\sqrt{3}, or so", r"\sqrt{3}", 0.0, None),  # but no line of prose
+    ("$2^3\\cdot3^2=72$, so\n\n# Answer\n\n2\n", "2", 1.0, None),  # a last line of its own, not the formula above it
+    ("$x$ is 72\nin all, 2 steps.", "72", 0.0, None),  # what ends a sentence is prose
+    (r"\boxed{y = -2x}", "y = -2x", 1.0, None),  # not the -2 in it
+    ("so\ny = -2x", "y = -2x", 1.0, None),
+    (r"\boxed{-2}", "y = -2x", 0.0, None),
+    (r"\boxed{5}", "x = 5", 1.0, None),
+    (r"\boxed{2k}", "2k", 1.0, None),
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 1.0, None),
+    (r"\boxed{\begin{pmatrix} 7 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 0.0, None),  # not the 2
     (r"\boxed{\frac{5}{9}}", r"\frac 59", 1.0, None),
     (r"\boxed{(-1,6)}", "(-1,6)", 1.0, None),
     (r"\boxed{x^3-6+3x}", "x^3+3x-6", 1.0, None),
