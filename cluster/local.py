@@ -26,7 +26,7 @@ def attached(address: str | None = None, num_cpus: int | None = None) -> Iterato
     if address:
         ray.init(address=address, **options)
     else:
-        ray.init(num_cpus=num_cpus, include_dashboard=False, **options)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)  # not one that happens to run
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ Both say one line, which survives pickling and whatever Ray adds to an exception
 """
 
 
-class _OneLine(Exception):
+class _OneLineError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = " ".join(message.split())
@@ -15,9 +15,9 @@ class _OneLine(Exception):
         return self.message
 
 
-class UserError(_OneLine):
+class UserError(_OneLineError):
     """The job cannot be done as it is written; the message names the thing, the value and the cure."""
 
 
-class JobError(_OneLine):
+class JobError(_OneLineError):
     """The job stopped before its end; what is committed stays, and the same command goes on from there."""

@@ -1,4 +1,4 @@
-"""What one write task does with one block: work off the rows that are alive, guarded against rows that kill the process.
+"""What one write task does with one block: work off the living rows, guarded against rows that kill the process.
 
 Plain functions on Arrow tables; Ray calls them, and so do tests without Ray.
 

@@ -66,7 +66,7 @@ def cut_tasks(dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, n
 
 
 def quiet() -> None:
-    """Ray Data's own progress, plans and tracebacks go to its log files; a job shows its own, and errors as ``ours``."""
+    """Ray Data's own progress, plans and tracebacks go to its log files; a job shows its own (errors: ``ours``)."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.raise_original_map_exception = True  # wrapped in Ray's own, an error reaches us without its cause
