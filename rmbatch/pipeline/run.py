@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
-from connectors.units import Range, pack
+from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.scoreboard import Scoreboard
@@ -28,6 +28,8 @@ B = TypeVar("B")
 
 MIN_TASKS_PER_CPU = 4
 """So that the last tasks do not leave the cluster idle."""
+MIN_SPLIT_ROWS = 256
+"""No piece is cut smaller than this, so that a task's own cost stays small."""
 MAX_TASKS = 100_000
 """Ray's driver spends about 20 ms on each."""
 
@@ -44,7 +46,8 @@ def run_pieces(
     block_rows: int | None = None,
 ) -> None:
     """Score, choose and write the rows of ``pieces``; returns when all are committed, raises JobError if one is not."""
-    tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus=int(ray.cluster_resources().get("CPU", 1)))
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus, splittable=work.group is None)
 
     def stages(table: pa.Table) -> pa.Table:
         return work(table)
@@ -57,11 +60,20 @@ def run_pieces(
         rows.write_datasink(LedgerSink(spec, run, epoch, board))
 
 
-def cut_tasks(dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int) -> list[list[Range]]:
-    """The pieces as tasks of about one output file each, but enough of them to keep all CPUs busy to the end."""
+def cut_tasks(
+    dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int, *, splittable: bool
+) -> list[list[Range]]:
+    """The pieces as tasks of about one output file each, but enough of them to keep all CPUs busy to the end.
+
+    ``splittable``: a piece may be cut at any row, which is done where there are too few of them; a task that begins
+    inside a row group decodes it from its beginning, on a CPU that would else be idle.
+    """
     units = dataset.units
+    wanted = MIN_TASKS_PER_CPU * num_cpus
+    if splittable and len(pieces) < wanted:
+        pieces = split_evenly(pieces, wanted, MIN_SPLIT_ROWS)
     total = sum(units[piece.unit].num_bytes * piece.num_rows / max(units[piece.unit].num_rows, 1) for piece in pieces)
-    target = min(file_bytes, total / (MIN_TASKS_PER_CPU * num_cpus))
+    target = min(file_bytes, total / wanted)
     return list(pack(pieces, units, max(target, total / MAX_TASKS)))
 
 

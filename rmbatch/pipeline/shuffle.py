@@ -35,7 +35,7 @@ def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputData
     """The same rows with all rows of a key next to each other; raises JobError if any row was lost or doubled."""
     num_buckets = min(max(1, dataset.num_bytes // BUCKET_BYTES), MAX_BUCKETS)
     pieces = [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
-    tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, int(ray.cluster_resources().get("CPU", 1)))
+    tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, int(ray.cluster_resources().get("CPU", 1)), splittable=True)
 
     def assign(table: pa.Table) -> pa.Table:
         return table.append_column(BUCKET, pa.array(bucket_of(table, key, num_buckets)))

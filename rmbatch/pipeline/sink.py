@@ -5,6 +5,7 @@ Ray's own ``on_write_complete`` comes once, at the very end; a job that is kille
     dataset.write_datasink(LedgerSink(spec, run="4f1c", epoch=3, board=board))
 """
 
+import time
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -15,6 +16,9 @@ from connectors.lease import current_epoch
 from connectors.ledger import Ledger, rows_by_part
 from connectors.writer import OutputSpec, OutputWriter
 from rmbatch.pipeline.scoreboard import Scoreboard
+
+COMMIT_EVERY_S = 300.0
+"""Work that took this long is committed, however small its file: a crash costs no more of slow or paid work."""
 
 
 class LedgerSink(Datasink[int]):  # type: ignore[misc]
@@ -29,8 +33,13 @@ class LedgerSink(Datasink[int]):  # type: ignore[misc]
     def write(self, blocks: Iterable[pa.Table], ctx: object) -> int:
         reported = 0
         with OutputWriter(self._spec, self._run, before_commit=self._check_still_ours) as writer:
+            committed_at = time.monotonic()
             for block in blocks:
                 writer.add(block)
+                if time.monotonic() - committed_at > COMMIT_EVERY_S:
+                    writer.flush()
+                if len(writer.commits) > reported:
+                    committed_at = time.monotonic()
                 reported = self._report(writer, reported)
         self._report(writer, reported)
         return sum(record.num_rows for record in writer.commits)
