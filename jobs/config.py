@@ -4,15 +4,15 @@ job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "
 job.input.path, job.rewards["math"].knobs, job.select.keep
 """
 
-import re
 from collections.abc import Mapping
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from connectors.errors import UserError
 from jobs.jobfile import shown, validate
+from jobs.reward_config import Config, Name, RewardConfig
 from rmbatch.combine import CombineRule
 from rmbatch.names import nearest
 from rmbatch.scoring import TOTAL
@@ -22,11 +22,7 @@ Text = Annotated[str, Field(min_length=1)]
 """Text that is not empty: an empty path would be the current folder."""
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class StorageConfig(_Config):
+class StorageConfig(Config):
     """How to reach a store. Credentials come from the environment or a profile, never from a job file."""
 
     endpoint: str | None = None
@@ -43,7 +39,7 @@ class StorageConfig(_Config):
     """Tries per request before an error is final."""
 
 
-class GroupConfig(_Config):
+class GroupConfig(Config):
     """Flat rows: which of them answer the same prompt."""
 
     by: str
@@ -55,20 +51,20 @@ class GroupConfig(_Config):
     """
 
 
-class InputConfig(_Config):
+class InputConfig(Config):
     """Where the rows are."""
 
     path: Text | Annotated[list[Text], Field(min_length=1)]
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
     """auto: by the files' names."""
-    columns: dict[str, str | list[str] | None] = {}
+    columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
     responses are one candidate each. What is left out is guessed from common names; `rmbatch plan` shows it.
     """
     group: GroupConfig | None = None
     """For flat rows (one response a row). None: rows are not grouped."""
-    types: dict[str, Literal["json"]] = {}
+    types: dict[str, Literal["json"]] = Field(default_factory=dict)
     """JSONL columns to keep as JSON text, whatever their values are."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first rows. None: all."""
@@ -76,27 +72,7 @@ class InputConfig(_Config):
     """How to reach the input."""
 
 
-class RewardConfig(_Config):
-    """One reward: its name and its knobs, side by side in the job file."""
-
-    reward: str
-    """A built-in name, `path/to/file.py:function`, `package.module:function` or an installed package's entry point."""
-    knobs: dict[str, Any] = {}
-    """Everything else that stands beside `reward`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_knobs(cls, written: Any) -> Any:
-        if isinstance(written, str):
-            return {"reward": written}
-        if not isinstance(written, Mapping) or "reward" not in written:
-            raise ValueError("write which reward it is, like {reward: f1_score}")
-        if isinstance(written.get("knobs"), Mapping):
-            return written
-        return {"reward": written["reward"], "knobs": {key: value for key, value in written.items() if key != "reward"}}
-
-
-class OutputConfig(_Config):
+class OutputConfig(Config):
     """Where and how the results are written."""
 
     path: Text
@@ -123,7 +99,7 @@ class OutputConfig(_Config):
         return self
 
 
-class RunConfig(_Config):
+class RunConfig(Config):
     """How the job runs; no score hangs on it, so all of it may change between runs on one output."""
 
     address: str | None = None
@@ -152,10 +128,10 @@ class SelectConfig(SelectionRule):
     """Name of a reward, or total. None: the total, or the only reward."""
 
 
-class _RewardJob(_Config):
+class _RewardJob(Config):
     input: InputConfig
     """Where the rows are."""
-    rewards: Annotated[dict[str, RewardConfig], Field(min_length=1)]
+    rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     """By the name that their columns get: score.NAME, error.NAME, reason.NAME."""
     combine: CombineRule | None = None
     """Weights of a total, score.total, and what a missing part does to it. None: no total."""
@@ -166,12 +142,9 @@ class _RewardJob(_Config):
 
     @field_validator("rewards")
     @classmethod
-    def _names_are_plain(cls, rewards: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
-        for name in rewards:
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise ValueError(f"the name {name!r} becomes part of column names; use letters, digits, _ and -")
-            if name == TOTAL:
-                raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
+    def _total_is_taken(cls, rewards: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
+        if TOTAL in rewards:
+            raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
         return rewards
 
 

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from rmbatch.scoring import null_codes
+
 LOG_EVERY_S = 10.0
 
 
@@ -98,7 +100,7 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
     for name, count in tally.items():
         if name.startswith("scored."):
             reward = name.removeprefix("scored.")
-            shown = ", ".join(f"{code} {n:,}" for code, n in _below(f"null.{reward}.", tally).items())
+            shown = ", ".join(f"{code} {n:,}" for code, n in null_codes(tally, reward).items())
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
     if speed.get("seconds"):
         lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))

@@ -51,7 +51,9 @@ _CURES = {
     "literal_error": "{expected}",
     "string_too_short": "some text",
     "string_type": "text in quotes",
+    "too_long": "at most {max_length} of them",
     "too_short": "at least {min_length} of them",
+    "tuple_type": "a list",
 }
 """What to write instead, by pydantic's type of error."""
 

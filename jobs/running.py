@@ -30,6 +30,8 @@ from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
 from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
+from rmbatch.rewards.composition import NOT_REACHED
+from rmbatch.scoring import null_codes
 
 SAMPLE_ROWS = 1000
 """A job is fitted to so many rows of JSONL before the whole input is scanned."""
@@ -65,7 +67,10 @@ def run_job(job: Job, display: Display) -> Summary:
         _say_changes(ledger.plan(), job, display)
         clean(ledger)
         display.say(f"{folder.url} is finished; nothing to do")
-        return Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
+        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
+        if not ledger.private.exists("summary.json"):  # killed between the manifest and the summary
+            _keep_summary(ledger, summary)
+        return summary
     plan = ledger.plan(storage_options(job.input.storage))
     listing = list_job_input(job)
     dataset: InputDataset | None = None
@@ -190,10 +195,11 @@ def too_many_nulls(tally: Mapping[str, int], limit: float | None, at_least: int)
         if not key.startswith("scored."):
             continue
         name = key.removeprefix("scored.")
-        nulls = {code: n for code, n in tally.items() if code.startswith(f"null.{name}.")}
+        nulls = null_codes(tally, name)
+        nulls.pop(NOT_REACHED, None)  # a part that was not asked has not failed
         missing = sum(nulls.values())
         if scored + missing >= at_least and missing > limit * (scored + missing):
-            worst = max(nulls, key=lambda code: nulls[code]).removeprefix(f"null.{name}.")
+            worst = next(iter(nulls))
             share = missing / (scored + missing)
             return (
                 f"score.{name} is null for {share:.0%} of {scored + missing:,} responses, mostly {worst}; "
@@ -282,5 +288,9 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         worked / seconds,
         plan.dataset.num_bytes * share / seconds,
     )
-    ledger.private.write("summary.json", orjson.dumps(vars(summary), option=orjson.OPT_INDENT_2))
+    _keep_summary(ledger, summary)
     return summary
+
+
+def _keep_summary(ledger: Ledger, summary: Summary) -> None:
+    ledger.private.write("summary.json", orjson.dumps(vars(summary), option=orjson.OPT_INDENT_2))

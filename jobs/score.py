@@ -8,7 +8,6 @@ output: {path: scored/}
 
 from connectors.errors import UserError
 from jobs.config import BestOfNJob, ScoreJob
-from rmbatch.rewards.bound import bind
 from rmbatch.rows import Roles
 from rmbatch.scoring import ScoreStage
 
@@ -20,11 +19,11 @@ def stages(job: ScoreJob, roles: Roles) -> list[ScoreStage]:
 
 def score_stage(job: ScoreJob | BestOfNJob, roles: Roles) -> ScoreStage:
     """The job's rewards, bound to their knobs; raises UserError for an unknown reward or knob."""
-    rewards = {name: bind(config.reward, config.knobs) for name, config in job.rewards.items()}
+    rewards = {name: config.build() for name, config in job.rewards.items()}
     if job.combine is not None:
         job.combine.check(list(rewards))
     group = job.input.group.by if job.input.group and roles.responses is None else None
-    comparing = [name for name, reward in rewards.items() if reward.spec.takes_offsets]
+    comparing = [name for name, reward in rewards.items() if reward.takes_offsets]
     if comparing and roles.responses is None and group is None:
         raise UserError(
             f"reward {comparing[0]!r} compares the responses of one prompt; name the prompt's key in input.group.by"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmbatch.rewards.bound import Reward
     from rmbatch.rewards.contract import Scores as Scores
+    from rmbatch.rewards.evaluation import Reward
 
 
 def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":

@@ -21,8 +21,8 @@ from connectors.errors import JobError, UserError
 from connectors.groups import group_offsets
 from connectors.schema import ORIGIN_ROW, ORIGIN_URI
 from rmbatch.combine import CombineRule, weighted_sum
-from rmbatch.rewards.bound import Reward
 from rmbatch.rewards.contract import Scores
+from rmbatch.rewards.evaluation import Reward, column_of
 from rmbatch.rows import FlatView, Roles, flatten
 
 TOTAL = "total"
@@ -43,96 +43,104 @@ class ScoreStage:
     on_error: Literal["stop", "null"] = "stop"
     """What an exception in a reward does: stop the job, or null with the code ``reward_raised``."""
 
-    @property
-    def score_names(self) -> list[str]:
-        """The scores that are added, in the order of their columns."""
-        return [*self.rewards, *([TOTAL] if self.combine else [])]
+    def added(self) -> dict[str, pa.DataType]:
+        """The columns that are added, in order, and the type of each per response."""
+        found: dict[str, pa.DataType] = {}
+        for name, reward in self.rewards.items():
+            found |= reward.column_types(name)
+        if self.combine is not None:
+            found |= {f"score.{TOTAL}": pa.float64(), f"error.{TOTAL}": pa.string()}
+        return found
 
     def reads(self) -> dict[str, tuple[str, ...]]:
         """What each reward reads, by role or column name."""
-        return {name: reward.spec.columns for name, reward in self.rewards.items()}
+        return {name: reward.columns for name, reward in self.rewards.items()}
 
     def output_schema(self, schema: pa.Schema) -> pa.Schema:
         """The columns after this stage; raises UserError where one of them is there already."""
         nested = self.roles.responses is not None
-        for name in self.score_names:
-            reward = self.rewards.get(name)
-            kinds = {"score": pa.float64(), "error": pa.string()}
-            if reward is not None and reward.spec.writes_reason:
-                kinds["reason"] = pa.string()
-            for part, kind in kinds.items():
-                column = f"{part}.{name}"
-                if column in schema.names:
-                    raise UserError(f"the input has a column {column!r} already; give the reward another name")
-                schema = schema.append(pa.field(column, pa.list_(kind) if nested else kind))
+        for column, kind in self.added().items():
+            if column in schema.names:
+                raise UserError(f"the input has a column {column!r} already; give the reward another name")
+            schema = schema.append(pa.field(column, pa.list_(kind) if nested else kind))
         return schema
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the scores added; raises JobError that names the reward and the row where a reward raises."""
-        scores = {name: self._score(name, table) for name in self.rewards}
-        if self.combine is not None:
-            total, error = weighted_sum({name: part.score for name, part in scores.items()}, self.combine)
-            scores[TOTAL] = Scores(total, error)
         view = flatten(table, self.roles)
-        for name, part in scores.items():
-            columns = {"score": part.score, "error": part.error}
-            if name in self.rewards and self.rewards[name].spec.writes_reason:
-                columns["reason"] = part.reason
-            for kind, array in columns.items():
-                values = array if kind == "score" else pc.cast(array, pa.string())
-                table = table.append_column(f"{kind}.{name}", view.nest(values))
+        scored = {name: self._score(name, table, view) for name in self.rewards}
+        arrays: dict[str, pa.Array] = {}
+        for name, parts in scored.items():
+            arrays |= {column: column_of(parts, name, column) for column in self.rewards[name].column_types(name)}
+        if self.combine is not None:
+            total, error = weighted_sum({name: parts[""].score for name, parts in scored.items()}, self.combine)
+            arrays |= {f"score.{TOTAL}": total, f"error.{TOTAL}": error}
+        for column, kind in self.added().items():
+            table = table.append_column(column, view.nest(arrays[column].cast(kind)))
         return table
 
-    def _score(self, name: str, table: pa.Table) -> Scores:
+    def _score(self, name: str, table: pa.Table, view: FlatView) -> dict[str, Scores]:
         try:
-            return self._score_columns(name, table)
+            return self._score_columns(name, table, view)
         except (UserError, JobError):
             raise
         except Exception as error:  # the boundary that owns whatever a reward's own code may raise
             return self._score_around(name, table, error)
 
-    def _score_columns(self, name: str, table: pa.Table) -> Scores:
-        view = flatten(table, self.roles)
+    def _score_columns(self, name: str, table: pa.Table, view: FlatView) -> dict[str, Scores]:
         offsets = view.offsets
         if offsets is None and self.group is not None:
             offsets = group_offsets(table, self.group)
-        return self.rewards[name].score_columns(view.column, view.num_candidates, offsets)
+        return self.rewards[name].score_parts(view.column, view.num_candidates, offsets)
 
-    def _score_around(self, name: str, table: pa.Table, error: Exception) -> Scores:
+    def _score_around(self, name: str, table: pa.Table, error: Exception) -> dict[str, Scores]:
         """Halve the table down to what raises; that stops the job, or gets nulls while the rest keeps its scores."""
         cuts = np.arange(table.num_rows + 1) if self.group is None else group_offsets(table, self.group)
         if len(cuts) > 2:
             middle = int(cuts[len(cuts) // 2])
-            return _joined([self._score(name, table.slice(0, middle)), self._score(name, table.slice(middle))])
+            halves = (table.slice(0, middle), table.slice(middle))
+            return _joined([self._score(name, half, flatten(half, self.roles)) for half in halves])
         what = " ".join(f"{type(error).__name__}: {error}".split())
         if self.on_error == "stop":
             raise JobError(
                 f"reward {name!r} raised {what} on {_address(table)}; mend it, or set run.on_error: null to go on"
             ) from error
         view = flatten(table, self.roles)
-        message = pa.repeat(pa.scalar(f"reward_raised: {what}"), view.num_candidates)
-        return Scores(pa.nulls(view.num_candidates, pa.float64()), message, pa.nulls(view.num_candidates, pa.string()))
+        count = view.num_candidates
+        message = pa.repeat(pa.scalar(f"reward_raised: {what}"), count)
+        nothing = Scores(pa.nulls(count, pa.float64()), message, pa.nulls(count, pa.string()))
+        return dict.fromkeys(self.rewards[name].part_names, nothing)
 
     def tally(self, table: pa.Table) -> Counter[str]:
         """Counts over scored rows: ``scored.<name>`` responses with a score, ``null.<name>.<code>`` those without."""
         counts: Counter[str] = Counter()
-        for name in self.score_names:
+        for name in (column.removeprefix("score.") for column in self.added() if column.startswith("score.")):
             counts[f"scored.{name}"] += len(_flat(table[f"score.{name}"]).drop_null())
             for code, number in _codes(_flat(table[f"error.{name}"])).items():
-                counts[f"null.{name}.{code}"] += number
+                counts[f"null.{name}.{code.replace('.', '_')}"] += number
         return counts
 
 
-def _joined(parts: Sequence[Scores]) -> Scores:
-    def join(pick: Callable[[Scores], pa.Array | None], kind: pa.DataType) -> pa.Array:
-        arrays = [pick(part) for part in parts]
+def null_codes(tally: Mapping[str, int], name: str) -> dict[str, int]:
+    """How often each code occurs among the nulls of ``score.<name>``, from ``ScoreStage.tally``, the most first."""
+    found = {key.rpartition("."): count for key, count in tally.items()}
+    codes = {code: count for (start, _, code), count in found.items() if start == f"null.{name}"}
+    return dict(sorted(codes.items(), key=lambda item: -item[1]))
+
+
+def _joined(halves: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    def join(part: str, pick: Callable[[Scores], pa.Array | None], kind: pa.DataType) -> pa.Array:
+        arrays = [pick(half[part]) for half in halves]
         return pa.concat_arrays([pa.nulls(0, kind) if array is None else pc.cast(array, kind) for array in arrays])
 
-    return Scores(
-        join(lambda part: part.score, pa.float64()),
-        join(lambda part: part.error, pa.large_string()),
-        join(lambda part: part.reason, pa.large_string()),
-    )
+    return {
+        part: Scores(
+            join(part, lambda scores: scores.score, pa.float64()),
+            join(part, lambda scores: scores.error, pa.large_string()),
+            join(part, lambda scores: scores.reason, pa.large_string()),
+        )
+        for part in halves[0]
+    }
 
 
 def _address(table: pa.Table) -> str:

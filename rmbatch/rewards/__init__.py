@@ -1,27 +1,36 @@
 """Rewards: what turns columns into scores. ``from rmbatch.rewards import reward, Scores`` declares one of your own.
 
-``contract.py`` is what a reward is, ``registry.py`` where names lead, ``bound.py`` one with its knobs set, ready to
-score; the others are the built-in rewards. No module here knows Ray.
+``contract.py`` is what a reward is, ``registry.py`` where names lead, ``bound.py`` one with its knobs set,
+``composition.py`` one made of others, ``evaluation.py`` what can be done with either; all else are built-in rewards.
+No module here knows Ray.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmbatch.rewards.bound import Candidate as Candidate
-    from rmbatch.rewards.bound import Result as Result
-    from rmbatch.rewards.bound import Reward as Reward
+    from rmbatch.rewards.composition import Cascade as Cascade
+    from rmbatch.rewards.composition import Gate as Gate
+    from rmbatch.rewards.composition import Router as Router
+    from rmbatch.rewards.composition import WeightedSum as WeightedSum
     from rmbatch.rewards.contract import RewardError as RewardError
     from rmbatch.rewards.contract import Scores as Scores
     from rmbatch.rewards.contract import reward as reward
+    from rmbatch.rewards.evaluation import Candidate as Candidate
+    from rmbatch.rewards.evaluation import Result as Result
+    from rmbatch.rewards.evaluation import Reward as Reward
     from rmbatch.rewards.registry import describe as describe
     from rmbatch.rewards.registry import list_rewards as list_rewards
     from rmbatch.rewards.registry import resolve as resolve
 
 _HOME = {
-    "Candidate": "bound",
-    "Result": "bound",
-    "Reward": "bound",
+    "Cascade": "composition",
+    "Gate": "composition",
+    "Router": "composition",
+    "WeightedSum": "composition",
+    "Candidate": "evaluation",
+    "Result": "evaluation",
+    "Reward": "evaluation",
     "RewardError": "contract",
     "Scores": "contract",
     "reward": "contract",

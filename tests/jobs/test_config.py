@@ -132,8 +132,14 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ("{run: {on_error: ignore}}", "run.on_error: got 'ignore'; write 'stop' or 'null'"),
         ("{rewards: {}}", "rewards: got {}; write at least 1 of them"),
         ("{rewards: [math]}", "rewards: got ['math']; write keys and values"),
-        ("{rewards: {math: 3}}", "rewards.math: write which reward it is, like {reward: f1_score}"),
-        ("{rewards: {math: {rewrd: f1}}}", "rewards.math: write which reward it is, like {reward: f1_score}"),
+        (
+            "{rewards: {math: 3}}",
+            "rewards.math: write which reward it is, like {reward: f1_score}; or one of sum, gate, route, cascade",
+        ),
+        (
+            "{rewards: {math: {rewrd: f1}}}",
+            "rewards.math: write which reward it is, like {reward: f1_score}; or one of sum, gate, route, cascade",
+        ),
         ("{rewards: {math: {reward: 3}}}", "rewards.math.reward: got 3; write text in quotes"),
         (
             "{rewards: {total: {reward: accuracy}}}",
@@ -141,7 +147,7 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ),
         (
             "{rewards: {a.b: {reward: accuracy}}}",
-            "rewards: the name 'a.b' becomes part of column names; use letters, digits, _ and -",
+            "rewards.a.b: the name 'a.b' becomes part of column names; use letters, digits, _ and -",
         ),
         ("{combine: 3}", "combine: write reward names and their weights, like {math: 1.0, length: 0.1}; got 3"),
         ("{combine: {math: much}}", "combine: the weight of 'math' must be a finite number; got 'much'"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.rewards.bound import Candidate, Result
+from rmbatch.rewards.evaluation import Candidate, Result
 from rmbatch.rewards.registry import BUILTIN
 
 PIECES = ["4", "5", r"\boxed{4}", "<think>", "</think>", "<answer>a</answer>", " the cat", "\n", "é", "中文", "$x$"]

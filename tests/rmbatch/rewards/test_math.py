@@ -13,7 +13,7 @@ import pytest
 
 import rmbatch
 from rmbatch.rewards import math as math_rewards
-from rmbatch.rewards.bound import Result
+from rmbatch.rewards.evaluation import Result
 from rmbatch.rewards.math import math_verify_reward
 from rmbatch.rewards.math_process import HELPER
 

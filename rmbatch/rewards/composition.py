@@ -1,0 +1,336 @@
+"""Rewards made of rewards: a weighted sum, a gate, a router, a cascade; nested as one likes, each a ``Reward`` itself.
+
+Every part keeps scores of its own beside the composition's (``score.<name>.<part>``). A part is asked only about the
+responses that reach it: behind a closed gate, on another route, outside a band nothing is computed, and the part's
+error says ``not_reached``. A null is never averaged away: what it does to the whole is each composition's own policy.
+
+    Gate(require=reward("reasoning_format"), then=reward("math_verify"))
+    Router({"math": (When("source", equals="math"), reward("math_verify"))}, default=reward("f1_score"))
+    Cascade({"words": reward("f1_score"), "maths": reward("math_verify")}, bands={"words": (0.2, 0.8)})
+    WeightedSum({"a": reward("accuracy"), "b": Gate(...)}, CombineRule.model_validate({"a": 1.0, "b": 0.5}))
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from connectors.errors import UserError
+from rmbatch.combine import CombineRule, weighted_sum
+from rmbatch.messages import TEXT
+from rmbatch.rewards.contract import Scores
+from rmbatch.rewards.evaluation import Columns, Offsets, Reward
+
+Asked = tuple[dict[str, Scores], Scores]
+"""The scores of all parts, and the composition's own."""
+
+NOT_REACHED = "not_reached"
+"""The code of a part that was not asked about a response."""
+
+_NO_TEXT = pa.scalar(None, TEXT)
+_NOT_REACHED = pa.scalar(f"{NOT_REACHED}: another part decided about this response", TEXT)
+
+
+class Composition(Reward):
+    """A reward made of ``parts``, by the name that their columns end in."""
+
+    parts: Mapping[str, Reward]
+    reads: tuple[str, ...] = ()
+    """Columns that the composition itself reads."""
+    explains = True
+    """Whether it gives reasons of its own."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The kind of composition; a job or ``score(…, name=…)`` names it better."""
+        return type(self).__name__.lower()
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        named = [name for part in self.parts.values() for name in part.columns]
+        return tuple(dict.fromkeys([*self.reads, *named]))
+
+    @property
+    def takes_offsets(self) -> bool:  # type: ignore[override]
+        return any(part.takes_offsets for part in self.parts.values())
+
+    @property
+    def part_names(self) -> Mapping[str, bool]:
+        found = {"": self.explains}
+        for name, part in self.parts.items():
+            found |= {_end(name, inner): explains for inner, explains in part.part_names.items()}
+        return found
+
+    def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
+        parts, own = self._compose(_Batch(column, num_rows, offsets))
+        return {"": own, **{name: parts[name] for name in self.part_names if name}}
+
+    @abstractmethod
+    def _compose(self, batch: "_Batch") -> Asked:
+        """All parts' scores, and the composition's own."""
+
+    def _ask(self, name: str, batch: "_Batch") -> dict[str, Scores]:
+        found = self.parts[name].score_parts(batch.column, batch.num_rows, batch.offsets)
+        return {_end(name, inner): scores for inner, scores in found.items()}
+
+
+class WeightedSum(Composition):
+    """The sum of weight times score over the parts: see ``rmbatch.combine`` for its unit and what nulls do."""
+
+    explains = False
+
+    def __init__(self, parts: Mapping[str, Reward], rule: CombineRule) -> None:
+        rule.check(list(parts))
+        self.parts, self.rule = dict(parts), rule
+
+    def _compose(self, batch: "_Batch") -> Asked:
+        parts = reduce(lambda found, name: found | self._ask(name, batch), self.parts, dict[str, Scores]())
+        total, error = weighted_sum({name: parts[name].score for name in self.parts}, self.rule)
+        return parts, Scores(total, error.cast(TEXT), pa.nulls(batch.num_rows, TEXT))
+
+
+class Gate(Composition):
+    """The score of ``then`` where ``require`` reaches ``min_score``; elsewhere ``otherwise``: a hard constraint.
+
+    ``otherwise`` None: no score there (``gate_closed``). ``on_null``: where ``require`` has no score there is none
+    either (``gate_is_null``), or it counts as closed. A null of ``then`` is a null (``part_is_null``).
+    """
+
+    def __init__(
+        self,
+        require: Reward,
+        then: Reward,
+        *,
+        min_score: float = 1.0,
+        otherwise: float | None = 0.0,
+        on_null: Literal["null", "closed"] = "null",
+    ) -> None:
+        self.parts = {"require": require, "then": then}
+        self.min_score, self.otherwise, self.on_null = min_score, otherwise, on_null
+
+    def _compose(self, batch: "_Batch") -> Asked:
+        asked = self._ask("require", batch)
+        required = asked["require"].score
+        is_open = pc.greater_equal(required, self.min_score)  # null for null
+        if self.on_null == "closed":
+            is_open = is_open.fill_null(False)
+        asked |= batch.part(is_open.fill_null(False)).scatter(lambda some: self._ask("then", some), self, "then")
+        then = asked["then"].score
+        closed = pa.scalar(self.otherwise, pa.float64())
+        score = pc.if_else(is_open, then, closed)  # null where is_open is
+        shown = _joined(
+            "the gate is closed: require gave ", pc.coalesce(required.cast(TEXT), pa.scalar("no score", TEXT))
+        )
+        error = pc.if_else(
+            is_open,
+            _joined("part_is_null: then: ", asked["then"].error),
+            _joined("gate_closed: ", shown) if self.otherwise is None else _NO_TEXT,
+        )
+        error = pc.if_else(is_open.is_null(), _joined("gate_is_null: ", asked["require"].error), error)
+        reason = pc.if_else(is_open, asked["then"].reason, shown)
+        return asked, Scores(score, _where_null(score, error), reason)
+
+
+class When(BaseModel):
+    """A predicate on a column: all that is given must hold. A null value holds only for ``is_null: true``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    column: str
+    """The column that is looked at, by role or name."""
+    equals: str | int | float | bool | None = None
+    """Its value as text is this one."""
+    one_of: tuple[str | int | float | bool, ...] | None = None
+    """Its value as text is one of these."""
+    matches: str | None = None
+    """A pattern (Rust's regex syntax, linear time) is found in its text."""
+    min: float | None = None
+    """Its number is this or more."""
+    max: float | None = None
+    """Its number is this or less."""
+    is_null: bool | None = None
+    """It has no value (true), or has one (false)."""
+
+    def __init__(self, column: str, **conditions: Any) -> None:
+        super().__init__(column=column, **conditions)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set - {"column"}:
+            raise ValueError(f"when: {{column: {self.column}}} holds always; add equals, one_of, matches, min or max")
+        if self.matches is not None:
+            try:
+                _has(pa.array([""], TEXT), self.matches)
+            except pl.exceptions.PolarsError as error:
+                raise ValueError(f"matches: {self.matches!r} is no pattern ({error})") from None
+        return self
+
+    def __call__(self, column: Columns) -> pa.Array:
+        """Where it holds: bool, never null."""
+        values = column(self.column)
+        holds = pa.repeat(pa.scalar(True), len(values))
+        if self.is_null is not None:
+            holds = pc.equal(values.is_null(), self.is_null)
+        for choices in (None if self.equals is None else (self.equals,), self.one_of):
+            if choices is not None:
+                known = pa.array([_as_text(choice) for choice in choices], TEXT)
+                holds = pc.and_(holds, pc.is_in(self._texts(values), value_set=known))
+        if self.matches is not None:
+            holds = pc.and_(holds, _has(self._texts(values), self.matches).fill_null(False))
+        for limit, compare in ((self.min, pc.greater_equal), (self.max, pc.less_equal)):
+            if limit is not None:
+                holds = pc.and_(holds, compare(self._numbers(values), limit).fill_null(False))
+        return holds
+
+    def _texts(self, values: pa.Array) -> pa.Array:
+        if pa.types.is_nested(values.type):
+            raise UserError(f"when: column {self.column!r} is {values.type}; a plain value is needed")
+        return values.cast(TEXT)
+
+    def _numbers(self, values: pa.Array) -> pa.Array:
+        """The values as numbers; text that is none, and any other kind of value, is null."""
+        return pl.Series(pl.from_arrow(self._texts(values))).cast(pl.Float64, strict=False).to_arrow()
+
+
+class Router(Composition):
+    """The score of the first route whose predicate holds, else of ``default``; without one, null (``no_route``)."""
+
+    def __init__(self, routes: Mapping[str, tuple[When, Reward]], default: Reward | None = None) -> None:
+        if not routes:
+            raise UserError("a router needs at least one route")
+        if "default" in routes:
+            raise UserError("the name 'default' is taken by the reward of no route; name the route differently")
+        self.routes = {name: when for name, (when, _) in routes.items()}
+        self.parts = {name: part for name, (_, part) in routes.items()} | ({"default": default} if default else {})
+        self.reads = tuple(dict.fromkeys(when.column for when in self.routes.values()))
+
+    def _compose(self, batch: "_Batch") -> Asked:
+        unrouted = pa.repeat(pa.scalar(True), batch.num_rows)
+        asked: dict[str, Scores] = {}
+        own = Scores(*(pa.nulls(batch.num_rows, kind) for kind in (pa.float64(), TEXT, TEXT)))
+        for name in self.parts:
+            here = pc.and_(unrouted, self.routes[name](batch.column)) if name in self.routes else unrouted
+            unrouted = pc.and_not(unrouted, here)
+            asked |= batch.part(here).scatter(lambda some, name=name: self._ask(name, some), self, name)
+            own = _chosen(here, asked[name], own, f"route {name}")
+        error = pc.if_else(
+            unrouted, pa.scalar("no_route: no route takes this response, and there is no default", TEXT), own.error
+        )
+        return asked, Scores(own.score, error, own.reason)
+
+
+class Cascade(Composition):
+    """The score of the first part, but inside its band (both ends included) that of the next part, and so on.
+
+    ``on_null``: where a part has no score there is none (``part_is_null``), or the next part decides.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Reward],
+        bands: Mapping[str, tuple[float, float]],
+        *,
+        on_null: Literal["null", "next"] = "null",
+    ) -> None:
+        self.parts, self.bands, self.on_null = dict(parts), dict(bands), on_null
+        leading = list(self.parts)[:-1]
+        if not leading or list(self.bands) != leading:
+            raise UserError(
+                f"a cascade needs two parts or more, and a band for each but the last, in order; got the parts "
+                f"{', '.join(self.parts) or '(none)'} and bands for {', '.join(self.bands) or '(none)'}"
+            )
+        for name, (low, high) in self.bands.items():
+            if not low <= high:
+                raise UserError(f"the band of {name!r} must not end before it begins; got [{low}, {high}]")
+
+    def _compose(self, batch: "_Batch") -> Asked:
+        undecided = pa.repeat(pa.scalar(True), batch.num_rows)
+        asked: dict[str, Scores] = {}
+        own = Scores(*(pa.nulls(batch.num_rows, kind) for kind in (pa.float64(), TEXT, TEXT)))
+        for name in self.parts:
+            asked |= batch.part(undecided).scatter(lambda some, name=name: self._ask(name, some), self, name)
+            own = _chosen(undecided, asked[name], own, f"decided by {name}")
+            if name in self.bands:
+                low, high = self.bands[name]
+                score = asked[name].score
+                inside = pc.and_(pc.greater_equal(score, low), pc.less_equal(score, high))
+                undecided = pc.and_(undecided, inside.fill_null(self.on_null == "next"))
+        return asked, own
+
+
+class _Batch:
+    """Columns of responses, and parts of them."""
+
+    def __init__(self, column: Columns, num_rows: int, offsets: Offsets | None) -> None:
+        self.column, self.num_rows, self.offsets = column, num_rows, offsets
+
+    def part(self, mask: pa.Array) -> "_Part":
+        """The responses where the mask holds (bool, no nulls)."""
+        return _Part(self, mask)
+
+
+class _Part:
+    """Some responses of a batch; of a prompt's responses only these are compared with each other."""
+
+    def __init__(self, whole: _Batch, mask: pa.Array) -> None:
+        self.whole, self.mask = whole, np.asarray(mask)
+
+    def scatter(self, ask: Any, owner: Composition, name: str) -> dict[str, Scores]:
+        """What ``ask`` says of these responses, in the places of the whole batch; not_reached elsewhere."""
+        if self.mask.all():
+            found: dict[str, Scores] = ask(self.whole)
+            return found
+        places = np.concatenate([[0], np.cumsum(self.mask)])
+        if self.mask.any():
+            keep = pa.array(self.mask)
+            offsets = None if self.whole.offsets is None else places[self.whole.offsets]
+            some: dict[str, Scores] = ask(
+                _Batch(lambda column: self.whole.column(column).filter(keep), int(places[-1]), offsets)
+            )
+        else:
+            nothing = Scores(*(pa.array([], kind) for kind in (pa.float64(), TEXT, TEXT)))
+            some = {_end(name, inner): nothing for inner in owner.parts[name].part_names}
+        index = pa.array(places[:-1], mask=~self.mask)
+        reached = pa.array(self.mask)
+        return {
+            part: Scores(
+                scores.score.take(index),
+                pc.if_else(reached, scores.error.take(index), _NOT_REACHED),  # type: ignore[union-attr]
+                scores.reason.take(index),  # type: ignore[union-attr]
+            )
+            for part, scores in some.items()
+        }
+
+
+def _chosen(here: pa.Array, part: Scores, others: Scores, why: str) -> Scores:
+    """The part's scores in some places, the others' elsewhere."""
+    error = pc.if_else(here, _where_null(part.score, _joined("part_is_null: ", part.error)), others.error)
+    reason = _joined(why, pc.coalesce(_joined(": ", part.reason), pa.scalar("", TEXT)))
+    return Scores(pc.if_else(here, part.score, others.score), error, pc.if_else(here, reason, others.reason))
+
+
+def _joined(prefix: str, texts: pa.Array) -> pa.Array:
+    """The prefix before each text; null stays null."""
+    return pc.binary_join_element_wise(pa.scalar(prefix, TEXT), texts, pa.scalar("", TEXT))
+
+
+def _where_null(score: pa.Array, error: pa.Array) -> pa.Array:
+    return pc.if_else(score.is_null(), error, _NO_TEXT)
+
+
+def _has(texts: pa.Array, pattern: str) -> pa.Array:
+    return pl.Series(pl.from_arrow(texts)).str.contains(pattern).to_arrow()
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _end(name: str, inner: str) -> str:
+    return f"{name}.{inner}" if inner else name

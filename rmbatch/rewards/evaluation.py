@@ -1,0 +1,211 @@
+"""A reward that is ready to score: samples, lists of samples, tables, and the columns of a job's batch.
+
+``Reward.score_parts`` is the one kernel. The rest brings samples or tables to columns and scores back to their shape,
+so that ``evaluate``, ``evaluate_batch``, ``score`` and a job give the same numbers. Rewards come from ``bound.py`` (a
+function or class with its knobs set) and from ``composition.py`` (rewards made of rewards).
+
+    rm = rmbatch.reward("accuracy")
+    rm.evaluate({"response": "4", "reference": "4"})             # Result(score=1.0, error=None, reason=None)
+    rm.evaluate({"responses": ["4", "5"], "reference": "4"})     # one Result per response
+    rm.best_of_n({"responses": ["5", "4"], "reference": "4"})    # [Candidate(index=1, response="4", score=1.0)]
+    rm.score(pa.table({"response": ["4"], "reference": ["4"]}))  # + score.accuracy, error.accuracy
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from connectors.errors import UserError
+from rmbatch.messages import MESSAGES, TEXT
+from rmbatch.rewards.contract import Scores
+from rmbatch.rows import JSON_MARK, FlatView, flatten, guess_roles
+
+Sample = Mapping[str, Any]
+"""One row as a dict: the columns of a table, e.g. prompt, response or responses, reference."""
+Columns = Callable[[str], pa.Array]
+"""A batch: gives a column of one value per response, by role or name."""
+Offsets = np.ndarray[Any, Any]
+"""Where the responses of each prompt begin: int64 [prompts + 1]."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a reward says of one response; ``score`` None means no score, and ``error`` says why."""
+
+    score: float | None
+    error: str | None = None
+    reason: str | None = None
+    parts: Mapping[str, "Result"] = field(default_factory=dict, hash=False)
+    """Of a composition: what its parts said, by the names that their columns end in."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One chosen response of a sample."""
+
+    index: int
+    """Its place among the sample's responses, from 0."""
+    response: str | None
+    score: float
+
+
+class Reward(ABC):
+    """What scores responses. Picklable; state is built where it lands."""
+
+    name: str
+    columns: tuple[str, ...]
+    """The columns it reads, by role or name."""
+    takes_offsets: bool
+    """Whether it compares the responses of a prompt."""
+
+    @property
+    @abstractmethod
+    def part_names(self) -> Mapping[str, bool]:
+        """The scores it gives and whether each comes with reasons: "" is its own, others are those of its parts."""
+
+    @abstractmethod
+    def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
+        """The scores of ``num_rows`` responses for each of ``part_names``: the one kernel.
+
+        ``offsets`` as in ``FlatView.offsets``, for rewards that compare the responses of a prompt. What a reward's own
+        code raises comes through. Raises UserError where offsets are needed and not there.
+        """
+
+    def score_columns(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> Scores:
+        """Its own scores of ``num_rows`` responses."""
+        return self.score_parts(column, num_rows, offsets)[""]
+
+    def evaluate(self, sample: Sample, *, columns: Mapping[str, Any] | None = None) -> Result | list[Result]:
+        """What the reward says of a sample's response, or of each of its ``responses``.
+
+        ``columns`` maps roles to the sample's keys where their names do not tell. A key that is not there is null.
+        """
+        return self.evaluate_batch([sample], columns=columns)[0]
+
+    def evaluate_batch(
+        self, samples: Sequence[Sample], *, columns: Mapping[str, Any] | None = None
+    ) -> list[Result | list[Result]]:
+        """``evaluate`` of each sample, in order, in one go. Samples may differ in their keys."""
+        results: list[Result | list[Result]] = [[] for _ in samples]
+        for places in _alike(samples):
+            view = _view([samples[place] for place in places], columns)
+            flat = _results(self._parts(view, missing_is_null=True))
+            for row, place in enumerate(places):
+                if view.offsets is None:
+                    results[place] = flat[row]
+                else:
+                    results[place] = flat[view.offsets[row] : view.offsets[row + 1]]
+        return results
+
+    def best_of_n(
+        self, sample: Sample, n: int = 1, *, seed: int = 0, columns: Mapping[str, Any] | None = None
+    ) -> list[Candidate]:
+        """The sample's n best responses, best first; fewer where fewer have a score.
+
+        Of equal scores the lowest seeded hash of the text comes first, wherever it stands.
+        """
+        from rmbatch.selection import SelectionRule, select
+
+        if n < 1:
+            raise UserError(f"best_of_n: n={n}; at least one response has to be kept")
+        view = _view([sample], columns)
+        score = self._parts(view, missing_is_null=True)[""].score
+        response = view.column("response") if view.has("response") else pa.nulls(view.num_candidates, TEXT)
+        offsets = np.array([0, view.num_candidates], dtype=np.int64)
+        rank = select(score, offsets, SelectionRule(keep=n, seed=seed), response).rank.to_pylist()
+        kept = sorted((place, index) for index, place in enumerate(rank) if place is not None)
+        return [Candidate(index, response[index].as_py(), score[index].as_py()) for _, index in kept]
+
+    def score(self, table: pa.Table, columns: Mapping[str, Any] | None = None, name: str | None = None) -> pa.Table:
+        """The table with ``score.<name>``, ``error.<name>`` and, if the reward gives reasons, ``reason.<name>``.
+
+        ``columns`` maps roles to columns where their names do not tell; ``name`` None: the reward's own. Nested rows
+        get lists aligned with their candidates, a composition's parts columns of their own, ``score.<name>.<part>``.
+        Raises UserError for a column that is missing, or there already.
+        """
+        view = flatten(table, guess_roles(table.schema, columns))
+        parts = self._parts(view)
+        for column, kind in self.column_types(name or self.name).items():
+            if column in table.schema.names:
+                raise UserError(
+                    f"the table has a column {column!r} already; give this one another name: score(…, name=…)"
+                )
+            table = table.append_column(column, view.nest(column_of(parts, name or self.name, column).cast(kind)))
+        return table
+
+    def column_types(self, name: str) -> dict[str, pa.DataType]:
+        """The columns that this reward adds under a name, and the type of each per response."""
+        found: dict[str, pa.DataType] = {}
+        for part, with_reason in self.part_names.items():
+            end = f"{name}.{part}" if part else name
+            found |= {f"score.{end}": pa.float64(), f"error.{end}": pa.string()}
+            if with_reason:
+                found[f"reason.{end}"] = pa.string()
+        return found
+
+    def _parts(self, view: FlatView, *, missing_is_null: bool = False) -> dict[str, Scores]:
+        def column(name: str) -> pa.Array:
+            if missing_is_null and not view.has(name):
+                return pa.nulls(view.num_candidates, MESSAGES if name == "prompt" else TEXT)
+            return view.column(name)
+
+        return self.score_parts(column, view.num_candidates, view.offsets)
+
+
+def column_of(parts: Mapping[str, Scores], name: str, column: str) -> pa.Array:
+    """The array behind one of ``Reward.column_types``: ``score.<name>``, ``error.<name>.<part>``, ..."""
+    kind, _, end = column.partition(".")
+    array: pa.Array = getattr(parts[end.removeprefix(name).removeprefix(".")], kind)
+    return array
+
+
+def _results(parts: Mapping[str, Scores]) -> list[Result]:
+    by_part = {}
+    for name, scores in parts.items():
+        assert scores.error is not None
+        assert scores.reason is not None
+        by_part[name] = list(map(Result, scores.score.to_pylist(), scores.error.to_pylist(), scores.reason.to_pylist()))
+    own = by_part.pop("")
+    if not by_part:
+        return own
+    names = list(by_part)
+    return [
+        Result(result.score, result.error, result.reason, dict(zip(names, said)))
+        for result, said in zip(own, zip(*by_part.values()))
+    ]
+
+
+def _alike(samples: Iterable[Sample]) -> list[list[int]]:
+    """The places of samples with the same keys and types: what a sample means must not hang on its neighbours."""
+    groups: dict[frozenset[tuple[str, type]], list[int]] = {}
+    for place, sample in enumerate(samples):
+        groups.setdefault(frozenset((key, type(value)) for key, value in sample.items()), []).append(place)
+    return list(groups.values())
+
+
+def _view(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatView:
+    """Samples with the same keys, as flat columns; a key that ``columns`` names and no sample has is null."""
+    keys = dict.fromkeys(list(samples[0]) or ["response"])  # a table without columns would have no rows
+    for named in (columns or {}).values():
+        keys.update(dict.fromkeys(named if isinstance(named, list | tuple) else [named] if named else []))
+    fields, arrays = [], []
+    for key in keys:
+        array, is_json = _array([sample.get(key) for sample in samples])
+        fields.append(pa.field(key, array.type, metadata=dict([JSON_MARK]) if is_json else None))
+        arrays.append(array)
+    schema = pa.schema(fields)
+    return flatten(pa.Table.from_arrays(arrays, schema=schema), guess_roles(schema, columns))
+
+
+def _array(values: list[Any]) -> tuple[pa.Array, bool]:
+    """The values as an array, and whether as JSON text because they have no common type."""
+    try:
+        return pa.array(values), False
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        texts = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
+        return pa.array(texts, TEXT), True
