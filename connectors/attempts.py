@@ -1,9 +1,10 @@
 """Finds the row that kills its worker process, so that it becomes a dead letter and the rest goes on.
 
-A crash (segfault, out of memory, an exit in native code) leaves no exception to catch, and whoever retries the block dies
-again, for ever. So a stage leaves a marker beside the output before it works on a range of rows and removes it after.
-A marker that is found when the range comes back is a death. Deaths narrow the range: after two, the range is worked off
-in smaller chunks, each with a marker of its own, until a chunk of one row (or one group) has died three times.
+A crash (segfault, out of memory, an exit in native code) leaves no exception to catch, and whoever retries the block
+dies again, for ever. So a stage leaves a marker beside the output before it works on a range of rows and removes it
+after. A marker that is found when the range comes back is a death. Deaths narrow the range: after two, the range is
+worked off in smaller chunks, each with a marker of its own, until a chunk of one row (or one group) has died three
+times.
 
 A machine that was switched off leaves markers too: they cost smaller chunks once, never a row, unless the very same
 single row is under way three times when its process is killed from outside.
@@ -78,4 +79,4 @@ def narrow(rows: Range, deaths: Mapping[Range, int], cuts: Sequence[int]) -> lis
 
 
 def _within(inner: Range, outer: Range) -> bool:
-    return outer.start <= inner.start and inner.stop <= outer.stop
+    return outer.unit == inner.unit and outer.start <= inner.start and inner.stop <= outer.stop

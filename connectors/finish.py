@@ -1,13 +1,15 @@
 """Finishes an output: every planned row exactly once, nothing else in the folder, the manifest last.
 
-Idempotent: a crash anywhere in here only makes the next run do it again. ``connectors/ledger.py`` tells the whole story.
+Idempotent: a crash anywhere in here only makes the next run do it again. ``connectors/ledger.py`` has the whole story.
 
     manifest = finish(ledger, plan, spec, run="4f1c")
 """
 
 import io
+import itertools
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,28 @@ import xxhash
 
 from connectors import jsonl
 from connectors.errors import JobError
-from connectors.ledger import OUTCOMES, PARTS, VERSION, Commit, DataFile, Ledger, Plan, rows_by_part
+from connectors.ledger import (
+    OUTCOMES,
+    PARTS,
+    VERSION,
+    Commit,
+    DataFile,
+    Ledger,
+    Plan,
+    count_outcomes,
+    covered,
+    pack_outcomes,
+    record_name,
+)
 from connectors.listing import codec_of
 from connectors.schema import schema_to_text
 from connectors.storage import Folder
 from connectors.units import Coverage, Range, total_rows
-from connectors.writer import OutputSpec, file_writer, put_file, tally_of
+from connectors.writer import OutputSpec, encode, file_stem, file_suffix, file_writer, put_file, tally_of
+
+
+class UnfinishedError(JobError):
+    """Rows are left to do, such as those of a record that could not be cut: another round of work mends it."""
 
 
 def finish(ledger: Ledger, plan: Plan, spec: OutputSpec, run: str) -> dict[str, Any]:
@@ -31,23 +49,22 @@ def finish(ledger: Ledger, plan: Plan, spec: OutputSpec, run: str) -> dict[str, 
     commits = resolve_overlaps(ledger, ledger.commits(), spec, run)
     missing = ledger.missing(ledger.grouped() or plan.dataset, commits)
     if missing:
-        raise JobError(f"{total_rows(missing)} rows are not finished; run the same command again")
+        raise UnfinishedError(f"{total_rows(missing)} rows are not finished; run the same command again")
     accounted = sum(record.num_rows for record in commits)
     if accounted != plan.dataset.num_rows:
         raise JobError(f"the records account for {accounted} rows, the plan has {plan.dataset.num_rows}")
-    files = [file for record in commits for file in record.files]
-    remove_orphans(ledger.output, files)
+    remove_orphans(ledger.output, commits)
     rows: Counter[str] = Counter()
     tally: Counter[str] = Counter()
     for record in commits:
-        rows.update(rows_by_part(record))
+        rows.update(record.rows)
         tally.update(record.tally)
     manifest = {
         "version": VERSION,
         "planned_rows": plan.dataset.num_rows,
         "rows": dict(rows),
         "tally": dict(sorted(tally.items())),
-        "files": [vars(file) for file in files],
+        "files": [vars(file) for record in commits for file in record.files],
         "schema": schema_to_text(spec.schema),
         "job": plan.job,
         "runs": sorted({record.run for record in commits}),
@@ -65,52 +82,88 @@ def clean(ledger: Ledger) -> None:
         ledger.private.remove(folder)
 
 
-def remove_orphans(output: Folder, files: list[DataFile]) -> None:
-    """Delete the files of the output that no record names."""
-    wanted = {file.path for file in files}
-    found = [entry.name for part in PARTS.values() for entry in output.entries(part)]
-    output.delete([name for name in found if name not in wanted])
-    vanished = wanted.difference(found)
+def remove_orphans(output: Folder, commits: list[Commit]) -> None:
+    """Delete the files of the output that no record names; JobError if one that a record names is not there."""
+    wanted = {file.path: record for record in commits for file in record.files}
+    found = _files_present(output)
+    vanished = sorted(wanted.keys() - found)
     if vanished:
-        raise JobError(f"{len(vanished)} files of the output are gone, such as {min(vanished)}; start with a new path")
+        raise JobError(
+            f"{len(vanished)} files of {output.url} are gone, such as {vanished[0]}; "
+            f"to have its rows done again, delete _rmbatch/commits/{wanted[vanished[0]].name} and run the same command"
+        )
+    leftovers = [name for folder in (*PARTS.values(), "_rmbatch/commits") for name in output.leftovers(folder)]
+    output.delete(sorted(found - wanted.keys()) + leftovers)
+
+
+def _files_present(output: Folder) -> set[str]:
+    return {entry.name for part in PARTS.values() for entry in output.entries(part)}
 
 
 def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, run: str) -> list[Commit]:
     """Records that share no row: where two do, the later one is cut down to what the earlier ones lack."""
+    names = {record.name for record in commits}
     coverage = Coverage()
     resolved: list[Commit] = []
-    for record in commits:
-        if record.name in {done.name for done in resolved}:  # a crash has left it beside the record it was cut from
+    taken: set[str] = set()
+    for record in _least_willing_first(ledger.output, commits):
+        if record.name in taken:  # a crash has left it beside the record that it was cut from
             continue
         if any(coverage.overlap(piece) for piece in record.ranges):
-            rest = _without(ledger.output, record, coverage, spec, run)
-            if rest is not None:
-                ledger.commit(rest)
-                resolved.append(rest)
+            rest = _rest_of(ledger, record, coverage, names, spec, run)
             ledger.private.delete([f"commits/{record.name}"])
-        else:
-            resolved.append(record)
+            if rest is None:
+                continue
+            record = rest
+        resolved.append(record)
+        taken.add(record.name)
         for piece in record.ranges:
             coverage.add(piece)
     return resolved
 
 
-def _without(output: Folder, record: Commit, coverage: Coverage, spec: OutputSpec, run: str) -> Commit | None:
-    """The record with only those rows that are not covered, its files written anew; None if there are none."""
+def _least_willing_first(output: Folder, commits: list[Commit]) -> list[Commit]:
+    """Whole records first that cannot be cut, last those whose files are gone: the others may cover their rows."""
+    if covered(commits).num_rows == sum(record.num_rows for record in commits):
+        return commits  # nothing will be cut
+    present = _files_present(output)
+
+    def willing(record: Commit) -> int:
+        if any(file.path not in present for file in record.files):
+            return 2
+        return 1 if record.has_all_files else 0
+
+    return sorted(commits, key=willing)
+
+
+def _rest_of(
+    ledger: Ledger, record: Commit, coverage: Coverage, names: set[str], spec: OutputSpec, run: str
+) -> Commit | None:
+    """The record that stands for those rows of ``record`` that are not covered; None where no record does."""
     ranges = [gap for piece in record.ranges for gap in coverage.subtract(piece)]
-    if not ranges:
+    if not ranges or not record.has_all_files:  # what the job counted over unwritten rows cannot be divided: done again
         return None
+    name = record_name(ranges)
+    if name not in names:
+        ledger.commit(_cut(ledger, record, ranges, coverage, spec, run))
+    return ledger.standing(name)  # ours, or one that came before it: what stands there is what the next run reads
+
+
+def _cut(ledger: Ledger, record: Commit, ranges: list[Range], coverage: Coverage, spec: OutputSpec, run: str) -> Commit:
+    """The record with only the rows of ``ranges``, which are those that are not covered, in files written anew."""
     keep = np.concatenate([_mask(piece, coverage) for piece in record.ranges])
+    outcomes = ledger.outcomes(record)
+    stem = file_stem(ranges)
     files, tally = [], Counter[str]()
     for file in record.files:
-        of_part = keep[record.outcomes == OUTCOMES[file.part]]
-        rows = _read_table(output, file, spec).filter(pa.array(of_part))
-        tally.update(tally_of(file.part, rows, spec))
-        stem, suffix = file.path.split(".", 1)
-        writer = file_writer(file.part, spec)
-        writer.add(rows)
-        files.append(put_file(output, f"{stem}-cut.{suffix}", file.part, rows.num_rows, writer.finish()))
-    return Commit(ranges, files, record.outcomes[keep], tally, run)
+        of_part = keep[outcomes == OUTCOMES[file.part]]
+        if of_part.any():
+            data, counted = _cut_file(read_verified(ledger.output, file), file, of_part, spec)
+            tally.update(counted)
+            path = f"{file.part}/{stem}{file_suffix(file.part, spec)}"
+            files.append(put_file(ledger.output, path, file.part, int(np.count_nonzero(of_part)), data))
+    left = outcomes[keep]
+    return Commit(ranges, files, count_outcomes(left), tally, run, packed=pack_outcomes(left))
 
 
 def _mask(piece: Range, coverage: Coverage) -> np.ndarray:
@@ -122,14 +175,23 @@ def _mask(piece: Range, coverage: Coverage) -> np.ndarray:
 
 def read_verified(output: Folder, file: DataFile) -> bytes:
     """The file's bytes; raises JobError if they are not those that were written."""
-    data = output.read(file.path)
+    data = output.read_if_exists(file.path)
+    if data is None:
+        raise JobError(f"{output.url}/{file.path} is gone; a commit record names it")
     if xxhash.xxh3_128_hexdigest(data) != file.xxh3:
         raise JobError(f"{output.url}/{file.path} is damaged: its checksum differs from the commit record's")
     return data
 
 
-def _read_table(output: Folder, file: DataFile, spec: OutputSpec) -> pa.Table:
-    data = read_verified(output, file)
+def _cut_file(data: bytes, file: DataFile, keep: np.ndarray, spec: OutputSpec) -> tuple[bytes, Mapping[str, int]]:
+    """The bytes of a file with only the rows to keep, and what the job counts over them."""
     if file.path.endswith(".parquet"):
-        return pq.read_table(io.BytesIO(data))
-    return jsonl.table_of(data, codec_of(file.path), spec.schema)
+        table = pq.read_table(io.BytesIO(data)).filter(pa.array(keep))
+        writer = file_writer(file.part, spec)
+        writer.add(table)
+        return writer.finish(), tally_of(file.part, table, spec)
+    # Lines are kept as they are: read and written again, a timestamp would be text and a decimal a number.
+    codec = codec_of(file.path)
+    lines = jsonl.decompress(data, codec).split(b"\n")[:-1]
+    text = b"".join(line + b"\n" for line in itertools.compress(lines, keep.tolist()))
+    return encode(text, spec.compression), tally_of(file.part, jsonl.table_of(text, spec.schema), spec)

@@ -1,35 +1,28 @@
 """Reads JSONL exactly and tolerantly, and writes it: one bad line is one dead letter, never a lost file.
 
-A row is a non-blank line. ``scan`` reads a file once before the job starts and returns what nothing but reading can tell:
-how many rows it has, where its units begin and which type each column needs so that no later line surprises it. Types
-follow the values: int64, float64, text, lists, structs; a column with values of different kinds is kept as JSON text.
-Integers keep all their digits, NaN and Infinity (which Python writes) are read as such, dates stay text. A line that
-repeats a key, is not an object or is not JSON becomes a dead letter with its line number and its raw bytes.
+A row is a non-blank line. Integers keep all their digits, NaN and Infinity (which Python writes) are read as such,
+dates stay text. A line that repeats a key, is not an object or is not JSON becomes a dead letter with its line number
+and its raw bytes. Which types the columns have is not found here but when the job is planned
+(connectors/jsonl_scan.py).
 
-    profile = scan(store, path, codec="", start=0, stop=size)
-    profile.num_rows, profile.schema()
     for table in read(store, path, codec="", unit=unit, piece=piece, schema=schema, block_rows=4096): ...
+    data = write(table)
 """
 
 import gzip
+import io
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import orjson
 import pyarrow as pa
 
-from connectors.errors import UserError
-from connectors.schema import (
-    DEAD_TYPE,
-    add_address,
-    is_json,
-    json_field,
-    widen,
-)
+from connectors.errors import JobError, UserError
+from connectors.schema import DEAD_TYPE, add_address, is_json
 from connectors.storage import Store
 from connectors.units import Range, Unit
 
@@ -39,9 +32,6 @@ CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 CHUNK_BYTES = 8 << 20
 BLOCK_BYTES = 16 << 20
 """A block is cut at this many bytes of text, or at its number of rows."""
-MAX_STRUCT_FIELDS = 512
-"""An object with more different keys than this is a map, not a struct: kept as JSON text."""
-EXACT_IN_FLOAT = 2**53
 
 _decode = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -77,11 +67,31 @@ def parse(text: bytes) -> dict[str, Any]:
         raise BadLineError("invalid_utf8", str(error)) from None
     if type(value) is not dict:
         raise BadLineError("not_an_object", f"the line holds a JSON {_KINDS.get(type(value), 'value')}, need an object")
-    for key in value:
-        if text.count(f'"{key}"'.encode()) > 1:
-            _check_duplicate_keys(text)
-            break
+    num_keys = _num_keys(value)
+    if text.count(b":") != num_keys and _num_key_ends(text) != num_keys:
+        _check_duplicate_keys(text)
     return value
+
+
+_KEY_END = re.compile(rb'"[ \t\r]*:')
+
+
+def _num_key_ends(text: bytes) -> int:
+    """At least as many as there are keys in the text, duplicates counted; more where a string looks like one."""
+    return len(_KEY_END.findall(text))
+
+
+def _num_keys(value: dict[str, Any]) -> int:
+    """At most as many keys as the value has at all depths; a list is looked into if its first item could have some."""
+    count = 0
+    pending: list[Any] = [value]
+    for item in pending:
+        if type(item) is dict:
+            count += len(item)
+            pending += [inner for inner in item.values() if type(inner) is dict or type(inner) is list]
+        elif type(item) is list and item and (type(item[0]) is dict or type(item[0]) is list):
+            pending += item
+    return count
 
 
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
@@ -95,9 +105,12 @@ def _parse_as_python_writes(text: bytes, error: msgspec.DecodeError) -> Any:
         raise BadLineError("invalid_utf8", str(invalid)) from None
     if "NaN" in decoded or "Infinity" in decoded:
         try:
-            return json.loads(decoded)
-        except (json.JSONDecodeError, RecursionError):
+            value = json.loads(decoded)
+            orjson.dumps(value)  # Python also reads halves of surrogate pairs, and integers that no column holds
+        except (ValueError, TypeError, RecursionError):
             pass
+        else:
+            return value
     raise BadLineError("invalid_json", str(error)) from None
 
 
@@ -109,7 +122,10 @@ def _check_duplicate_keys(text: bytes) -> None:
             raise BadLineError("duplicate_key", f"key {twice!r} occurs twice in one object")
         return dict(pairs)
 
-    json.loads(text, object_pairs_hook=build)
+    try:
+        json.loads(text, object_pairs_hook=build)
+    except RecursionError:
+        raise BadLineError("too_deep", "nested too deeply") from None
 
 
 class Lines:
@@ -125,21 +141,26 @@ class Lines:
         self._offset = start
         self.number = first_line
         """Lines seen so far, blank ones included."""
+        self._rest = b""
+
+    @property
+    def unfinished(self) -> Line:
+        """What has been read of the line after the last; where a damaged file breaks off."""
+        return Line(self.number + 1, self._offset, self._rest)
 
     def __iter__(self) -> Iterator[Line]:
-        rest = b""
         for chunk in self._chunks:
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
+            lines = (self._rest + chunk).split(b"\n")
+            self._rest = lines.pop()
             for text in lines:
                 self.number += 1
                 line = _line(self.number, self._offset, text)
                 self._offset += len(text) + 1
                 if line is not None:
                     yield line
-        if rest:
+        if self._rest:
             self.number += 1
-            line = _line(self.number, self._offset, rest)
+            line = _line(self.number, self._offset, self._rest)
             if line is not None:
                 yield line
 
@@ -155,217 +176,52 @@ def _line(number: int, offset: int, text: bytes) -> Line | None:
 
 def _iter_chunks(store: Store, path: str, codec: str, start: int, stop: int | None) -> Iterator[bytes]:
     if not codec:
-        size = stop if stop is not None else _size(store, path)
+        size = stop if stop is not None else size_of(store, path)
         for begin in range(start, size, CHUNK_BYTES):
             yield store.read(path, begin, min(begin + CHUNK_BYTES, size))
         return
-    with store.open(path) as file:
+    with store.open(path) as opened:
+        watched = _Watched(opened)
+        file = io.BufferedReader(watched, 1 << 20)
         stream = gzip.GzipFile(fileobj=file) if codec == "gzip" else pa.CompressedInputStream(file, codec)
         # Small reads: what a damaged stream still yields before the damage is kept.
         read = stream.read1 if codec == "gzip" else stream.read
         while True:
             try:
                 chunk = read(64 << 10)
-            except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+            except (EOFError, zlib.error, OSError) as error:
+                if watched.failed:
+                    raise
                 raise BadLineError("damaged_file", f"the {codec} stream is cut off or damaged: {error}") from None
             if not chunk:
                 return
             yield chunk
 
 
-def _size(store: Store, path: str) -> int:
+class _Watched(io.RawIOBase):
+    """A file that knows whether reading it failed: a decompressor raises OSError for that and for damage alike."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failed = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.failed = True
+        data = self._file.read(len(buffer))
+        self.failed = False
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def size_of(store: Store, path: str) -> int:
+    """Bytes of an object; raises FileNotFoundError."""
     found = store.stat(path)
     if found is None:
         raise FileNotFoundError(store.url(path))
     return found[1]
-
-
-@dataclass
-class Profile:
-    """What a part of a file holds; parts of one input merge into one schema."""
-
-    num_rows: int = 0
-    num_bad: int = 0
-    start: int = 0
-    stop: int = 0
-    num_lines: int = 0
-    """Lines that end inside the part, blank ones included."""
-    columns: dict[str, pa.DataType | None] = field(default_factory=dict)
-    """Type by column; None is a column of mixed kinds."""
-    inexact: set[str] = field(default_factory=set)
-    """Columns with integers that float64 cannot hold."""
-    head_key: Any = None
-    head_rows: int = 0
-    head_stop: int = 0
-    head_lines: int = 0
-    tail_key: Any = None
-
-    def merge(self, other: "Profile") -> None:
-        """Take in another part's columns and counts."""
-        self.num_rows += other.num_rows
-        self.num_bad += other.num_bad
-        self.inexact |= other.inexact
-        for name, kind in other.columns.items():
-            self.columns[name] = _unite(self.columns[name], kind) if name in self.columns else kind
-
-    def schema(self, as_json: Iterable[str] = ()) -> pa.Schema:
-        """The planned schema; columns of mixed kinds, and those in ``as_json``, hold JSON text."""
-        chosen, fields = set(as_json), []
-        for name, kind in self.columns.items():
-            mixed = kind is None or (pa.types.is_float64(kind) and name in self.inexact)
-            if mixed or name in chosen or not _fits_parquet(kind):
-                fields.append(json_field(name))
-            else:
-                fields.append(pa.field(name, kind))
-        return pa.schema(fields)
-
-
-def _unite(left: pa.DataType | None, right: pa.DataType | None) -> pa.DataType | None:
-    if left is None or right is None:
-        return None
-    try:
-        return widen(left, right)
-    except TypeError:
-        return _unite_numbers(left, right)
-
-
-def _unite_numbers(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """JSON has one kind of number: whole numbers and fractions meet in float64, at any depth."""
-    numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (left, right)]
-    if all(numbers):
-        return pa.float64()
-    if pa.types.is_list(left) and pa.types.is_list(right):
-        item = _unite(left.value_type, right.value_type)
-        return None if item is None else pa.list_(item)
-    if pa.types.is_struct(left) and pa.types.is_struct(right):
-        fields = {item.name: item.type for item in left}
-        for item in right:
-            kind = _unite(fields[item.name], item.type) if item.name in fields else item.type
-            if kind is None:
-                return None
-            fields[item.name] = kind
-        return pa.struct(list(fields.items()))
-    return None
-
-
-def _fits_parquet(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return 0 < kind.num_fields <= MAX_STRUCT_FIELDS and all(_fits_parquet(item.type) for item in kind)
-    if pa.types.is_list(kind):
-        return _fits_parquet(kind.value_type)
-    return True
-
-
-def scan(store: Store, path: str, codec: str, start: int, stop: int, key: str | None = None) -> Profile:
-    """Read the lines that begin in bytes ``start`` to ``stop`` of the file: counts, exact borders and column types.
-
-    ``key`` names a group column: the profile then also tells where its first group ends and which key it ends with.
-    """
-    profile = Profile()
-    if codec:
-        profile.stop = stop
-    else:
-        profile.start, profile.stop = _line_borders(store, path, start, stop)
-    lines = Lines(store, path, codec, profile.start, None if codec else profile.stop)
-    rows: list[dict[str, Any]] = []
-    size = 0
-    try:
-        for line in lines:
-            row = _try_parse(line.text)
-            if row is None:
-                profile.num_bad += 1
-            else:
-                rows.append(row)
-                size += len(line.text)
-            if key is not None:
-                _follow_groups(profile, line, row and row.get(key))
-            profile.num_rows += 1
-            if size >= BLOCK_BYTES:
-                _add_types(profile, rows)
-                rows, size = [], 0
-    except BadLineError:  # the file is damaged from here on: one more row, which will be a dead letter
-        profile.num_rows += 1
-        profile.num_bad += 1
-    _add_types(profile, rows)
-    profile.num_lines = lines.number
-    return profile
-
-
-def _try_parse(text: bytes) -> dict[str, Any] | None:
-    try:
-        return parse(text)
-    except BadLineError:
-        return None
-
-
-def _follow_groups(profile: Profile, line: Line, key: Any) -> None:
-    if profile.num_rows == 0:
-        profile.head_key = key
-    in_head = profile.head_rows == profile.num_rows and key is not None and key == profile.head_key
-    if in_head:
-        profile.head_rows += 1
-    elif profile.head_stop == 0:
-        profile.head_stop, profile.head_lines = line.offset, line.number - 1
-    profile.tail_key = key
-
-
-def _line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
-    """The first line start at or after each of the two bytes."""
-    return _next_line(store, path, start), _next_line(store, path, stop)
-
-
-def _next_line(store: Store, path: str, position: int) -> int:
-    size = _size(store, path)
-    if position == 0 or position >= size:
-        return min(position, size)
-    at = position - 1
-    while at < size:
-        chunk = store.read(path, at, min(at + (1 << 16), size))
-        newline = chunk.find(b"\n")
-        if newline >= 0:
-            return at + newline + 1
-        at += len(chunk)
-    return size
-
-
-def _add_types(profile: Profile, rows: list[dict[str, Any]]) -> None:
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    part = Profile()
-    for name in names:
-        values = [row.get(name) for row in rows]
-        kind = _infer(values)
-        part.columns[name] = kind
-        if kind is not None and _has_inexact_integers(kind, values):
-            part.inexact.add(name)
-    profile.merge(part)
-
-
-def _infer(values: list[Any]) -> pa.DataType | None:
-    """The Arrow type that holds all values exactly, or None where there is none."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if len(kinds) > 1 and kinds != {int, float}:
-        return None
-    try:
-        return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return None
-    except OverflowError:
-        return _wide_integers(values)
-
-
-def _wide_integers(values: list[Any]) -> pa.DataType | None:
-    try:
-        return pa.array(values, pa.uint64()).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return None
-
-
-def _has_inexact_integers(kind: pa.DataType, values: list[Any]) -> bool:
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return False
-    return any(type(value) is int and not -EXACT_IN_FLOAT <= value <= EXACT_IN_FLOAT for value in values)
 
 
 def read(
@@ -373,7 +229,8 @@ def read(
 ) -> Iterator[pa.Table]:
     """The rows of one range of a unit, in blocks: the columns of ``schema`` and the hidden ones."""
     stop = None if codec else unit.start_byte + unit.num_bytes
-    lines = iter(Lines(store, path, codec, unit.start_byte, stop, unit.first_line))
+    source = Lines(store, path, codec, unit.start_byte, stop, unit.first_line)
+    lines = iter(source)
     builder = _Block(schema)
     for row in range(piece.stop):
         try:
@@ -381,7 +238,7 @@ def read(
         except BadLineError as error:
             line = None
             if row >= piece.start:
-                builder.add_dead(row, Line(0, 0, b""), error)
+                builder.add_dead(row, source.unfinished, error)
             continue
         if line is None:
             break
@@ -482,20 +339,49 @@ class _Block:
         return pa.array(letters, DEAD_TYPE)
 
 
-def table_of(data: bytes, codec: str, schema: pa.Schema) -> pa.Table:
-    """The rows of a whole JSONL file that ``write`` wrote."""
-    if codec:
-        data = (
-            gzip.decompress(data) if codec == "gzip" else pa.CompressedInputStream(pa.BufferReader(data), codec).read()
+def decompress(data: bytes, codec: str) -> bytes:
+    """The text of a whole file."""
+    if not codec:
+        return data
+    return gzip.decompress(data) if codec == "gzip" else pa.CompressedInputStream(pa.BufferReader(data), codec).read()
+
+
+def table_of(text: bytes, schema: pa.Schema) -> pa.Table:
+    """The rows of text that ``write`` wrote, in those columns of ``schema`` whose values JSON holds as they are."""
+    block = _Block(pa.schema([item for item in schema if _is_native(item.type)]))
+    for row, line in enumerate(text.split(b"\n")[:-1]):
+        block.add(row, Line(row + 1, 0, line))
+    table = block.table()
+    if block.dead:
+        row, error = min(block.dead.items())
+        raise JobError(f"line {row + 1} of a file of the output cannot be read back: {error}")
+    return table
+
+
+def _is_native(kind: pa.DataType) -> bool:
+    """Whether JSON text read back gives the same type: not so for timestamps, decimals and the like."""
+    if pa.types.is_struct(kind):
+        return all(_is_native(item.type) for item in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_native(kind.value_type)
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_boolean,
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_null,
         )
-    block = _Block(schema)
-    for row, text in enumerate(data.split(b"\n")[:-1]):
-        block.add(row, Line(row + 1, 0, text))
-    return block.table()
+    )
 
 
 def write(table: pa.Table) -> bytes:
-    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold."""
+    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold.
+
+    NaN and Infinity become null, because JSON has no word for them and most readers refuse Python's.
+    """
     json_columns = [item.name for item in table.schema if is_json(item)]
     out = bytearray()
     for row in table.to_pylist():

@@ -1,16 +1,19 @@
 """One run at a time works on an output: a lease that a dead owner loses.
 
-Each owner has an epoch, a file of its own (``lease/000003.json``) that is created once and then only beaten by its owner.
-Nothing compares clocks of two machines: a run that finds an owner watches whether its beat moves. A beat that moves is a
-living run, and the newcomer is refused. A beat that stands still for ``TTL_S``, or whose process is seen to be gone on
-this same machine, is dead: the next epoch is created, once, by whoever comes first. An owner that sees a later epoch has
-lost its lease and stops; what its workers still commit is harmless (see connectors/ledger.py).
+Each owner has an epoch, a file of its own (``lease/000003.json``) that is created once and then only beaten by its
+owner. Nothing compares clocks of two machines: a run that finds an owner watches whether its beat moves. A beat that
+moves is a living run, and the newcomer is refused. A beat that stands still for ``TTL_S``, or whose process is seen to
+be gone on this same machine, is dead: the next epoch is created, once, by whoever comes first. An owner that sees a
+later epoch has lost its lease and stops; what its workers still commit is harmless (see connectors/ledger.py). Where a
+store ignores conditional puts, two runs that begin at the same moment may both create an epoch: one of them then finds
+the other's name in it, at its next beat or check, and stops.
 
     with Lease.take(output.folder("_rmbatch/lease")) as lease:
         lease.check()          # raises JobError when somebody else has taken over
 """
 
 import json
+import secrets
 import socket
 import threading
 import time
@@ -27,6 +30,7 @@ from connectors.storage import Folder
 
 TTL_S = 30.0
 BEAT_S = 5.0
+POLL_S = 1.0
 
 
 class Lease:
@@ -34,6 +38,7 @@ class Lease:
 
     def __init__(self, folder: Folder, epoch: int) -> None:
         self._folder, self.epoch = folder, epoch
+        self._owner = secrets.token_hex(8)
         self._beat = 0
         self._stop = threading.Event()
         self._lost = False
@@ -44,7 +49,7 @@ class Lease:
         """The lease of this folder, waiting until a dead owner is known to be dead; JobError if it lives."""
         epoch = current_epoch(folder)
         if epoch and not _is_free(folder, epoch, waiting):
-            owner = _read(folder, epoch)
+            owner = _read(folder, epoch) or {"pid": "unknown", "host": "unknown"}
             raise JobError(
                 f"another run (process {owner['pid']} on {owner['host']}) is working on this output; "
                 "wait for it, stop it, or write elsewhere"
@@ -64,21 +69,32 @@ class Lease:
         self._stop.set()
         self._thread.join()
         if not self._lost:
-            self._folder.write(_name(self.epoch), self._state(released=True))
+            self._write(released=True)
 
     def check(self) -> None:
-        """Raises JobError if a later run has taken over."""
-        if self._lost or current_epoch(self._folder) > self.epoch:
+        """Raises JobError if another run has taken over."""
+        if self._lost or self._is_taken():
             raise JobError("another run has taken over this output")
+
+    def _is_taken(self) -> bool:
+        """By a later epoch; or in this one, where a store that ignores conditions let two runs create it."""
+        if current_epoch(self._folder) > self.epoch:
+            return True
+        now = _read(self._folder, self.epoch)
+        return now is not None and now["owner"] != self._owner
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._beat += 1
-            with suppress(OSError):  # the store is away: the next beat tries again
-                if current_epoch(self._folder) > self.epoch:
+            # Whatever the store has, the next beat tries again; one that stays away loses the lease, which is safe.
+            with suppress(Exception):
+                if self._is_taken():
                     self._lost = True
                     return
-                self._folder.write(_name(self.epoch), self._state(released=False), durable=False)
+                self._write(released=False)
+
+    def _write(self, *, released: bool) -> None:
+        self._folder.write(_name(self.epoch), self._state(released=released), durable=False)
 
     def _state(self, *, released: bool) -> bytes:
         me = psutil.Process()
@@ -87,6 +103,7 @@ class Lease:
             "boot": _boot_id(),
             "pid": me.pid,
             "started": me.create_time(),
+            "owner": self._owner,
             "beat": self._beat,
             "released": released,
         }
@@ -95,24 +112,28 @@ class Lease:
 
 def current_epoch(folder: Folder) -> int:
     """The latest epoch; 0 before the first run."""
-    names = [entry.name.rsplit("/", 1)[-1] for entry in folder.entries()]
-    return max((int(name.removesuffix(".json")) for name in names), default=0)
+    names = (entry.name.rsplit("/", 1)[-1].removesuffix(".json") for entry in folder.entries())
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _is_free(folder: Folder, epoch: int, waiting: Callable[[str], None]) -> bool:
     state = _read(folder, epoch)
-    if state["released"] or _is_dead_here(state):
+    if _has_ended(state):
         return True
-    waiting(f"a run on {state['host']} may still hold this output; watching it for {TTL_S:.0f} s")
+    waiting(f"a run on {state['host'] if state else 'some host'} may still hold this output; watching it {TTL_S:.0f} s")
     deadline = time.monotonic() + TTL_S
     while time.monotonic() < deadline:
-        time.sleep(1)
+        time.sleep(POLL_S)
         now = _read(folder, epoch)
-        if now["released"] or _is_dead_here(now):
+        if _has_ended(now):
             return True
-        if now["beat"] != state["beat"]:
+        if now is not None and (state is None or now["beat"] != state["beat"]):
             return False
     return True
+
+
+def _has_ended(state: dict[str, Any] | None) -> bool:
+    return state is not None and (state["released"] or _is_dead_here(state))
 
 
 def _is_dead_here(state: dict[str, Any]) -> bool:
@@ -125,8 +146,12 @@ def _is_dead_here(state: dict[str, Any]) -> bool:
         return True
 
 
-def _read(folder: Folder, epoch: int) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(folder.read(_name(epoch)))
+def _read(folder: Folder, epoch: int) -> dict[str, Any] | None:
+    """What the owner of an epoch last said; None where a power loss has left nothing legible (beats are not synced)."""
+    try:
+        state: dict[str, Any] = json.loads(folder.read(_name(epoch)))
+    except ValueError:
+        return None
     return state
 
 
@@ -135,7 +160,9 @@ def _name(epoch: int) -> str:
 
 
 def _boot_id() -> str:
+    """This boot of this machine as its processes see it: containers that share a host name do not share process ids."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return str(int(psutil.boot_time()))

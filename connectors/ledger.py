@@ -2,37 +2,54 @@
 
 What stands in an output folder, and when it is written:
 
-    _rmbatch/plan.json            first: the job, the input's files, units and schema
-    _rmbatch/grouped.json         flat input with scattered groups: the shuffled rows that units are cut from then
-    _rmbatch/lease/000001.json    by each run: who works on it (connectors/lease.py)
+    _rmbatch/lease/000001.json    first, and by each run: who works on the output (connectors/lease.py)
+    _rmbatch/plan.json            once, before any work: the job, the input's files, units and schema
+    _rmbatch/grouped.json         once, flat input with scattered groups: the shuffled rows that units are cut from then
     _rmbatch/attempts/            around each block of work (connectors/attempts.py)
-    data/ rejected/ dead_letters/ by each write task: files with attempt-unique names, never overwritten
+    data/ rejected/ dead_letters/ by each write task: files with names that are new each time, never overwritten
     _rmbatch/commits/             after those files: one record that names them and the exact rows they account for
     _rmbatch/manifest.json        last, when every planned row is accounted for exactly once
 
-A row is finished when a commit record covers it, and only then. What a crash leaves, step by step, and what the next run
-of the same command does:
+A row is finished when a commit record covers it, and only then. What a crash leaves, step by step, and what the next
+run of the same command does:
 
-    before the plan               an empty folder; the next run plans
+    before the plan               a lease and perhaps a probe of the store; the next run takes the lease and plans
     after the plan                no record; the next run reads the plan (neither listing nor footers decide anything
                                   any more, a changed input is named) and works on every unit
+    in a shuffle                  files below _rmbatch/grouped/ that nothing names: the shuffle begins again
     while a data file is written  nothing (S3) or a temporary name (local disk): the rows are not finished, they are
                                   done again, the leftover is removed at the end
-    after the data file, before   a file that no record names, an orphan: its rows are done again under another name,
-    its record                    the orphan is removed before the manifest is written
-    after the record              the rows are finished; nobody reads or writes them again
-    a write task is retried       it cuts the same rows into the same record name, finds the record there, and leaves it;
-                                  its own data file is an orphan
-    a retry cut rows differently, two records cover the same rows: ``finish`` keeps the first, rewrites the other's files
-    or a task of a dead run was   without the rows they share (checksums verified), commits that under a new name, and
-    still alive                   removes the old record, in this order, so that a crash in between only repeats it
+    between the files of a task,  files that no record names, orphans: their rows are done again under other names,
+    or before their record        the orphans are removed before the manifest is written
+    after the record              the rows are finished; nobody works on them again
+    a write task is retried       it cuts the same rows into the same record name, finds the record there and leaves
+                                  it; its own data files are orphans
+    a retry cut rows differently, two records cover the same rows; ``finish`` keeps one and cuts the other down:
+    or a task of a dead run was     new files without the rows they share (checksums verified)   crash: orphans
+    still alive                     a record for the rest, under the name of its rows            crash: both stand, the
+                                                    next finish finds the rest by its name and does not write it again
+                                    the old record is removed                                    crash: its files are
+                                                                                                 orphans
+                                  A record whose rejected rows are in no file cannot be cut, because what the job
+                                  counted over them is one sum: it is kept whole, others are cut around it; where two
+                                  such overlap, one is removed, and what only it covered is done by the next run
     while finish removes orphans  the same removal again
     before the manifest           finish is repeated; it is idempotent
-    after the manifest            the job is finished; a late task of a dead run sees the manifest and writes nothing
+    after the manifest            the job is finished; the next run removes markers and shuffled rows
+
+A task of a dead run that is still alive asks before it writes files, and again before their record, whether a later
+run has begun (``OutputWriter.before_commit``). If so it removes its own files and stops. What is left: killed between
+its put and that removal, after a whole later run has finished, it leaves a file in data/ that the manifest does not
+name. Asleep between its last question and its record, it leaves a record whose files the later run may have removed as
+orphans; such a record gives way to any other that covers its rows, and where none does, ``finish`` says which record
+to delete.
 
 On a store that ignores conditional puts, two writers of one record name may both believe they won. Their records cover
 the same rows and name different complete files; the one that stands there when ``finish`` reads is right, the other's
-file is an orphan. What is lost is only the early notice of a second run, see ``Plan.conditional_put``.
+files are orphans. A loser's files are left to ``finish``, because its put may land late. Two runs that begin within the
+same moment are noticed by the lease's next beat instead of at once, see ``Plan.conditional_put``.
+
+Memory is proportional to records and files, not to rows: a record keeps the outcome of each row on the store.
 """
 
 import base64
@@ -41,18 +58,22 @@ import json
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
-from connectors.storage import Folder, StorageOptions
+from connectors.storage import PARALLEL_REQUESTS, Folder, StorageOptions
 from connectors.units import Coverage, Range, total_rows
+
+T = TypeVar("T")
 
 VERSION = 1
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
@@ -81,47 +102,77 @@ class Commit:
     ranges: list[Range]
     """In the order of the rows in the files."""
     files: list[DataFile]
-    outcomes: np.ndarray
-    """int8 per row of ``ranges``: KEPT, REJECTED or DEAD_LETTER."""
+    rows: Mapping[str, int]
+    """How many rows went to each part; rejected rows are counted here also where no file keeps them."""
     tally: Mapping[str, int]
     """What the job counted over these rows."""
     run: str
     at: float = field(default_factory=time.time)
     """When it was written, in seconds since 1970."""
+    packed: str = field(default="", repr=False)
+    """The outcome of each row, see ``pack_outcomes``. Only a file that is cut needs them, and a ledger holds very many,
+    so ``Ledger.commits`` leaves them where they are and ``Ledger.outcomes`` reads those of one record."""
 
     @property
     def name(self) -> str:
         """The same rows always get the same name."""
-        digest = hashlib.sha256(repr([tuple(piece) for piece in self.ranges]).encode()).hexdigest()[:12]
-        return f"u{self.ranges[0].unit:06d}-{self.ranges[0].start:010d}-{digest}.json"
+        return record_name(self.ranges)
 
     @property
     def num_rows(self) -> int:
         return total_rows(self.ranges)
 
-    def count(self, outcome: int) -> int:
-        """Rows with this outcome."""
-        return int(np.count_nonzero(self.outcomes == outcome))
+    @property
+    def has_all_files(self) -> bool:
+        """Whether each of its rows is in a file; not so where a job does not keep what it rejects."""
+        return sum(file.num_rows for file in self.files) == self.num_rows
 
     def to_json(self) -> bytes:
         return orjson.dumps(
             {
                 "ranges": [list(piece) for piece in self.ranges],
                 "files": [asdict(file) for file in self.files],
-                "outcomes": base64.b64encode(zlib.compress(self.outcomes.tobytes())).decode(),
+                "rows": dict(self.rows),
                 "tally": dict(self.tally),
                 "run": self.run,
                 "at": self.at,
+                "outcomes": self.packed,
             }
         )
 
     @classmethod
     def from_json(cls, text: bytes) -> "Commit":
+        """The record that ``to_json`` wrote; raises ValueError where it contradicts itself."""
         data = orjson.loads(text)
-        outcomes = np.frombuffer(zlib.decompress(base64.b64decode(data["outcomes"])), np.int8)
         ranges = [Range(*piece) for piece in data["ranges"]]
         files = [DataFile(**file) for file in data["files"]]
-        return cls(ranges, files, outcomes, data["tally"], data["run"], data["at"])
+        record = cls(ranges, files, data["rows"], data["tally"], data["run"], data["at"], data["outcomes"])
+        if sum(record.rows.values()) != record.num_rows or not ranges:
+            raise ValueError("its counts are not those of its ranges")
+        if any(file.num_rows != record.rows[file.part] for file in files):
+            raise ValueError("its counts are not those of its files")
+        return record
+
+
+def record_name(ranges: Sequence[Range]) -> str:
+    """The file name of the record that accounts for exactly these rows."""
+    digest = hashlib.sha256(repr([tuple(piece) for piece in ranges]).encode()).hexdigest()[:12]
+    return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{digest}.json"
+
+
+def pack_outcomes(outcomes: np.ndarray) -> str:
+    """KEPT, REJECTED or DEAD_LETTER for each row of a record: int8, compressed, in base64."""
+    return base64.b64encode(zlib.compress(outcomes.astype(np.int8).tobytes())).decode()
+
+
+def unpack_outcomes(packed: str) -> np.ndarray:
+    """int8 per row, as given to ``pack_outcomes``."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.int8)
+
+
+def count_outcomes(outcomes: np.ndarray) -> dict[str, int]:
+    """How many rows went to each part."""
+    return {part: int(np.count_nonzero(outcomes == outcome)) for outcome, part in PARTS.items()}
 
 
 @dataclass(frozen=True)
@@ -160,17 +211,15 @@ class Progress:
     """How far an output is."""
 
     planned_rows: int
+    finished_rows: int
     finished: Counter[str]
-    """Rows by part, and what the job tallied (see Commit.tally)."""
+    """Rows by part, and what the job tallied (see Commit.tally). Rows that two records cover, which only ``finish``
+    resolves, count twice here and once in ``finished_rows``."""
     num_files: int
     num_bytes: int
     manifest: Mapping[str, Any] | None
     commit_times: Mapping[float, int] = field(default_factory=dict)
     """Rows by the time of their commit; empty for a finished job."""
-
-    @property
-    def finished_rows(self) -> int:
-        return sum(self.finished[part] for part in PARTS.values())
 
 
 @dataclass(frozen=True)
@@ -186,8 +235,7 @@ class Ledger:
 
     def plan(self, options: StorageOptions | None = None) -> Plan | None:
         """The plan, or None if no run has begun; ``options`` tell how to reach the input."""
-        text = self.private.read_if_exists("plan.json")
-        return None if text is None else Plan.from_json(text, options or StorageOptions())
+        return self._decoded("plan.json", lambda text: Plan.from_json(text, options or StorageOptions()))
 
     def honours_conditions(self) -> bool:
         """Whether the store refuses the second of two conditional puts; asked once, recorded in the plan."""
@@ -200,34 +248,80 @@ class Ledger:
 
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
-        text = self.private.read_if_exists("grouped.json")
-        return None if text is None else InputDataset.from_json(orjson.loads(text), self.output.options)
+        return self._decoded(
+            "grouped.json", lambda text: InputDataset.from_json(orjson.loads(text), self.output.options)
+        )
 
     def keep_grouped(self, dataset: InputDataset) -> None:
-        """From here on the job works on the shuffled rows."""
-        self.private.write("grouped.json", orjson.dumps(dataset.to_json()))
+        """From here on the job works on the shuffled rows, whose addresses records speak of: never shuffled again."""
+        if not self.private.create("grouped.json", orjson.dumps(dataset.to_json())):
+            raise JobError("another run has just shuffled the rows of this output")
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None while the job is not finished."""
-        text = self.private.read_if_exists("manifest.json")
-        return None if text is None else json.loads(text)
+        return self._decoded("manifest.json", json.loads)
+
+    def _decoded(self, name: str, decode: Callable[[bytes], T]) -> T | None:
+        text = self.private.read_if_exists(name)
+        if text is None:
+            return None
+        try:
+            return decode(text)
+        except _DAMAGE as error:
+            raise JobError(f"{self.private.url}/{name} is damaged ({error}); start with a new output path") from None
 
     def commit(self, record: Commit) -> bool:
         """Account for rows; False if an earlier attempt at exactly these rows already did."""
         return self.private.create(f"commits/{record.name}", record.to_json())
 
     def commits(self) -> list[Commit]:
-        """All records, those with the most rows first where they begin at the same row."""
+        """All records without their outcomes, those with the most rows first where they begin at the same row."""
         names = [entry.name for entry in self.private.entries("commits")]
-        records = [Commit.from_json(text) for text in self.private.read_many(names)]
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            records = [record for record in pool.map(self._summary, names) if record is not None]
         return sorted(records, key=lambda record: (record.ranges[0][:2], -record.num_rows, record.name))
+
+    def _summary(self, name: str) -> Commit | None:
+        record = self._record(name)
+        return None if record is None else replace(record, packed="")
+
+    def _record(self, name: str) -> Commit | None:
+        """None where ``finish`` has removed it since it was listed, which ``rmbatch status`` may see."""
+        text = self.private.read_if_exists(name)
+        if text is None:
+            return None
+        try:
+            record = Commit.from_json(text)
+            if name != f"commits/{record.name}":
+                raise ValueError("its name is not that of its ranges")
+        except _DAMAGE as error:
+            raise JobError(f"the commit record {self.private.url}/{name} is damaged ({error}); {_REDO}") from None
+        return record
+
+    def standing(self, name: str) -> Commit:
+        """The record that stands under a name, as ``commits`` gives it; JobError if there is none."""
+        return replace(self._standing(name), packed="")
+
+    def outcomes(self, record: Commit) -> np.ndarray:
+        """KEPT, REJECTED or DEAD_LETTER of each row of the record: int8, read from its file."""
+        path = f"{self.private.url}/commits/{record.name}"
+        try:
+            outcomes = unpack_outcomes(self._standing(record.name).packed)
+        except _DAMAGE as error:
+            raise JobError(f"the commit record {path} is damaged ({error}); {_REDO}") from None
+        if count_outcomes(outcomes) != dict(record.rows):
+            raise JobError(f"the commit record {path} is damaged (its outcomes are not its counts); {_REDO}")
+        return outcomes
+
+    def _standing(self, name: str) -> Commit:
+        record = self._record(f"commits/{name}")
+        if record is None:
+            raise JobError(f"the commit record {self.private.url}/commits/{name} has vanished")
+        return record
 
     def missing(self, dataset: InputDataset, commits: Iterable[Commit]) -> list[Range]:
         """The rows of the planned (or grouped) dataset that no record covers, in order."""
-        coverage = Coverage()
-        for record in commits:
-            for piece in record.ranges:
-                coverage.add(piece)
+        coverage = covered(commits)
         return [piece for unit in dataset.units.values() for piece in coverage.missing(unit)]
 
     def progress(self) -> Progress | None:
@@ -236,23 +330,39 @@ class Ledger:
         if manifest is not None:
             rows, files = Counter(manifest["rows"]), manifest["files"]
             num_bytes = sum(file["num_bytes"] for file in files)
-            tally = Counter(manifest["tally"])
-            return Progress(manifest["planned_rows"], rows + tally, len(files), num_bytes, manifest)
+            counts = rows + Counter(manifest["tally"])
+            planned = manifest["planned_rows"]
+            return Progress(planned, sum(rows.values()), counts, len(files), num_bytes, manifest)
         plan = self.plan()
         if plan is None:
             return None
         finished: Counter[str] = Counter()
         times: Counter[float] = Counter()
         num_files = num_bytes = 0
-        for record in self.commits():
+        commits = self.commits()
+        for record in commits:
             times[record.at] += record.num_rows
-            finished.update(rows_by_part(record))
+            finished.update(record.rows)
             finished.update(record.tally)
             num_files += len(record.files)
             num_bytes += sum(file.num_bytes for file in record.files)
-        return Progress(plan.dataset.num_rows, finished, num_files, num_bytes, None, times)
+        return Progress(plan.dataset.num_rows, covered(commits).num_rows, finished, num_files, num_bytes, None, times)
+
+
+def covered(commits: Iterable[Commit]) -> Coverage:
+    """The rows that the records account for."""
+    coverage = Coverage()
+    for record in commits:
+        for piece in record.ranges:
+            coverage.add(piece)
+    return coverage
 
 
 def rows_by_part(record: Commit) -> dict[str, int]:
     """How many of the record's rows went to each part."""
-    return {part: record.count(outcome) for outcome, part in PARTS.items()}
+    return dict(record.rows)
+
+
+_REDO = "delete it and run the same command again: its rows are done anew"
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error, pa.ArrowException)
+"""What decoders raise on text that was cut off or altered."""

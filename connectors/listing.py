@@ -1,16 +1,18 @@
 """Lists the files that a job's input names: a file, a folder, a glob, or the output of an earlier job.
 
-A folder is searched through, without names that start with "_" or "."; a finished rmbatch output is read by its
-manifest, an unfinished one is refused. Only files of one format make an input.
+A folder is searched through, and a glob matched, without names that start with "_" or "."; a finished rmbatch output
+is read by its manifest, an unfinished one is refused. Only files of one format make an input.
 
     listing = list_input(["s3://team/rollouts/2026-11-*/"], StorageOptions(), "auto")
     listing.format, [file.uri for file in listing.files], listing.skipped
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 from connectors.errors import UserError
 from connectors.jsonl import CODECS
@@ -78,11 +80,20 @@ def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
     """The files behind one path, and for each whether the path named it (and not a folder around it)."""
     store, root = open_url(path, options)
     if any(char in root for char in "*?["):
-        matches = store.glob(root.rstrip("/"))
+        matches = _visible_matches(store, root.rstrip("/"))
         if not matches:
             raise UserError(f"no file matches {path}")
         return [item for match in matches for item in _expand_one(store, store.url(match), match, options)]
     return _expand_one(store, path, root, options)
+
+
+def _visible_matches(store: Store, pattern: str) -> list[str]:
+    """What a glob matches, on every store without hidden names, unless the pattern itself names some."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    matches = store.glob(pattern)
+    if _is_hidden(pattern.removeprefix(fixed)):
+        return matches
+    return [match for match in matches if not _is_hidden(match.removeprefix(fixed))]
 
 
 def _expand_one(store: Store, url: str, path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
@@ -112,4 +123,8 @@ def _is_hidden(path: str) -> bool:
 
 def _input_file(store: Store, path: str, size: int, etag: str) -> InputFile:
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return InputFile(store.url(path), size, etag, partition=tuple((key, value) for key, value in pairs))
+    return InputFile(store.url(path), size, etag, partition=tuple((key, _partition_value(text)) for key, text in pairs))
+
+
+def _partition_value(text: str) -> str | None:
+    return None if text == "__HIVE_DEFAULT_PARTITION__" else unquote(text)

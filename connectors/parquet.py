@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from connectors.errors import UserError
+from connectors.errors import JobError, UserError
 from connectors.storage import Store, is_transient
 
 WHOLE_ROW_GROUP_BYTES = 128 << 20
@@ -35,14 +35,21 @@ class Footer(NamedTuple):
     """Rows and uncompressed bytes of each row group."""
 
 
+def read_footer(store: Store, path: str) -> Footer:
+    """Schema and row groups of a file; raises UserError if it is not Parquet, JobError if it cannot be read."""
+    try:
+        return _read_footer(store, path)
+    except OSError as error:
+        raise JobError(f"{store.url(path)} cannot be read: {error}") from error
+
+
 @retry(
     retry=retry_if_exception(is_transient),
     stop=stop_after_attempt(MAX_ATTEMPTS),
     wait=wait_random_exponential(multiplier=0.1, max=10),
     reraise=True,
 )
-def read_footer(store: Store, path: str) -> Footer:
-    """Schema and row groups of a file; raises UserError if it is not Parquet."""
+def _read_footer(store: Store, path: str) -> Footer:
     with _open(store, path) as file:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
@@ -63,7 +70,8 @@ def read(
 ) -> Iterator[pa.Table]:
     """Rows ``start`` to ``stop`` in blocks of at most ``block_rows``, with those of ``columns`` that the file has.
 
-    A passing fault of the store goes on where it was.
+    A passing fault of the store goes on where it was, also a wrong checksum, because bytes may flip on their way; one
+    that stays is a JobError that names the file.
     """
     done, failures = start, 0
     while True:
@@ -75,7 +83,7 @@ def read(
         except OSError as error:
             failures += 1
             if failures >= MAX_ATTEMPTS or not is_transient(error):
-                raise
+                raise JobError(f"{store.url(path)} cannot be read: {error}") from error
             time.sleep(random.uniform(0, min(10.0, 0.1 * 2**failures)))
 
 
@@ -105,8 +113,8 @@ def _read_group(
 ) -> Iterator[pa.Table]:
     if num_bytes <= WHOLE_ROW_GROUP_BYTES:
         table = file.read_row_group(index, columns=columns, use_threads=False).slice(skip, stop - skip)
-        for begin in range(0, table.num_rows, block_rows):
-            yield table.slice(begin, block_rows)
+        for begin in range(0, table.num_rows, block_rows):  # a table without columns has a slice of any length
+            yield table.slice(begin, min(block_rows, table.num_rows - begin))
         return
     position = 0
     for batch in file.iter_batches(block_rows, row_groups=[index], columns=columns, use_threads=False):

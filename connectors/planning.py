@@ -10,6 +10,7 @@ to the group's end.
     dataset = plan_dataset(list_input(...), options, unit_bytes=64 << 20)
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,9 +19,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors import jsonl, parquet
+from connectors import parquet
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.jsonl_scan import Profile, scan
 from connectors.listing import Listing, codec_of
 from connectors.schema import unite
 from connectors.storage import PARALLEL_REQUESTS, StorageOptions, open_url
@@ -43,7 +45,7 @@ def plan_dataset(
     group_key: str | None = None,
     run: MapInOrder[Any, Any] = map,
 ) -> InputDataset:
-    """The planned input. ``limit``: only the first rows. ``group_key``: a column whose runs of equal values stay whole."""
+    """The planned input. ``limit``: only the first rows. ``group_key``: a column whose equal neighbours stay whole."""
     if listing.format == "parquet":
         files, units, schema = _plan_parquet(listing.files, options, unit_bytes, group_key)
     else:
@@ -98,14 +100,18 @@ def _cut_row_groups(file: int, row_groups: Sequence[tuple[int, int]], unit_bytes
     yield Unit(0, file, first, rows, size)
 
 
+_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
+"""As int64 writes it, so that no value changes: 007 stays text."""
+
+
 def _with_partitions(schema: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
-    values: dict[str, set[str]] = {}
+    values: dict[str, set[str | None]] = {}
     for file in files:
         for name, value in file.partition:
             values.setdefault(name, set()).add(value)
     for name, found in values.items():
         if name not in schema.names:
-            whole = all(value.isdigit() and str(int(value)) == value for value in found)
+            whole = all(_WHOLE_NUMBER.fullmatch(value) for value in found if value is not None) and found != {None}
             schema = schema.append(pa.field(name, pa.int64() if whole else pa.string()))
     return schema
 
@@ -123,10 +129,10 @@ class _Part:
     options: StorageOptions
 
 
-def scan_part(part: _Part) -> jsonl.Profile:
+def scan_part(part: _Part) -> Profile:
     """What one part of one file holds; runs wherever ``run`` puts it."""
     store, path = open_url(part.uri, part.options)
-    return jsonl.scan(store, path, part.codec, part.start, part.stop, part.key)
+    return scan(store, path, part.codec, part.start, part.stop, part.key)
 
 
 def _plan_jsonl(
@@ -136,11 +142,11 @@ def _plan_jsonl(
     limit: int | None,
     as_json: Iterable[str],
     key: str | None,
-    run: MapInOrder[_Part, jsonl.Profile],
+    run: MapInOrder[_Part, Profile],
 ) -> Planned:
     parts = [part for index, file in enumerate(files) for part in _parts(index, file, options, unit_bytes, key)]
-    whole = jsonl.Profile()
-    profiles: dict[int, list[tuple[_Part, jsonl.Profile]]] = {}
+    whole = Profile()
+    profiles: dict[int, list[tuple[_Part, Profile]]] = {}
     for part, profile in zip(parts, run(scan_part, parts), strict=False):
         whole.merge(profile)
         profiles.setdefault(part.file, []).append((part, profile))
@@ -166,7 +172,7 @@ def _parts(index: int, file: InputFile, options: StorageOptions, unit_bytes: int
         yield _Part(index, file.uri, codec, start, min(start + step, file.size), key, options)
 
 
-def _units_of(index: int, found: Sequence[tuple[_Part, jsonl.Profile]]) -> Iterator[Unit]:
+def _units_of(index: int, found: Sequence[tuple[_Part, Profile]]) -> Iterator[Unit]:
     row, line = 0, 0
     for _, profile in found:
         yield Unit(0, index, row, profile.num_rows, profile.stop - profile.start, profile.start, line)
@@ -184,7 +190,7 @@ class _Border:
     lines: int
 
 
-def _jsonl_border(profile: jsonl.Profile) -> _Border:
+def _jsonl_border(profile: Profile) -> _Border:
     return _Border(
         profile.head_key,
         profile.tail_key,
@@ -195,13 +201,13 @@ def _jsonl_border(profile: jsonl.Profile) -> _Border:
 
 
 def _parquet_border(file: InputFile, options: StorageOptions, unit: Unit, key: str) -> _Border:
+    if unit.num_rows == 0:
+        return _Border(None, None, 0, 0, 0)
     store, path = open_url(file.uri, options)
     start, stop = unit.first_row, unit.first_row + unit.num_rows
     keys = pa.chunked_array([
         chunk for table in parquet.read(store, path, start, stop, [key], 1 << 20) for chunk in table[key].chunks
     ])  # fmt: skip
-    if len(keys) == 0:
-        return _Border(None, None, 0, 0, 0)
     first, last = keys[0], keys[-1]
     differs = pc.index(pc.fill_null(pc.not_equal(keys, first), True), True).as_py() if first.is_valid else 0
     rows = len(keys) if differs < 0 else differs

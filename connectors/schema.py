@@ -4,8 +4,9 @@ A column that only some files have is null in the others. Integers widen to wide
 without any value takes the other files' type. Whatever would change a value (text and number, int64 and double) is a
 UserError that names the column and two files.
 
-JSONL has no schema, so its own lattice is wider: values of different kinds in one column are kept as JSON text, and the
-column says so in its field metadata (``is_json``), which Parquet carries and the JSONL writer reads to write plain JSON.
+JSONL has no schema, so its own lattice is wider: values of different kinds in one column are kept as JSON text, and
+the column says so in its field metadata (``is_json``), which Parquet carries and the JSONL writer reads to write plain
+JSON.
 
     schema = unite([("a.parquet", schema_a), ("b.parquet", schema_b)])
     table = conform(table, schema)          # missing columns null, types cast, order as planned

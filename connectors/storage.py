@@ -1,8 +1,8 @@
 """Opens every place that rows come from or go to: local disk, S3 and compatible stores, anything fsspec knows.
 
-A ``Store`` reads, lists and writes whole objects by path; a ``Folder`` is a store and a prefix, and what the rest of the
-project passes around: it pickles without secrets and opens itself again in the process that needs it. Credentials come
-from the environment or a named profile, never from here.
+A ``Store`` reads, lists and writes whole objects by path; a ``Folder`` is a store and a prefix, and what the rest of
+the project passes around: it pickles without secrets and opens itself again in the process that needs it. Credentials
+come from the environment or a named profile, never from here.
 
 Three promises that the ledger is built on, on every store:
 ``write`` replaces an object as a whole (no reader ever sees half of one),
@@ -96,7 +96,9 @@ class LocalStore:
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         with open(path, "rb") as file:
             file.seek(start or 0)
-            return file.read() if stop is None else file.read(stop - (start or 0))
+            data = file.read() if stop is None else file.read(stop - (start or 0))
+        _check_length(path, data, start, stop)
+        return data
 
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
@@ -165,7 +167,7 @@ class LocalStore:
 
 
 class FsspecStore:
-    """Any fsspec file system; S3 also gets pyarrow's native client for Parquet, 2 to 20 times cheaper on projections."""
+    """Any fsspec file system; Parquet on S3 gets pyarrow's native client, 2 to 20 times cheaper on projections."""
 
     def __init__(self, protocol: str, options: StorageOptions) -> None:
         self.protocol, self.options = protocol, options
@@ -181,13 +183,11 @@ class FsspecStore:
         return self._retrying(function, *args, **kwargs)
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
-        data = self._call(self._read_exactly, path, start, stop)
-        return data
+        return self._call(self._read_exactly, path, start, stop)
 
     def _read_exactly(self, path: str, start: int | None, stop: int | None) -> bytes:
         data = bytes(self.fs.cat_file(path, start=start, end=stop))
-        if start is not None and stop is not None and len(data) > stop - start:
-            raise OSError(f"{self.url(path)}: the store sent {len(data)} bytes for a range of {stop - start}")
+        _check_length(self.url(path), data, start, stop)
         return data
 
     def open(self, path: str) -> BinaryIO:
@@ -356,6 +356,11 @@ class Folder:
         listed = self.store.walk(self.path(prefix))
         return [Entry(path.removeprefix(root), size, etag) for path, size, etag in listed if not _is_temporary(path)]
 
+    def leftovers(self, prefix: str) -> list[str]:
+        """What killed writers left below ``prefix`` under temporary names, which only a local disk has."""
+        root = self.path() + "/"
+        return [path.removeprefix(root) for path, _, _ in self.store.walk(self.path(prefix)) if _is_temporary(path)]
+
     def exists(self, name: str) -> bool:
         return self.store.stat(self.path(name)) is not None
 
@@ -367,6 +372,11 @@ def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
         return _LOCAL, str(Path(url.split("://", 1)[-1]).expanduser().absolute())
     store = _fsspec_store("s3" if protocol == "s3a" else protocol, options)
     return store, str(store.fs._strip_protocol(url))
+
+
+def _check_length(url: str, data: bytes, start: int | None, stop: int | None) -> None:
+    if start is not None and stop is not None and len(data) != stop - start:
+        raise OSError(f"{url}: {len(data)} bytes came for a range of {stop - start}; was the file changed?")
 
 
 def is_transient(error: BaseException) -> bool:

@@ -8,7 +8,8 @@ that a job writes and every commit record speaks in ranges of such addresses, so
     [Range(3, 5000, 8192)] == coverage.missing(Unit(index=3, ..., num_rows=8192))
 """
 
-from bisect import bisect_right
+import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,8 +26,8 @@ class InputFile:
     """Bytes."""
     etag: str
     num_rows: int = 0
-    partition: tuple[tuple[str, str], ...] = ()
-    """Hive partition keys and values in the file's path."""
+    partition: tuple[tuple[str, str | None], ...] = ()
+    """Hive partition keys and values in the file's path; None is Hive's default partition."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +65,40 @@ class Coverage:
     """Which rows of which units are finished; memory grows with the number of gaps, not of rows."""
 
     _intervals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """By unit: intervals in order that neither overlap nor touch."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are finished."""
+        return sum(stop - start for intervals in self._intervals.values() for start, stop in intervals)
 
     def add(self, new: Range) -> None:
         """Count the range as finished, whether or not parts of it already were."""
         if new.num_rows == 0:
             return
         intervals = self._intervals.setdefault(new.unit, [])
+        first = bisect_left(intervals, new.start, key=_stop)
+        last = bisect_right(intervals, new.stop, lo=first, key=_start)
         start, stop = new.start, new.stop
-        first = bisect_right(intervals, (start,)) if intervals else 0
-        if first and intervals[first - 1][1] >= start:
-            first -= 1
-        last = first
-        while last < len(intervals) and intervals[last][0] <= stop:
-            start, stop = min(start, intervals[last][0]), max(stop, intervals[last][1])
-            last += 1
+        if last > first:
+            start, stop = min(start, intervals[first][0]), max(stop, intervals[last - 1][1])
         intervals[first:last] = [(start, stop)]
 
     def overlap(self, other: Range) -> int:
         """How many of the range's rows are finished."""
-        return sum(
-            max(0, min(stop, other.stop) - max(start, other.start))
-            for start, stop in self._intervals.get(other.unit, [])
-        )
+        return other.num_rows - total_rows(self.subtract(other))
 
     def subtract(self, whole: Range) -> list[Range]:
         """The parts of the range that are not finished, in order."""
+        intervals = self._intervals.get(whole.unit, [])
         gaps, position = [], whole.start
-        for start, stop in self._intervals.get(whole.unit, []):
-            if stop <= position:
-                continue
+        for index in range(bisect_right(intervals, whole.start, key=_stop), len(intervals)):
+            start, stop = intervals[index]
             if start >= whole.stop:
                 break
             if start > position:
                 gaps.append(Range(whole.unit, position, start))
-            position = max(position, stop)
+            position = stop
         if position < whole.stop:
             gaps.append(Range(whole.unit, position, whole.stop))
         return gaps
@@ -105,6 +106,14 @@ class Coverage:
     def missing(self, unit: Unit) -> list[Range]:
         """The rows of the unit that are not finished."""
         return self.subtract(Range(unit.index, 0, unit.num_rows))
+
+
+def _start(interval: tuple[int, int]) -> int:
+    return interval[0]
+
+
+def _stop(interval: tuple[int, int]) -> int:
+    return interval[1]
 
 
 def ranges_of(units: np.ndarray, rows: np.ndarray) -> list[Range]:
@@ -131,6 +140,17 @@ def pack(pieces: Sequence[Range], units: Mapping[int, Unit], target_bytes: float
         size += weight
     if task:
         yield task
+
+
+def split_evenly(pieces: Sequence[Range], wanted: int, min_rows: int) -> list[Range]:
+    """The same rows in about ``wanted`` pieces of similar size, none of them cut to fewer than ``min_rows``."""
+    rows = max(-(-total_rows(pieces) // wanted), min_rows)
+    parts = []
+    for piece in pieces:
+        count = max(piece.num_rows // rows, 1)
+        borders = [piece.start + piece.num_rows * index // count for index in range(count + 1)]
+        parts += [Range(piece.unit, start, stop) for start, stop in itertools.pairwise(borders)]
+    return parts
 
 
 def total_rows(ranges: Iterable[Range]) -> int:

@@ -1,8 +1,8 @@
 """Writes the rows of one task to data, rejected and dead_letters, and accounts for every one of them in the ledger.
 
-A task adds blocks as they come. Files are closed, and a commit record written, when the data file has reached its target
-size and at the end; memory holds one file of each part at the most. The hidden columns say where each row came from and
-where it goes, and are not written.
+A task adds blocks as they come. Files are closed, and a commit record written, when the data file has reached its
+target size and at the end; memory holds one file of each part at the most. The hidden columns say where each row came
+from and where it goes, and are not written.
 
     with OutputWriter(spec, run="4f1c") as writer:
         for block in blocks:
@@ -12,7 +12,7 @@ where it goes, and are not written.
 import gzip
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol
@@ -23,7 +23,7 @@ import xxhash
 
 from connectors import jsonl, parquet
 from connectors.errors import JobError
-from connectors.ledger import PARTS, Commit, DataFile, Ledger
+from connectors.ledger import PARTS, Commit, DataFile, Ledger, count_outcomes, pack_outcomes
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
 from connectors.units import Range, ranges_of
@@ -101,6 +101,7 @@ class OutputWriter:
     """The files of one write task. Rows are finished when ``flush`` returns, and not before."""
 
     def __init__(self, spec: OutputSpec, run: str, before_commit: Callable[[], None] = lambda: None) -> None:
+        """``before_commit`` raises where another run has taken over: asked before the files and before the record."""
         self._spec, self._run, self._before_commit = spec, run, before_commit
         self._ledger = Ledger(spec.folder)
         self.commits: list[Commit] = []
@@ -126,6 +127,7 @@ class OutputWriter:
         """Take the rows of a block; every row needs OUTCOME, or DEAD that says why it has none."""
         if table.num_rows == 0:
             return
+        table = _by_address(table)
         outcomes = _outcomes(table)
         self._ranges += ranges_of(_numpy(table, UNIT), _numpy(table, ROW))
         self._outcomes.append(outcomes)
@@ -157,21 +159,31 @@ class OutputWriter:
         """Write the files, then the record that makes their rows finished."""
         if not self._ranges:
             return
-        attempt = secrets.token_hex(4)
-        first = self._ranges[0]
-        stem = f"u{first.unit:06d}-{first.start:010d}-{attempt}"
+        self._before_commit()
+        stem = file_stem(self._ranges)
         files = []
         for outcome, writer in self._writers.items():
             part = PARTS[outcome]
             path = f"{part}/{stem}{file_suffix(part, self._spec)}"
             files.append(put_file(self._spec.folder, path, part, self._rows[outcome], writer.finish()))
-        record = Commit(_joined(self._ranges), files, np.concatenate(self._outcomes), self._tally, self._run)
-        self._before_commit()
+        try:
+            self._before_commit()
+        except BaseException:  # a later run may be finished already, and would not look for these files again
+            self._spec.folder.delete([file.path for file in files])
+            raise
+        outcomes = np.concatenate(self._outcomes)
+        counts, packed = count_outcomes(outcomes), pack_outcomes(outcomes)
+        record = Commit(_joined(self._ranges), files, counts, self._tally, self._run, packed=packed)
         if self._ledger.commit(record):
             self.commits.append(record)
-        else:  # an earlier attempt at these rows has finished them
-            self._spec.folder.delete([file.path for file in files])
+        # Otherwise an earlier attempt has finished these rows. Our files stay until ``finish`` removes what no record
+        # names: on a store that ignores conditions, a put of ours that was thought lost may yet land over the other's.
         self._reset()
+
+
+def file_stem(ranges: Sequence[Range]) -> str:
+    """A name for the files of a commit: by its first row for people, and new each time, so that none is overwritten."""
+    return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{secrets.token_hex(4)}"
 
 
 def file_writer(part: str, spec: OutputSpec) -> FileWriter:
@@ -221,6 +233,15 @@ def _outcomes(table: pa.Table) -> np.ndarray:
     if (outcomes < 0).any():
         raise JobError("a stage gave out rows without an outcome; this is a bug in rmbatch")
     return outcomes
+
+
+def _by_address(table: pa.Table) -> pa.Table:
+    """The rows in the order of the input: a stage may have put dead ones last, and each would be a range of its own."""
+    units, rows = _numpy(table, UNIT), _numpy(table, ROW)
+    step = np.diff(units)
+    if ((step > 0) | ((step == 0) & (np.diff(rows) > 0))).all():
+        return table
+    return table.take(pa.array(np.lexsort((rows, units))))
 
 
 def _numpy(table: pa.Table, name: str) -> np.ndarray:

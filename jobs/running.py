@@ -21,7 +21,7 @@ from cluster.local import attached
 from connectors.attempts import Attempts
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
-from connectors.finish import clean, finish
+from connectors.finish import UnfinishedError, clean, finish
 from connectors.lease import Lease
 from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing, list_input
@@ -92,25 +92,33 @@ def run_job(job: Job, display: Display) -> Summary:
             prepare(job, plan.dataset.schema)
             ledger.begin(plan)
         prepared = prepare(job, plan.dataset.schema)
-        done = _work(job, ledger, plan, prepared, lease, display)
+        manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
+    return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
+
+
+def _work_and_finish(
+    job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display
+) -> tuple[dict[str, Any], int]:
+    """The manifest, and how many rows were worked off; rows that finishing finds undone get one more round."""
+    run = secrets.token_hex(4)
+    worked = 0
+    for last in (False, True):
+        worked += _work(job, ledger, plan, prepared, lease, display, run)
         lease.check()
-        manifest = finish(ledger, plan, output_spec(job, prepared), run=done.run)
-    return _summarise(ledger, manifest, plan, done.rows, time.monotonic() - began)
+        try:
+            return finish(ledger, plan, output_spec(job, prepared), run), worked
+        except UnfinishedError:
+            if last:
+                raise
+    raise AssertionError("the last round returns or raises")
 
 
-@dataclass(frozen=True)
-class _Done:
-    run: str
-    rows: int
-
-
-def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display) -> _Done:
-    """Score (and choose) every row that no record covers."""
+def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display, run: str) -> int:
+    """Score (and choose) every row that no record covers; how many those were."""
     from rmbatch.pipeline.blocks import BlockWork
     from rmbatch.pipeline.run import run_pieces
     from rmbatch.pipeline.scoreboard import Scoreboard
 
-    run = secrets.token_hex(4)
     dataset = project(_grouped(job, ledger, plan, prepared, display), prepared)
     commits = ledger.commits()
     missing = ledger.missing(dataset, commits)
@@ -136,7 +144,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
             )
     if job.run.max_null_share is not None:
         _refuse_too_many_nulls(ledger, job.run.max_null_share)
-    return _Done(run, left)
+    return left
 
 
 def _refuse_too_many_nulls(ledger: Ledger, limit: float) -> None:

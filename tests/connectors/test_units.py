@@ -17,6 +17,10 @@ def test_coverage_is_a_set_of_rows(intervals, num_rows):
         assert coverage.overlap(new) == len(rows & set(range(start, stop)))
         coverage.add(new)
         rows |= set(range(start, stop))
+        assert coverage.num_rows == len(rows)
+        left = coverage.subtract(Range(0, 5, 30))
+        assert {row for piece in left for row in range(piece.start, piece.stop)} == set(range(5, 30)) - rows
+    assert coverage.overlap(Range(1, 0, 40)) == 0  # another unit
     missing = coverage.missing(Unit(0, 0, 0, num_rows, num_rows))
     assert {row for piece in missing for row in range(piece.start, piece.stop)} == set(range(num_rows)) - rows
     assert missing == sorted(missing)
