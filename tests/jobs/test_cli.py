@@ -121,7 +121,7 @@ def told(ended: Ended) -> str:
         (["input.columns.reference=anwser"], "columns: reference: no column 'anwser'; did you mean 'answer'?"),
         (["input.columns.reference=null"], "reward 'exact' reads 'reference', and no column plays that role"),
         (["output.columns=[uidd]"], "output.columns names 'uidd', which the input does not have; did you mean 'uid'?"),
-        (["rewards.exact.reward=acuracy"], "no reward 'acuracy': did you mean 'accuracy'?"),
+        (["rewards.exact.reward=acuracy"], "no reward 'acuracy': did you mean 'accuracy'"),
         (["rewards.exact.reward=mine.py:f"], "no reward file mine.py"),
         (["rewards.exact.reward=no.such:f"], "reward 'no.such:f': no module 'no.such'; is it on PYTHONPATH?"),
         (["rewards.exact.strict=true"], "reward 'accuracy' has no knob 'strict'"),
