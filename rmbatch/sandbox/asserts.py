@@ -1,0 +1,307 @@
+"""Takes an assertion apart: what the program has to compute goes inside, what is expected of it stays outside.
+
+``assert f([1, 2]) == 3`` becomes the expression ``f([1, 2])``, computed next to the program, and ``_ == 3``, decided
+here on the plain data that came out. So a program cannot find the 3, cannot return an object that equals everything and
+cannot patch what compares. Decided here are ==, !=, <, <=, >, >=, is, in with a literal on a side, ``not``, ``and``,
+``or``, ``abs(x - 3) < 1e-6``, ``math.isclose(x, 3)``, ``isinstance`` of a built-in type, and truth. Any other
+statement is run inside as it stands (``sealed`` is False), and so are statements before the assertion.
+
+    test = take_apart("assert f([1, 2]) == 3")
+    test.steps                          # [["value", "f([1, 2])"]], what goes inside
+    test.verdict([["v", 3]])            # None: passed; else (kind, text)
+"""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from rmbatch.sandbox.values import Thing, UnreadableError, decoded, shown
+
+_MAX_TEXT = 200
+_KINDS = {"AssertionError": "wrong_answer", "MemoryError": "memory"} | dict.fromkeys(
+    ("SyntaxError", "IndentationError", "TabError"), "syntax"
+)
+Values = Sequence[Any]
+"""What came of each expression, in order."""
+_Check = Callable[[Values], Any]
+
+
+class CannotReadError(ValueError):
+    """The test is no Python."""
+
+
+class RaisedError(Exception):
+    """An expression raised inside: the type of the exception, and what it says."""
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """One test: what to do inside, and how to decide outside."""
+
+    text: str
+    steps: list[list[str]]
+    """["run", statements], ["value", expression] or ["equal", expression, expression], in order."""
+    sealed: bool
+    """Whether all that decides stays outside."""
+    _checks: tuple[_Check, ...]
+
+    def verdict(self, found: Values) -> tuple[str, str] | None:
+        """None if the test passed, else what is wrong: a kind, a short text."""
+        try:
+            if len(found) != sum(step[0] != "run" for step in self.steps):
+                return "garbage", "not all of the test was done"
+            for check in self._checks:
+                if not check(found):
+                    return "wrong_answer", _shown(found)
+        except RaisedError as fault:
+            return described(*fault.args)
+        except (UnreadableError, RecursionError, LookupError):
+            return "garbage", "what came out cannot be read"
+        except (TypeError, ValueError, ArithmeticError) as fault:  # as the assertion itself would have raised
+            return "exception", f"{type(fault).__name__}: {fault}"
+        return None
+
+
+def described(name: str, text: str) -> tuple[str, str]:
+    """Kind and text of an exception that a program raised."""
+    kind = _KINDS.get(name, "exception")
+    return kind, f"{name}: {text}" if text else name
+
+
+def take_apart(text: str) -> Assertion:
+    """The assertion that a test's text is. Raises CannotReadError for what does not parse or asserts nothing."""
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
+        raise CannotReadError(f"{type(fault).__name__} in {text[:80]!r}") from None
+    if not any(isinstance(node, ast.Assert) for statement in statements for node in ast.walk(statement)):
+        raise CannotReadError(f"it asserts nothing: {text[:80]!r}")
+    builder = _Builder()
+    try:
+        for statement in statements:
+            builder.add(statement)
+    except RecursionError:
+        raise CannotReadError(f"nested too deeply: {text[:80]!r}") from None
+    return Assertion(text, builder.steps, builder.sealed, tuple(builder.checks))
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = []
+        self.checks: list[_Check] = []
+        self.sealed = True
+        self._values = 0
+
+    def add(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Assert):
+            self.checks.append(self._truth(statement.test))
+            return
+        if any(isinstance(node, ast.Assert) for node in ast.walk(statement)):
+            self.sealed = False
+        source = ast.unparse(statement)
+        if self.steps and self.steps[-1][0] == "run":
+            self.steps[-1][1] += f"\n{source}"
+        else:
+            self.steps.append(["run", source])
+
+    def _truth(self, node: ast.expr) -> _Check:
+        if isinstance(node, ast.BoolOp):
+            parts = [self._truth(value) for value in node.values]
+            every = all if isinstance(node.op, ast.And) else any
+            return lambda found: every(part(found) for part in parts)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inner = self._truth(node.operand)
+            return lambda found: not inner(found)
+        if isinstance(node, ast.Compare):
+            return self._comparison(node)
+        if isinstance(node, ast.Call):
+            return self._known_call(node) or self._value(node)
+        return self._value(node)
+
+    def _comparison(self, node: ast.Compare) -> _Check:
+        sides = [node.left, *node.comparators]
+        literals = [_literal(side) for side in sides]
+        one_operator = node.ops[0] if len(node.ops) == 1 else None
+        if all(literal is None for literal in literals):
+            same = isinstance(one_operator, ast.Eq | ast.Is)
+            if isinstance(one_operator, ast.Eq | ast.NotEq | ast.Is | ast.IsNot) and _asks_for_type(sides):
+                return self._type_is(sides, same)
+            if isinstance(one_operator, ast.Eq | ast.NotEq):
+                return self._both_from_inside(sides, same)
+            return self._value(node)
+        parts = [
+            self._number(side) if literal is None else _constant(literal) for side, literal in zip(sides, literals)
+        ]
+        holds = [_COMPARED[type(op)] for op in node.ops]
+
+        def check(found: Values) -> bool:
+            values = [part(found) for part in parts]
+            return all(hold(*pair) for hold, pair in zip(holds, pairwise(values)))
+
+        return check
+
+    def _both_from_inside(self, sides: Sequence[ast.expr], equal: bool) -> _Check:
+        """Neither side is a literal. Of two objects of one type the comparison made inside counts."""
+        place = self._place(["equal", *map(ast.unparse, sides)])
+
+        def check(found: Values) -> bool:
+            item = found[place]
+            if item[0] == "e":
+                raise RaisedError(str(item[1])[:_MAX_TEXT], str(item[2])[:_MAX_TEXT])
+            left, right = decoded(item[1]), decoded(item[2])
+            if isinstance(left, Thing) and isinstance(right, Thing):
+                same = left.kind == right.kind and item[3] is True
+            else:
+                same = left == right
+            return same is equal
+
+        return check
+
+    def _type_is(self, sides: Sequence[ast.expr], equal: bool) -> _Check:
+        """``type(x) == list``."""
+        asked = sides[0] if _call_of(sides[0]) == "type" else sides[1]
+        named = sides[1] if asked is sides[0] else sides[0]
+        assert isinstance(asked, ast.Call)
+        value, kind = self._value(asked.args[0]), _TYPES[ast.unparse(named)]
+        return lambda found: (type(_unfrozen(value(found))) is kind) is equal
+
+    def _number(self, node: ast.expr) -> _Check:
+        """A side of a comparison; ``abs(x - 3)`` is computed outside, so no object can say what it differs by."""
+        if _call_of(node) == "abs":
+            assert isinstance(node, ast.Call)
+            (inner,) = node.args
+            if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub):
+                left, right = (
+                    self._value(side) if (literal := _literal(side)) is None else _constant(literal)
+                    for side in (inner.left, inner.right)
+                )
+                return lambda found: abs(_numeric(left(found)) - _numeric(right(found)))
+        return self._value(node)
+
+    def _known_call(self, node: ast.Call) -> _Check | None:
+        if _call_of(node) == "isinstance" and len(node.args) == 2:
+            types = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
+            names = [ast.unparse(kind) for kind in types]
+            if all(name in _TYPES for name in names):
+                value, kinds = self._value(node.args[0]), tuple(_TYPES[name] for name in names)
+                return lambda found: isinstance(_unfrozen(value(found)), kinds)
+        if ast.unparse(node.func) in ("math.isclose", "isclose") and len(node.args) == 2:
+            options = {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+            sides = [_literal(side) for side in node.args]
+            if None not in options and None not in options.values() and sides != [None, None]:
+                known = {str(name): literal[0] for name, literal in options.items() if literal is not None}
+                left, right = (
+                    self._value(side) if literal is None else _constant(literal)
+                    for side, literal in zip(node.args, sides)
+                )
+                return lambda found: math.isclose(_numeric(left(found)), _numeric(right(found)), **known)
+        return None
+
+    def _value(self, node: ast.expr) -> _Check:
+        literal = _literal(node)
+        if literal is not None:
+            return _constant(literal)
+        return partial(_outcome, self._place(["value", ast.unparse(node)]))
+
+    def _place(self, step: list[str]) -> int:
+        self.steps.append(step)
+        self._values += 1
+        return self._values - 1
+
+
+def _outcome(place: int, found: Values) -> Any:
+    item = found[place]
+    if item[0] == "e":
+        raise RaisedError(str(item[1])[:_MAX_TEXT], str(item[2])[:_MAX_TEXT])
+    return decoded(item[1])
+
+
+def _constant(literal: tuple[Any]) -> _Check:
+    return lambda found: literal[0]
+
+
+def _literal(node: ast.expr) -> tuple[Any] | None:
+    """The value of plain data written out, in a tuple; None where something has to be computed."""
+    try:
+        return (ast.literal_eval(node),)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pass
+    if isinstance(node, ast.Call) and not node.keywords and len(node.args) <= 1:
+        name = ast.unparse(node.func)
+        if name == "float" and node.args and (text := _literal(node.args[0])) is not None and isinstance(text[0], str):
+            return (float(text[0]),) if text[0].strip().lstrip("+-").lower() in ("inf", "infinity", "nan") else None
+        if name in ("set", "frozenset", "dict", "list", "tuple"):
+            inner = _literal(node.args[0]) if node.args else ((),)
+            try:
+                return None if inner is None else (_TYPES[name](inner[0]),)
+            except (TypeError, ValueError):
+                return None
+    if ast.unparse(node) in ("math.inf", "-math.inf", "-float('inf')"):
+        return (-math.inf if isinstance(node, ast.UnaryOp) else math.inf,)
+    return None
+
+
+def _call_of(node: ast.expr) -> str | None:
+    """The name of the built-in function that is called with plain arguments only."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        starred = any(isinstance(argument, ast.Starred) for argument in node.args)
+        wanted = {"abs": 1, "type": 1, "isinstance": 2}.get(node.func.id)
+        return node.func.id if len(node.args) == wanted and not starred else None
+    return None
+
+
+def _asks_for_type(sides: Sequence[ast.expr]) -> bool:
+    return [_call_of(side) for side in sides].count("type") == 1 and any(ast.unparse(side) in _TYPES for side in sides)
+
+
+def _unfrozen(value: Any) -> Any:
+    return set(value) if isinstance(value, frozenset) else value
+
+
+def _numeric(value: Any) -> Any:
+    if isinstance(value, int | float | complex | Decimal | Fraction):
+        return value
+    raise TypeError(f"a number is needed, not {value.kind if isinstance(value, Thing) else type(value).__name__}")
+
+
+def _is(left: Any, right: Any) -> bool:
+    singletons = (None, True, False)
+    if any(left is one or right is one for one in singletons):
+        return left is right
+    return bool(type(left) is type(right) and left == right)
+
+
+def _within(left: Any, right: Any) -> bool:
+    if isinstance(right, str | list | tuple | dict | set | frozenset | bytes):
+        return left in right
+    raise TypeError(f"nothing is in {right.kind if isinstance(right, Thing) else type(right).__name__}")
+
+
+_COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: _is,
+    ast.IsNot: lambda left, right: not _is(left, right),
+    ast.In: _within,
+    ast.NotIn: lambda left, right: not _within(left, right),
+}
+_TYPES: dict[str, Any] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+}
+
+
+def _shown(found: Values) -> str:
+    """The first values that came out, short."""
+    texts = [shown(decoded(item[1])) for item in found[:2] if item[0] in ("v", "p")]
+    return "got " + ", ".join(texts) if texts else "the assertion does not hold"

@@ -1,0 +1,184 @@
+"""Reads tests in the forms that data sets write them in, brought to one: what goes inside, and what decides outside.
+
+Read are, as values or as JSON text: a list of assert statements (AceCode, MBPP), Python text with assertions,
+``{"inputs": [...], "outputs": [...], "fn_name": ...}`` (PRIME, APPS, TACO; without ``fn_name`` they are standard input
+and output), ``{"assert_case": [...]}``, and a list of ``{"input", "output", "type" or "testtype", "fn_name"}``
+(LiveCodeBench, SYNTHETIC). Nothing here runs anything.
+
+    cases = read_cases('{"inputs": ["1 2"], "outputs": ["3"]}')
+    cases.form, cases.asked(0), cases.tests[0].verdict(outcome)
+"""
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rmbatch.sandbox.asserts import Assertion, CannotReadError, take_apart
+from rmbatch.sandbox.compare import call_arguments, same_output, same_value
+from rmbatch.sandbox.values import UnreadableError, decoded, shown
+
+Form = Literal["assert", "call", "stdin"]
+
+
+class NoTestsError(ValueError):
+    """There is no test."""
+
+
+class UnreadableTestsError(ValueError):
+    """The tests are in none of the forms; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class StdinTest:
+    """What is typed in, what has to be printed."""
+
+    given: str
+    expected: str
+
+    def verdict(self, printed: bytes) -> tuple[str, str] | None:
+        """None if the test passed, else what is wrong: a kind, a short text."""
+        text = printed.decode(errors="replace")
+        if same_output(text, self.expected):
+            return None
+        return "wrong_answer", f"printed {shown(text.strip())}"
+
+
+@dataclass(frozen=True)
+class CallTest:
+    """What a function is called with, what it has to return."""
+
+    fn_name: str
+    arguments: list[Any]
+    expected: Any
+
+    def verdict(self, found: Sequence[Any]) -> tuple[str, str] | None:
+        """None if the test passed, else what is wrong: a kind, a short text."""
+        try:
+            (item,) = found
+            value = decoded(item[1])
+        except (ValueError, TypeError, LookupError, UnreadableError):
+            return "garbage", "what came out cannot be read"
+        try:
+            if same_value(value, self.expected):
+                return None
+        except RecursionError:
+            return "garbage", "what came out is nested too deeply"
+        return "wrong_answer", f"returned {shown(value)}"
+
+
+Test = StdinTest | CallTest | Assertion
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The tests of one exercise, all of one form."""
+
+    form: Form
+    tests: tuple[Test, ...]
+
+    def asked(self, place: int) -> dict[str, Any]:
+        """What is said of a test inside."""
+        test = self.tests[place]
+        if isinstance(test, StdinTest):
+            return {"input": test.given}
+        if isinstance(test, CallTest):
+            return {"fn_name": test.fn_name, "arguments": test.arguments}
+        return {"steps": test.steps}
+
+
+def read_cases(value: Any, max_tests: int | None = None) -> Cases:
+    """The tests that a value holds, the first ``max_tests`` of them. Raises NoTestsError and UnreadableTestsError."""
+    if isinstance(value, str):
+        value = _from_text(value)
+    if isinstance(value, Mapping):
+        cases = _from_mapping(value)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+        cases = _from_list(list(value))
+    else:
+        raise UnreadableTestsError(f"a {type(value).__name__} is no list of tests")
+    if not cases.tests:
+        raise NoTestsError
+    return Cases(cases.form, cases.tests[:max_tests])
+
+
+def _from_text(text: str) -> Any:
+    if not text.strip():
+        return []
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return _statements(text)
+    return _from_text(value) if isinstance(value, str) and value != text else value
+
+
+def _statements(text: str) -> list[str]:
+    """Python text as one test per assertion, each with the statements before it."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UnreadableTestsError(f"neither JSON nor Python: {shown(text)}") from None
+    if not any(isinstance(statement, ast.Assert) for statement in body):
+        return [text]
+    before: list[str] = []
+    tests = []
+    for statement in body:
+        source = ast.unparse(statement)
+        if isinstance(statement, ast.Assert):
+            tests.append("\n".join([*before, source]))
+        else:
+            before.append(source)
+    return tests
+
+
+def _from_mapping(value: Mapping[str, Any]) -> Cases:
+    if value.get("assert_case"):
+        return _from_list(list(value["assert_case"]))
+    inputs, outputs, fn_name = value.get("inputs"), value.get("outputs"), value.get("fn_name")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise UnreadableTestsError(f"lists `inputs` and `outputs` are needed; there is {', '.join(value) or 'nothing'}")
+    if len(inputs) != len(outputs):
+        raise UnreadableTestsError(f"{len(inputs)} inputs and {len(outputs)} outputs")
+    pairs = zip(inputs, outputs)
+    if fn_name:
+        return Cases("call", tuple(_call(str(fn_name), given, expected) for given, expected in pairs))
+    return Cases("stdin", tuple(_stdin(given, expected) for given, expected in pairs))
+
+
+def _from_list(items: list[Any]) -> Cases:
+    if all(isinstance(item, str) for item in items):
+        try:
+            return Cases("assert", tuple(map(take_apart, items)))
+        except CannotReadError as fault:
+            raise UnreadableTestsError(str(fault)) from None
+    if not all(isinstance(item, Mapping) and "input" in item and "output" in item for item in items):
+        raise UnreadableTestsError("a list of tests holds assert statements, or objects with `input` and `output`")
+    named = [item.get("fn_name") or (item.get("metadata") or {}).get("func_name") for item in items]
+    calls = [bool(name) and (item.get("testtype") or item.get("type")) != "stdin" for item, name in zip(items, named)]
+    if any(calls) != all(calls):
+        raise UnreadableTestsError("function calls and standard input in one list")
+    if all(calls) and items:
+        return Cases("call", tuple(_call(str(name), item["input"], item["output"]) for name, item in zip(named, items)))
+    return Cases("stdin", tuple(_stdin(item["input"], item["output"]) for item in items))
+
+
+def _call(name: str, given: Any, expected: Any) -> CallTest:
+    """Text is JSON, an argument a line, as LiveCodeBench and PRIME have it; else the arguments and the value itself."""
+    try:
+        if isinstance(given, str):
+            arguments = [json.loads(line) for line in given.split("\n")]
+            expected = json.loads(expected) if isinstance(expected, str) else expected
+        else:
+            arguments = list(given)
+    except (json.JSONDecodeError, TypeError, RecursionError):
+        raise UnreadableTestsError(f"the arguments or the value of a call are no JSON: {shown(given)}") from None
+    return CallTest(name, call_arguments(arguments), expected)
+
+
+def _stdin(given: Any, expected: Any) -> StdinTest:
+    return StdinTest(_joined(given), _joined(expected))
+
+
+def _joined(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)

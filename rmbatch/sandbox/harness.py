@@ -1,0 +1,255 @@
+"""What runs inside the walls, in one process with the program: loads it, forks for each test, writes down values.
+
+It judges nothing: a value is written as plain data, and what it should have been is not here. All that it says can be
+forged by a program that takes the trouble, so nothing that it says makes a test pass unless the value is right.
+Runs inside the sandbox, so it imports the standard library only, and holds on to the functions that programs patch.
+
+    run_stdin(program, results, cpu_s)                  # one test: standard input and output are the test's
+    serve_tests(program, form, requests, results, cpu_s)  # function calls and assertions, one fork per test
+"""
+
+import builtins
+import io
+import json
+import os
+import random
+import signal
+import struct
+import sys
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+PRELUDE = "\n".join(
+    f"from {name} import *"
+    for name in (
+        *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+        *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
+    )
+) + (
+    "\nimport string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools"
+    "\nimport operator, io, sys, json\n"
+)
+"""What PRIME puts before each program: solutions of such data sets are written without their imports."""
+_RECURSION_LIMIT = 600_000  # PRIME's
+
+_fork, _wait, _exit, _read, _write, _setitimer = os.fork, os.wait4, os._exit, os.read, os.write, signal.setitimer
+_dumps, _loads, _eval, _exec, _compile, _len, _repr = json.dumps, json.loads, eval, exec, compile, len, repr
+_pack, _unpack, _signal, _seed = struct.pack, struct.unpack, signal.signal, random.seed
+_MAX_DEPTH = 300
+_MAX_TEXT = 200
+_SIGPROF, _SIG_DFL, _ITIMER_PROF = signal.SIGPROF, signal.SIG_DFL, signal.ITIMER_PROF
+
+
+def prelude_names() -> dict[str, Any]:
+    """The names that PRIME's prelude gives a program; made once, copied for each."""
+    names: dict[str, Any] = {}
+    exec(PRELUDE, names)
+    del names["__builtins__"]
+    return names
+
+
+def write_frame(descriptor: int, kind: bytes, content: Any) -> None:
+    """One frame of what is said to the zygote: a letter, a length, JSON."""
+    payload = _dumps(content).encode()
+    data = memoryview(kind + _pack(">I", _len(payload)) + payload)
+    while data:
+        data = data[_write(descriptor, data) :]
+
+
+def run_stdin(program: str, names: dict[str, Any], results: int, cpu_s: float) -> None:
+    """Run the program as ``__main__`` over descriptors 0 and 1; SystemExit is an end like any other, as in PRIME."""
+    error = None
+    try:
+        _start(cpu_s)
+        module = _module("__main__", names)
+        stdin, stdout = _standard_streams()
+        sys.stdin, sys.stdout = stdin, stdout
+        with suppress(SystemExit):
+            _exec(_compile(program, "<program>", "exec"), vars(module))
+        for stream in {id(stdout): stdout, id(sys.stdout): sys.stdout}.values():
+            stream.flush()
+    except BaseException as fault:
+        error = _described(fault)
+    write_frame(results, b"V", {"error": error})
+    _exit(0)
+
+
+def serve_tests(program: str, form: str, names: dict[str, Any], requests: int, results: int, cpu_s: float) -> None:
+    """Load the program once, then run each test that is asked for in a fork of the process that has loaded it."""
+    module = _module("solution", names if form == "call" else {})
+    error = None
+    try:
+        _start(cpu_s)
+        _exec(_compile(program, "<program>", "exec"), vars(module))
+        _setitimer(_ITIMER_PROF, 0)
+    except BaseException as fault:
+        error = _described(fault)
+    write_frame(results, b"L", {"error": error})
+    if error is not None:
+        _exit(0)
+    while True:
+        test = _next_test(requests)
+        try:
+            child = _fork()
+        except OSError as fault:
+            write_frame(results, b"F", {"error": _described(fault)})
+            continue
+        if child == 0:
+            _run_test(module, form, test, results, cpu_s)
+        write_frame(results, b"S", {"pid": child})
+        status, usage = _wait(child, 0)[1:]
+        write_frame(results, b"E", {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime})
+
+
+def _next_test(requests: int) -> dict[str, Any]:
+    def exactly(size: int) -> bytes:
+        data = b""
+        while _len(data) < size:
+            more = _read(requests, size - _len(data))
+            if not more:
+                _exit(0)
+            data += more
+        return data
+
+    test: dict[str, Any] = _loads(exactly(_unpack(">I", exactly(4))[0]))
+    return test
+
+
+def _run_test(module: ModuleType, form: str, test: dict[str, Any], results: int, cpu_s: float) -> None:
+    token = test["token"]
+    found: list[Any] = []
+    error = None
+    try:
+        _start(cpu_s)
+        if form == "call":
+            found.append(["v", encoded(_function(module, test["fn_name"])(*test["arguments"]))])
+        else:
+            for step in test["steps"]:
+                _run_step(step, vars(module), found)
+    except BaseException as fault:
+        error = _described(fault)
+    write_frame(results, b"V", {"token": token, "found": found, "error": error})
+    _exit(0)
+
+
+def _run_step(step: list[str], names: dict[str, Any], found: list[Any]) -> None:
+    kind, source = step[0], step[1]
+    if kind == "run":
+        _exec(_compile(source, "<test>", "exec"), names)
+        return
+    try:
+        value = _eval(_compile(source, "<test>", "eval"), names)
+        if kind == "value":
+            found.append(["v", encoded(value)])
+        else:  # "equal": two values, both of which the program may have a hand in
+            other = _eval(_compile(step[2], "<test>", "eval"), names)
+            found.append(["p", encoded(value), encoded(other), bool(value == other)])
+    except Exception as fault:  # an `or` may not need it
+        found.append(["e", *_described(fault)])
+
+
+def _function(module: ModuleType, name: str) -> Any:
+    solution = getattr(module, "Solution", None)
+    if solution is not None and hasattr(solution, name):
+        return getattr(solution(), name)
+    return getattr(module, name)
+
+
+def _module(name: str, names: dict[str, Any]) -> ModuleType:
+    module = ModuleType(name)
+    # As built-in names, so that a function that the program does not define is not found in the prelude (operator.add).
+    vars(module)["__builtins__"] = {**vars(builtins), **names}
+    sys.modules[name] = module  # dataclasses and pickle look it up
+    sys.argv = [name]
+    if names:
+        sys.setrecursionlimit(_RECURSION_LIMIT)
+    return module
+
+
+def _standard_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+    stdin, stdout = io.FileIO(0, closefd=False), io.FileIO(1, "w", closefd=False)
+    return (
+        io.TextIOWrapper(io.BufferedReader(stdin), "utf-8", "surrogateescape"),
+        io.TextIOWrapper(io.BufferedWriter(stdout), "utf-8", "surrogateescape"),
+    )
+
+
+def _start(cpu_s: float) -> None:
+    _seed(0)  # the same program gives the same answer; Python seeds anew in each fork
+    _signal(_SIGPROF, _SIG_DFL)
+    _setitimer(_ITIMER_PROF, cpu_s)
+
+
+def _described(fault: BaseException) -> list[str]:
+    """The type of an exception and what it says."""
+    try:
+        return [str(type(fault).__name__)[:_MAX_TEXT], str(fault)[:_MAX_TEXT]]
+    except BaseException:
+        return [str(type(fault).__name__)[:_MAX_TEXT], ""]
+
+
+def encoded(value: Any, depth: int = 0) -> Any:
+    """The value as JSON, exactly, by its built-in type: a subclass counts as what it is derived from.
+
+    What is no plain data is ["o", type, truth]: an object, of which outside nothing is known.
+    """
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind.__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+        kind = type(value)
+    if depth > _MAX_DEPTH:
+        return _opaque(value)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, bool | int):
+        number = int.__int__(value)
+        return number if -(2**53) < number < 2**53 else ["i", hex(number)]
+    if issubclass(kind, float):
+        return ["f", float.hex(value)]
+    if issubclass(kind, list):
+        return ["l", [encoded(item, depth + 1) for item in list.__iter__(value)]]
+    if issubclass(kind, tuple):
+        return ["t", [encoded(item, depth + 1) for item in tuple.__iter__(value)]]
+    if issubclass(kind, dict):
+        pairs = dict.items(value)
+        return ["d", [[encoded(key, depth + 1), encoded(item, depth + 1)] for key, item in pairs]]
+    if issubclass(kind, set):
+        return ["s", [encoded(item, depth + 1) for item in set.__iter__(value)]]
+    if issubclass(kind, frozenset):
+        return ["s", [encoded(item, depth + 1) for item in frozenset.__iter__(value)]]
+    return _encoded_rarely(value, kind, depth)
+
+
+def _encoded_rarely(value: Any, kind: type, depth: int) -> Any:
+    if kind in (type({}.keys()), type({}.items())):
+        return ["s", [encoded(item, depth + 1) for item in value]]
+    if kind in (bytes, bytearray):
+        return ["b", value.hex()]
+    if kind is complex:
+        return ["c", float.hex(value.real), float.hex(value.imag)]
+    if kind is Decimal:
+        return ["D", str(value)]
+    if kind is Fraction:
+        return ["F", hex(value.numerator), hex(value.denominator)]
+    if kind in (date, datetime, time, timedelta, range, deque):
+        return ["x", kind.__name__, _repr(value)]
+    return _opaque(value)
+
+
+def _opaque(value: Any) -> list[Any]:
+    try:
+        truth = bool(value)
+    except Exception:
+        truth = None
+    kind = type(value)
+    return ["o", f"{kind.__module__}.{kind.__qualname__}"[:_MAX_TEXT], truth]
+
+
+WARM = (ChainMap, Counter, OrderedDict, defaultdict)  # imported so that each fork has them already

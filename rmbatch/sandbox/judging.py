@@ -1,0 +1,153 @@
+"""The verdict on a program: the share of its tests that pass, and what went wrong with the first that does not.
+
+Decided here, outside of the sandbox, from what came out of it. A sandbox that fails gives no verdict.
+
+    judge("def f(x): return x + 1", read_cases(["assert f(1) == 2"]), Limits(), "auto")
+"""
+
+import json
+import secrets
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from rmbatch.sandbox.asserts import described
+from rmbatch.sandbox.cases import Cases, StdinTest
+from rmbatch.sandbox.pool import Outcome, Protection, Sandbox, SandboxError, lend
+
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each test of a program may use."""
+
+    timeout_s: float = 5.0
+    """Processor seconds of a test, and of loading the program."""
+    memory_mb: int = 512
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which tests passed, and the first that did not."""
+
+    passed: tuple[bool, ...]
+    failure: str | None
+    """``test 3: wrong_answer: got 4``; None if all passed."""
+
+    @property
+    def share(self) -> float:
+        """Passed tests over tests."""
+        return sum(self.passed) / len(self.passed)
+
+
+def judge(
+    program: str, cases: Cases, limits: Limits, protection: Protection = "auto", packages: bool = False
+) -> Verdict:
+    """The verdict on a program. Raises SandboxError where there is none, UserError where protection is missing."""
+    try:
+        with lend(protection, packages) as sandbox:
+            return judged(sandbox, program, cases, limits)
+    except SandboxError:  # it may have been killed for the memory of somebody else: once more, with a fresh one
+        with lend(protection, packages) as sandbox:
+            return judged(sandbox, program, cases, limits)
+
+
+def judged(sandbox: Sandbox, program: str, cases: Cases, limits: Limits) -> Verdict:
+    """The verdict on a program that runs in this sandbox. Raises SandboxError."""
+    tokens = [secrets.token_hex(16) for _ in cases.tests]
+    request = {
+        "form": cases.form,
+        "program": program,
+        "tests": [{**cases.asked(place), "token": token} for place, token in enumerate(tokens)],
+        "cpu_s": limits.timeout_s,
+        "memory_mb": limits.memory_mb,
+    }
+    passed, failure = [], None
+    for place, outcome in enumerate(sandbox.run(request)):
+        wrong = _wrong(cases, place, outcome, tokens[place], limits, sandbox.facts)
+        passed.append(wrong is None)
+        if wrong is not None and failure is None:
+            text = f": {wrong[1]}" if wrong[1] else ""
+            failure = f"test {place + 1}: {wrong[0]}{text}".encode(errors="replace").decode()
+    if len(passed) != len(cases.tests):
+        raise SandboxError(f"it gave {len(passed)} outcomes for {len(cases.tests)} tests")
+    return Verdict(tuple(passed), failure)
+
+
+def _wrong(
+    cases: Cases, place: int, outcome: Outcome, token: str, limits: Limits, facts: dict[str, Any]
+) -> tuple[str, str] | None:
+    """None if the test passed, else a kind and a short text."""
+    if outcome.end != "ended":
+        return _unfinished(outcome, limits, facts)
+    signalled = (outcome.status or 0) & 0x7F
+    if signalled:
+        return _killed(signalled, outcome.cpu_s, limits)
+    test = cases.tests[place]
+    said = _said(outcome.value)
+    if isinstance(test, StdinTest):
+        if said is not None and said.get("error") is not None:
+            return _raised(said["error"])
+        if said is None and outcome.status != 0:
+            return "exit", f"the program ended itself with {(outcome.status or 0) >> 8}"
+        return test.verdict(outcome.printed)
+    if said is None:
+        return "exit", "the program ended itself during the test"
+    if said.get("token") != token or not isinstance(said.get("found"), list):
+        return "garbage", "what came out cannot be read"
+    if said.get("error") is not None:
+        return _raised(said["error"])
+    return test.verdict(said["found"])
+
+
+def _unfinished(outcome: Outcome, limits: Limits, facts: dict[str, Any]) -> tuple[str, str]:
+    if outcome.end == "not_loaded":
+        said = _said(outcome.value)
+        return _raised((said or {}).get("error"))
+    if outcome.end == "died":
+        signalled = (outcome.status or 0) & 0x7F
+        if signalled:
+            return _killed(signalled, outcome.cpu_s, limits)
+        if (outcome.status or 0) >> 8 == 99:
+            raise SandboxError("a process could not be confined")
+        return "exit", "the program ended itself before its tests"
+    if outcome.end == "no_process":
+        if not facts["counts_alone"]:  # others of this user may have them
+            raise SandboxError(f"no process for a test: {outcome.said}")
+        return "processes", "no process left for the test"
+    known = {
+        "wall": ("timeout", "not done in time"),
+        "output": ("output", "it wrote more than 4 MiB"),
+        "memory": ("memory", f"its processes held more than {limits.memory_mb} MiB"),
+        "garbage": ("garbage", "what came out cannot be read"),
+        "not_run": ("not_run", "three tests before it ended with their process"),
+    }
+    if outcome.end not in known:
+        raise SandboxError(f"unknown end {outcome.end!r}")
+    return known[outcome.end]
+
+
+def _killed(number: int, cpu_s: float, limits: Limits) -> tuple[str, str]:
+    if number in (signal.SIGPROF, signal.SIGXCPU) or cpu_s >= limits.timeout_s:
+        return "timeout", f"over {limits.timeout_s:g} s of processor time"
+    if number == signal.SIGXFSZ:
+        return "files", "a file grew beyond its limit"
+    return "crash", signal.strsignal(number) or f"signal {number}"
+
+
+def _raised(error: Any) -> tuple[str, str]:
+    if not isinstance(error, list) or len(error) != 2 or not all(isinstance(part, str) for part in error):
+        return "garbage", "what came out cannot be read"
+    return described(*(part[:_MAX_TEXT] for part in error))
+
+
+def _said(value: bytes) -> dict[str, Any] | None:
+    """The JSON object that came out, {} for what is none; None where nothing came."""
+    if not value:
+        return None
+    try:
+        said = json.loads(value)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}

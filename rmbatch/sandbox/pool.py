@@ -1,0 +1,293 @@
+"""Warm sandboxes of this process: started when first needed, lent to one program at a time, gone when the process is.
+
+Which protection a sandbox has is chosen here: the strongest that works on this machine, and none below what was asked
+for. What the walls are made of is ``walls.py`` and ``namespaces.py``; what goes on behind them is ``zygote.py``.
+
+    with lend("auto") as sandbox:
+        for outcome in sandbox.run({"form": "call", "program": ..., "tests": [...], "cpu_s": 5, "memory_mb": 512}): ...
+"""
+
+import atexit
+import json
+import logging
+import os
+import secrets
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, get_args
+
+from connectors.errors import UserError
+
+Level = Literal["bubblewrap", "namespaces", "landlock", "rlimits"]
+"""How a program is confined, strongest first."""
+Protection = Literal["auto", "bubblewrap", "namespaces", "landlock", "rlimits"]
+"""The weakest level that will do; ``auto``: any but rlimits, which has to be asked for by name."""
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+_WEAKEST: Mapping[str, Level] = {"auto": "landlock", **{level: level for level in LEVELS}}
+
+_START_S = 60
+_STALLED_S = 60
+"""What a sandbox may be silent for beyond the longest that a test may take."""
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32")
+_START = "import sys; sys.path.insert(0, {root!r}); from rmbatch.sandbox.zygote import main; main(sys.argv[1])"
+_log = logging.getLogger("rmbatch.sandbox")
+
+
+class SandboxError(Exception):
+    """The sandbox failed, not the program in it: there is no verdict."""
+
+
+class RefusedError(SandboxError):
+    """This level does not work on this machine."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one test: how it ended, the value that was written down for it, what it printed."""
+
+    end: str
+    status: int | None
+    cpu_s: float
+    value: bytes
+    printed: bytes
+    said: str = ""
+
+
+class Sandbox:
+    """One zygote behind its walls. One program at a time."""
+
+    def __init__(self, level: Level, packages: bool = False) -> None:
+        self.level, self.packages = level, packages
+        self.owner = os.getpid()
+        self.usable = False
+        self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if level == "rlimits" else None
+        command = _command(level, packages, self._folder or ("/" if level == "landlock" else "/tmp"))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+            start_new_session=True,
+        )
+        try:
+            header, _ = self._receive(_START_S)
+        except SandboxError:
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            self.stop()
+            raise RefusedError(lines[-1] if lines else "it did not start") from None
+        if "ready" not in header:
+            self.stop()
+            raise RefusedError(header.get("refused", "it did not start"))
+        self.facts: dict[str, Any] = header["ready"]
+        self.usable = True
+
+    def run(self, request: Mapping[str, Any]) -> Iterator[Outcome]:
+        """The outcome of each test of a request, in order. Raises SandboxError where the sandbox fails."""
+        self.usable = False  # until the last outcome is read
+        longest_s = 8 * request["cpu_s"] + 4 + _STALLED_S
+        payload = json.dumps(request).encode()
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(struct.pack(">I", len(payload)) + payload)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise SandboxError("it was gone") from None
+        while True:
+            header, payloads = self._receive(longest_s)
+            if header.get("done"):
+                self.usable = not header["spent"]
+                return
+            status, cpu_s = header.get("status"), header.get("cpu_s", 0.0)
+            yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1], header.get("said", ""))
+
+    def stop(self) -> None:
+        """End it and everything in it, if it is this process's own."""
+        self.usable = False
+        if self.owner != os.getpid():
+            return  # a fork has its parent's sandboxes, which are not its own
+        process = self._process
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()  # the end of its input ends it
+        try:
+            process.wait(
+                15 if self.level in ("landlock", "rlimits") else 2
+            )  # without namespaces it has to clear up after itself
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._errors.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _receive(self, timeout_s: float) -> tuple[dict[str, Any], list[bytes]]:
+        deadline = time.monotonic() + timeout_s
+        stream = self._process.stdout
+        assert stream is not None
+        header = json.loads(_exactly(stream, struct.unpack(">I", _exactly(stream, 4, deadline))[0], deadline))
+        return header, [_exactly(stream, size, deadline) for size in header["sizes"]]
+
+
+def _exactly(stream: IO[bytes], size: int, deadline: float) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise SandboxError("it did not answer in time")
+        more = os.read(stream.fileno(), size - len(data))
+        if not more:
+            raise SandboxError("it died")
+        data += more
+    return bytes(data)
+
+
+def _command(level: Level, packages: bool, folder: str) -> list[str]:
+    home = Path(__file__).parents[2]
+    libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")] if packages else []
+    readable = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *_SYSTEM, *libraries]))
+    setup = {
+        "level": level,
+        "readable": readable,
+        "packages": list(dict.fromkeys(libraries)),
+        "folder": folder,
+        "user": _own_user() if os.geteuid() == 0 else None,
+    }
+    python = os.path.realpath(sys.executable)
+    if level != "bubblewrap":
+        return [python, "-S", "-s", "-P", "-B", "-c", _START.format(root=str(home)), json.dumps(setup)]
+    found = shutil.which("bwrap")
+    if found is None:
+        raise RefusedError("bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
+    start = [python, "-S", "-s", "-P", "-B", "-c", _START.format(root="/rmbatch"), json.dumps(setup)]
+    return [found, *_bubblewrap(readable, home), "--", *start]
+
+
+def _bubblewrap(readable: list[str], home: Path) -> list[str]:
+    """The options: own namespaces, a file system of what a Python needs, process 1 is the zygote."""
+    options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    options += ["--as-pid-1", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    above = {str(parent) for path in readable for parent in Path(path).parents if not os.path.islink(parent)}
+    for parent in sorted(above - {"/"}):  # it would make them for its own user only
+        options += ["--perms", "0755", "--dir", parent]
+    for path in readable:
+        if os.path.islink(path):
+            options += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            options += ["--ro-bind", path, path]
+    code = home / "rmbatch"
+    options += ["--ro-bind", str(code / "__init__.py"), "/rmbatch/rmbatch/__init__.py"]
+    options += ["--ro-bind", str(code / "sandbox"), "/rmbatch/rmbatch/sandbox"]
+    options += ["--perms", "1777", "--size", str(32 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    if os.geteuid() == 0:
+        options += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    return options
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours; one hash seed, so that a program does the same each time."""
+    fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", "TZ": "UTC"}
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return fixed | single | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+
+
+def _own_user() -> int:
+    """A user that nobody else is: limits count its processes alone, and all of them can be killed at once."""
+    user = 2_000_000_000 + secrets.randbelow(100_000_000)
+    with open("/proc/self/uid_map") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return user if any(first <= user < first + count for first, _, count in ranges) else 65534
+
+
+class _Pool:
+    """The idle sandboxes of this process, and the level that was found to work."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._idle: list[Sandbox] = []
+        self._refused: dict[Level, str] = {}
+        self._works: set[Level] = set()
+        """Started before: what fails later is this one sandbox, and no reason for a weaker one."""
+
+    def take(self, protection: Protection, packages: bool) -> Sandbox:
+        weakest = LEVELS.index(_WEAKEST[protection])
+        with self._lock:
+            if self._owner != os.getpid():
+                self._owner, self._idle = os.getpid(), []
+            for level in LEVELS[: weakest + 1]:
+                if level in self._refused:
+                    continue
+                for sandbox in self._idle:
+                    if (sandbox.level, sandbox.packages) == (level, packages):
+                        self._idle.remove(sandbox)
+                        return sandbox
+                try:
+                    sandbox = Sandbox(level, packages)
+                except RefusedError as reason:
+                    if level in self._works:
+                        raise SandboxError(f"it did not start again: {reason}") from None
+                    self._refused[level] = str(reason)
+                    continue
+                self._tell(sandbox)
+                return sandbox
+        why = "; ".join(f"{level}: {self._refused[level]}" for level in LEVELS[: weakest + 1])
+        raise UserError(
+            f"code is not run without protection, and none that will do (protection: {protection}) works here: {why}. "
+            "Install bubblewrap, or accept limits alone by name, protection: rlimits; docs/sandbox.md says what that is"
+        )
+
+    def give(self, sandbox: Sandbox) -> None:
+        if not sandbox.usable or sandbox.owner != os.getpid():
+            sandbox.stop()
+            return
+        with self._lock:
+            self._idle.append(sandbox)
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for sandbox in idle:
+            sandbox.stop()
+
+    def _tell(self, sandbox: Sandbox) -> None:
+        if sandbox.level in self._works:
+            return
+        self._works.add(sandbox.level)
+        weak = sandbox.level in ("landlock", "rlimits")
+        missing = "".join(f"; {level}: {reason}" for level, reason in self._refused.items())
+        _log.log(logging.WARNING if weak else logging.INFO, "programs run behind %s%s", sandbox.level, missing)
+
+
+_POOL = _Pool()
+atexit.register(_POOL.close)
+
+
+@contextmanager
+def lend(protection: Protection, packages: bool = False) -> Iterator[Sandbox]:
+    """A warm sandbox for one program. Raises UserError where nothing as strong as ``protection`` works."""
+    sandbox = _POOL.take(protection, packages)
+    try:
+        yield sandbox
+    finally:
+        _POOL.give(sandbox)
+
+
+def close_idle() -> None:
+    """End the sandboxes that nobody uses."""
+    _POOL.close()
