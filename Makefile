@@ -30,6 +30,8 @@ bench: $(READY)  ## The measurements behind docs/benchmarks.md; takes a quiet ma
 	$(BIN)/python -m tests.bench.restart_cost
 	$(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.jsonl_reading
+	$(BIN)/python -m tests.bench.rule_rewards
+	$(BIN)/python -m tests.bench.code_execution
 
 chaos: $(READY)  ## Kills, faulty storage and rows that kill their worker, at full size.
 	$(BIN)/python -m pytest tests/chaos -m chaos -s -q

@@ -86,9 +86,9 @@ def loaded_by(statement: str) -> set[str]:
 
 HEAVY = {"ray", "torch", "vllm", "openai", "transformers"}
 EVERY_REWARD = """
-import rmbatch
-for name in rmbatch.list_rewards():
-    rmbatch.reward(name).evaluate({"response": "4", "reference": "4"})
+from tests.rmbatch.rewards.every import RULES, made
+for name in RULES:
+    made(name).evaluate({"responses": ["4"], "reference": "4"})
 """
 
 

@@ -206,6 +206,19 @@ def _array(values: list[Any]) -> tuple[pa.Array, bool]:
     """The values as an array, and whether as JSON text because they have no common type."""
     try:
         return pa.array(values), False
+    except UnicodeEncodeError:  # half a surrogate pair, as json.loads lets through: no UTF-8, so no column, can hold it
+        return _array([_encodable(value) for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         texts = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
         return pa.array(texts, TEXT), True
+
+
+def _encodable(value: Any) -> Any:
+    """The value with each half surrogate pair in its texts as U+FFFD, the sign for what cannot be read."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value

@@ -9,7 +9,7 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FrameType
@@ -38,24 +38,31 @@ def math_verify_reward(
     response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
     found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
     and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
-    A reference without delimiters (``16\sqrt{3}``, ``y = -2x``), and a last line of the response that is nothing but
-    such mathematics, is read as a whole, where RM-Gallery compares the 16, or the -2, in it.
     Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
     takes over ``timeout_s`` seconds of processor time each; ``verify_failed`` where the comparison raises.
     Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
     https://github.com/huggingface/Math-Verify.
+    Deviation: a reference without delimiters (``16\sqrt{3}``, ``y = -2x``), and a last line of the response that is
+    nothing but such mathematics, is read as a whole, where RM-Gallery compares the 16, or the -2, in it.
+    Deviation: a reference without mathematics is null, and so is what takes too long or raises; RM-Gallery gives 0.0,
+    or its ``timeout_score``.
+    Deviation: a thread that is not the main one gets the same scores, where RM-Gallery's time limit fails.
     """
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))
     different = list(dict.fromkeys(pair for pair in pairs if None not in pair))
-    if threading.current_thread() is threading.main_thread():
-        found = dict(zip(different, verdicts(different, timeout_s)))
-    else:
-        from rmbatch.rewards.math_process import HELPER
-
-        found = dict(zip(different, HELPER.verdicts(different, timeout_s)))
+    found = dict(zip(different, verdicts_anywhere(different, timeout_s)))
     rows = [found.get(pair, (None, None, None)) for pair in pairs]
     score, error, reason = zip(*rows) if rows else ((), (), ())
     return Scores(pa.array(score, pa.float64()), pa.array(error, TEXT), pa.array(reason, TEXT))
+
+
+def verdicts_anywhere(pairs: Sequence[Pair], timeout_s: int) -> list[Verdict]:
+    """The verdict on each pair, in order: here on a main thread, by a helper process on any other."""
+    if threading.current_thread() is threading.main_thread():
+        return verdicts(pairs, timeout_s)
+    from rmbatch.rewards.math_process import HELPER
+
+    return HELPER.verdicts(pairs, timeout_s)
 
 
 def verdicts(pairs: Iterable[Pair], timeout_s: int) -> list[Verdict]:

@@ -25,13 +25,57 @@ from rmbatch.rewards.contract import Knob, RewardSpec, spec_of
 
 BUILTIN: dict[str, str] = {
     "accuracy": "rmbatch.rewards.general:accuracy",
+    "agreement": "rmbatch.rewards.voting:agreement",
+    "bleu": "rmbatch.rewards.similarity:Bleu",
+    "chrf": "rmbatch.rewards.similarity:ChrF",
+    "code_execution": "rmbatch.rewards.code_execution:CodeExecution",
+    "code_patch_similarity": "rmbatch.rewards.code:code_patch_similarity",
+    "code_style": "rmbatch.rewards.code:code_style",
+    "code_syntax_check": "rmbatch.rewards.code:code_syntax_check",
+    "contains": "rmbatch.rewards.match:contains",
+    "cosine_length": "rmbatch.rewards.length:cosine_length",
+    "critic_first_error_match": "rmbatch.rewards.process:critic_first_error_match",
+    "detoxify_reward": "rmbatch.rewards.toxicity:DetoxifyReward",
+    "edit_similarity": "rmbatch.rewards.similarity:edit_similarity",
+    "emoji_density": "rmbatch.rewards.style:emoji_density",
+    "ends_with": "rmbatch.rewards.match:ends_with",
+    "exact_match": "rmbatch.rewards.match:exact_match",
     "f1_score": "rmbatch.rewards.general:F1Score",
+    "first_error_match": "rmbatch.rewards.process:first_error_match",
+    "fuzzy_ratio": "rmbatch.rewards.similarity:fuzzy_ratio",
+    "ifeval": "rmbatch.rewards.constraints:ifeval",
+    "json_match": "rmbatch.rewards.json_match:json_match",
+    "json_schema_match": "rmbatch.rewards.json_match:JsonSchemaMatch",
+    "json_valid": "rmbatch.rewards.json_match:json_valid",
+    "language_consistency": "rmbatch.rewards.language:LanguageConsistency",
+    "language_match": "rmbatch.rewards.language:LanguageMatch",
     "length_penalty": "rmbatch.rewards.format:length_penalty",
+    "list_density": "rmbatch.rewards.style:list_density",
+    "majority_vote": "rmbatch.rewards.voting:majority_vote",
+    "markdown_density": "rmbatch.rewards.style:markdown_density",
     "math_verify_reward": "rmbatch.rewards.math:math_verify_reward",
+    "multiple_choice": "rmbatch.rewards.match:MultipleChoice",
     "ngram_repetition_penalty": "rmbatch.rewards.format:NgramRepetitionPenalty",
+    "no_refusal": "rmbatch.rewards.refusal:no_refusal",
+    "not_truncated": "rmbatch.rewards.truncation:not_truncated",
+    "number_accuracy": "rmbatch.rewards.general:number_accuracy",
+    "pattern_match": "rmbatch.rewards.match:PatternMatch",
+    "privacy_leakage": "rmbatch.rewards.privacy:privacy_leakage",
     "reasoning_format": "rmbatch.rewards.format:reasoning_format",
+    "reasoning_tool_call_format": "rmbatch.rewards.tool_calls:reasoning_tool_call_format",
+    "regex_match": "rmbatch.rewards.match:regex_match",
+    "rouge": "rmbatch.rewards.similarity:rouge",
+    "rouge1": "rmbatch.rewards.similarity:rouge1",
+    "rouge2": "rmbatch.rewards.similarity:rouge2",
+    "rougeL": "rmbatch.rewards.similarity:rouge_l",
+    "soft_overlong": "rmbatch.rewards.length:soft_overlong",
+    "starts_with": "rmbatch.rewards.match:starts_with",
+    "step_count": "rmbatch.rewards.process:step_count",
+    "text_constraints": "rmbatch.rewards.constraints:TextConstraints",
+    "token_set_ratio": "rmbatch.rewards.similarity:token_set_ratio",
+    "tool_call_match": "rmbatch.rewards.tool_calls:tool_call_match",
 }
-ALIASES: dict[str, str] = {"math_verify": "math_verify_reward"}
+ALIASES: dict[str, str] = {"math_verify": "math_verify_reward", "toxicity": "detoxify_reward"}
 ENTRY_POINT_GROUP = "rmbatch.rewards"
 
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "of at least"))
@@ -104,13 +148,14 @@ def _parts(spec: RewardSpec) -> tuple[str, ...]:
 
 def _shown(knob: Knob) -> str:
     default = "" if knob.required else f" = {knob.default!r}"
-    return f"{knob.name}: {_type_name(knob.annotation)}{default}"
+    return f"{knob.name}: {shown_type(knob.annotation)}{default}"
 
 
-def _type_name(annotation: Any) -> str:
+def shown_type(annotation: Any) -> str:
+    """A knob's type as one writes it: ``int >= 1``, ``'words' | 'jieba'``."""
     if get_origin(annotation) is Annotated:
         base, *notes = get_args(annotation)
-        return " ".join([_type_name(base), *filter(None, map(_bounds, notes))])
+        return " ".join([shown_type(base), *filter(None, map(_bounds, notes))])
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if isinstance(annotation, type) and not get_args(annotation):

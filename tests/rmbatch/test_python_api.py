@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import rmbatch
 from connectors.errors import UserError
 from rmbatch.rewards.evaluation import Candidate, Result
-from rmbatch.rewards.registry import BUILTIN
 
 PIECES = ["4", "5", r"\boxed{4}", "<think>", "</think>", "<answer>a</answer>", " the cat", "\n", "é", "中文", "$x$"]
 TEXTS = st.none() | st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
@@ -31,7 +30,8 @@ def flat_results(result: Result | list[Result]) -> list[tuple[float | None, str 
     return [(one.score, one.error, one.reason) for one in results]
 
 
-@pytest.mark.parametrize("name", sorted(BUILTIN))
+# All others are in rewards/test_every_rule.py.
+@pytest.mark.parametrize("name", ["accuracy", "math_verify_reward", *KNOBS])
 @settings(max_examples=25, deadline=None)
 @given(samples=st.lists(NESTED, min_size=1, max_size=4))
 def test_one_number_whichever_way(name: str, samples: list[dict[str, Any]]) -> None:
@@ -121,8 +121,9 @@ def test_importing_is_light() -> None:
         "import sys, rmbatch, rmbatch.rewards\n"
         "heavy = {'ray', 'torch', 'vllm', 'openai', 'pyarrow', 'polars', 'sympy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "for name in rmbatch.list_rewards():\n"
-        "    rmbatch.reward(name).evaluate({'response': '4', 'reference': '4'})\n"
+        "from tests.rmbatch.rewards.every import RULES, made\n"
+        "for name in RULES:\n"
+        "    made(name).evaluate({'responses': ['4'], 'reference': '4'})\n"
         "assert not {'ray', 'torch', 'vllm', 'openai'} & set(sys.modules)\n"
         "from rmbatch.rewards import reward, Scores\n"
         "assert rmbatch.Scores is Scores and callable(reward('x'))\n"

@@ -1,0 +1,140 @@
+"""The page of all rewards, ``docs/rewards.md``, made from their signatures and docstrings and from nothing else.
+
+    python -m rmbatch.rewards.page > docs/rewards.md
+
+A docstring is a first line, text, and then items that each begin with ``Null``, ``Source:`` or ``Deviation:``.
+"""
+
+import re
+from collections.abc import Iterator
+
+from rmbatch.rewards.contract import RewardSpec
+from rmbatch.rewards.registry import ALIASES, BUILTIN, resolve, shown_type
+
+_ITEM = re.compile(r"(Null|Source:|Deviation:)\s")
+_RANGE = re.compile(r"->\s*score\[n\]\s*float64(?:\s+in\s+([\[({][^\])}]*[\])}])|,?\s*([^.;]*))", re.DOTALL)
+
+_HEAD = """# Rewards
+
+Made from the rewards themselves by `python -m rmbatch.rewards.page > docs/rewards.md`; do not edit it here.
+
+A reward is used by its name, in a job file (`reward: f1_score`) or from Python (`rmbatch.reward("f1_score")`). It reads
+the columns it lists: `response`, `reference` and `prompt` are roles, which a job's `columns` map to columns of the
+data; other names are columns as they are called. `null` is no score, and `error.<name>` says why as `code: message`;
+zero is scored, and bad. Where a column is null, the code is `missing_<column>`. Listwise rewards compare the responses
+of one prompt, so they need rows with a list of responses, or rows that are grouped.
+
+Rules take time linear in the length of a text; what would cost more than some seconds is null with the code `too_long`.
+
+Rewards are made of rewards, nested as one likes: `sum` (weights), `gate` (a hard constraint), `route` (another reward for
+each kind of row) and `cascade` (the next one only where this one is not sure). Each part keeps its own
+`score.<name>.<part>`; how they are written stands in `jobs/reward_config.py`, what they do with nulls in
+`rmbatch/rewards/composition.py`, and `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate, …`.
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    specs = [resolve(name) for name in sorted(BUILTIN)]
+    return "\n".join(
+        [_HEAD, *_table(specs), "", *_deviations(specs), *(line for spec in specs for line in _entry(spec))]
+    )
+
+
+def _table(specs: list[RewardSpec]) -> Iterator[str]:
+    yield "| reward | reads | range | what it is |"
+    yield "|---|---|---|---|"
+    for spec in specs:
+        columns = ", ".join(f"`{column}`" for column in spec.columns)
+        yield f"| [{spec.name}](#{spec.name.lower()}) | {columns} | {_cell(_range(spec))} | {_cell(_text(spec)[0])} |"
+
+
+def _deviations(specs: list[RewardSpec]) -> Iterator[str]:
+    yield "## Where results differ from RM-Gallery's"
+    yield ""
+    yield "Everything else equals RM-Gallery's results on the same inputs to 1e-12, its quirks included."
+    yield ""
+    for spec in specs:
+        yield from (f"- `{spec.name}`: {deviation}" for deviation in _items(spec, "Deviation:"))
+    yield ""
+
+
+def _entry(spec: RewardSpec) -> Iterator[str]:
+    first, *rest = _text(spec)
+    yield f"## {spec.name}"
+    yield ""
+    yield first
+    yield ""
+    if rest:
+        yield " ".join(rest)
+        yield ""
+    other_names = [f"`{alias}`" for alias, name in ALIASES.items() if name == spec.name]
+    yield f"- reads: {', '.join(f'`{column}`' for column in spec.columns)} ({spec.kind})"
+    yield f"- writes: `score.{spec.name}`, `error.{spec.name}`" + (
+        f", `reason.{spec.name}`" if spec.writes_reason else ""
+    )
+    yield f"- range: {_range(spec)}"
+    yield from (f"- nulls: {item}" for item in _items(spec, "Null"))
+    yield from (f"- source: {item}" for item in _items(spec, "Source:"))
+    yield from (f"- deviation: {item}" for item in _items(spec, "Deviation:"))
+    if other_names:
+        yield f"- also called: {', '.join(other_names)}"
+    yield ""
+    if spec.knobs:
+        yield "| knob | type | default |"
+        yield "|---|---|---|"
+        for knob in spec.knobs:
+            default = "needed" if knob.required else f"`{knob.default!r}`"
+            yield f"| `{knob.name}` | {_cell(f'`{shown_type(knob.annotation)}`')} | {default} |"
+        yield ""
+
+
+def _text(spec: RewardSpec) -> list[str]:
+    """The docstring without its items: first line, then the paragraphs, each as one line."""
+    first, _, rest = spec.doc.partition("\n")
+    described = _split(rest)[0]
+    return [_markdown(first), *([_markdown(described)] if described else [])]
+
+
+def _items(spec: RewardSpec, label: str) -> list[str]:
+    items = _split(spec.doc.partition("\n")[2])[1]
+    said = [item for item in items if item.startswith(label)]
+    return [_markdown(item if label == "Null" else item.removeprefix(label).strip()) for item in said]
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """The text before the first item, and the items, each as one line."""
+    described: list[str] = []
+    items: list[str] = []
+    for line in text.splitlines():
+        if _ITEM.match(line):
+            items.append(line)
+        elif items:
+            items[-1] += f" {line.strip()}"
+        elif line.strip():
+            described.append(line.strip())
+    return " ".join(described), [item.strip() for item in items]
+
+
+def _range(spec: RewardSpec) -> str:
+    found = _RANGE.search(spec.doc)
+    if not found:
+        return "float64"
+    return " ".join((found[1] or found[2] or "any number").split())
+
+
+def _markdown(text: str) -> str:
+    return text.replace("``", "`").replace("<", "&lt;") if "`" not in text else _outside_code(text.replace("``", "`"))
+
+
+def _outside_code(text: str) -> str:
+    parts = text.split("`")
+    return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
