@@ -358,11 +358,6 @@ def covered(commits: Iterable[Commit]) -> Coverage:
     return coverage
 
 
-def rows_by_part(record: Commit) -> dict[str, int]:
-    """How many of the record's rows went to each part."""
-    return dict(record.rows)
-
-
 _REDO = "delete it and run the same command again: its rows are done anew"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error, pa.ArrowException)
 """What decoders raise on text that was cut off or altered."""

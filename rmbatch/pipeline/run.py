@@ -1,6 +1,7 @@
 """Runs the unfinished rows of a plan through its stages on Ray, and turns Ray's errors into ours.
 
-Read, stages and write are fused by Ray into one task for each piece of work, so that rows never cross the object store.
+Read, stages and write are one Ray task for each piece of work: rows never cross the object store, and a task holds a
+block and a file in memory.
 
     run_pieces(dataset, missing, work, spec, run=run_id, epoch=lease.epoch, board=board)
 """
@@ -49,15 +50,15 @@ def run_pieces(
     num_cpus = int(ray.cluster_resources().get("CPU", 1))
     tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus, splittable=work.group is None)
 
-    def stages(table: pa.Table) -> pa.Table:
-        return work(table)
+    sink = LedgerSink(spec, run, epoch, board)
+
+    def finish(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        yield pa.table({"num_rows": [sink.write(map(work, blocks))]})
 
     quiet()
-    source = UnitSource(dataset, tasks, work.group, block_rows)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(tasks))
-    rows = rows.map_batches(stages, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    source = UnitSource(dataset, tasks, work.group, block_rows, work=finish)
     with ours():
-        rows.write_datasink(LedgerSink(spec, run, epoch, board))
+        ray.data.read_datasource(source, override_num_blocks=len(tasks)).materialize()
 
 
 def cut_tasks(

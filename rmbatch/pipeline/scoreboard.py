@@ -9,10 +9,12 @@ Only a display: the truth is in the ledger. Tasks also learn here that they shou
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 
 class _Counts:
@@ -49,9 +51,13 @@ class Scoreboard:
         return why
 
     def counts(self) -> dict[str, int]:
-        found: dict[str, int] = ray.get(self.actor.counts.remote())
-        return found
+        """What tasks have reported; empty where Ray is lost, of which the job itself will hear."""
+        with suppress(RayError):
+            found: dict[str, int] = ray.get(self.actor.counts.remote())
+            return found
+        return {}
 
     def stop(self, why: str) -> None:
         """Ask all tasks to stop at their next commit."""
-        ray.get(self.actor.stop.remote(why))
+        with suppress(RayError):
+            ray.get(self.actor.stop.remote(why))

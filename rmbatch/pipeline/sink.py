@@ -1,19 +1,19 @@
-"""The Ray Data sink that makes rows finished: data files, then their commit record, inside the write task itself.
+"""What makes rows finished: data files, then their commit record, inside the task that scored them.
 
-Ray's own ``on_write_complete`` comes once, at the very end; a job that is killed before would have nothing.
+Not a Ray Data sink: its ``on_write_complete`` comes once, at the very end, when a job that was killed has nothing; and
+it keeps all blocks of a task in memory (``source.py`` says more).
 
-    dataset.write_datasink(LedgerSink(spec, run="4f1c", epoch=3, board=board))
+    num_rows = LedgerSink(spec, run="4f1c", epoch=3, board=board).write(blocks)
 """
 
 import time
 from collections.abc import Iterable
 
 import pyarrow as pa
-from ray.data.datasource import Datasink
 
 from connectors.errors import JobError
 from connectors.lease import current_epoch
-from connectors.ledger import Ledger, rows_by_part
+from connectors.ledger import Ledger
 from connectors.writer import OutputSpec, OutputWriter
 from rmbatch.pipeline.scoreboard import Scoreboard
 
@@ -21,16 +21,13 @@ COMMIT_EVERY_S = 300.0
 """Work that took this long is committed, however small its file: a crash costs no more of slow or paid work."""
 
 
-class LedgerSink(Datasink[int]):  # type: ignore[misc]
+class LedgerSink:
     """Writes the blocks of one task through an OutputWriter; returns how many rows it finished."""
 
     def __init__(self, spec: OutputSpec, run: str, epoch: int, board: Scoreboard) -> None:
         self._spec, self._run, self._epoch, self._board = spec, run, epoch, board
 
-    def get_name(self) -> str:
-        return "Write"
-
-    def write(self, blocks: Iterable[pa.Table], ctx: object) -> int:
+    def write(self, blocks: Iterable[pa.Table]) -> int:
         reported = 0
         with OutputWriter(self._spec, self._run, before_commit=self._check_still_ours) as writer:
             committed_at = time.monotonic()
@@ -47,7 +44,7 @@ class LedgerSink(Datasink[int]):  # type: ignore[misc]
     def _report(self, writer: OutputWriter, reported: int) -> int:
         for record in writer.commits[reported:]:
             num_bytes = sum(file.num_bytes for file in record.files)
-            counts = {"rows": record.num_rows, "bytes": num_bytes, **rows_by_part(record), **record.tally}
+            counts = {"rows": record.num_rows, "bytes": num_bytes, **record.rows, **record.tally}
             why = self._board.add(counts)
             if why:
                 raise JobError(why)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.head import RAY, RayHead
 from tests.jobs.running import rows
-from tests.s3server import REPOSITORY
+from tests.s3server import REPOSITORY, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -77,3 +77,11 @@ def test_a_job_attaches_to_the_cluster_it_is_told(head: RayHead, overrides: list
         [RAY, "list", "jobs", "--address", head.dashboard], env=head.environment(), capture_output=True, text=True
     )
     assert "DRIVER" in jobs.stdout  # the job ran there, and not on a Ray of its own
+
+
+def test_a_cluster_that_is_not_there_is_one_line(overrides: list[str]) -> None:
+    command = [sys.executable, *RUN, *overrides, f"run.address=127.0.0.1:{free_port()}"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: no Ray cluster listens at '127.0.0.1:")
