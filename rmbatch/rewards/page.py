@@ -26,10 +26,10 @@ of one prompt, so they need rows with a list of responses, or rows that are grou
 
 Rules take time linear in the length of a text; what would cost more than some seconds is null with the code `too_long`.
 
-Rewards are made of rewards, nested as one likes: `sum` (weights), `gate` (a hard constraint), `route` (another reward for
-each kind of row) and `cascade` (the next one only where this one is not sure). Each part keeps its own
-`score.<name>.<part>`; how they are written stands in `jobs/reward_config.py`, what they do with nulls in
-`rmbatch/rewards/composition.py`, and `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate, …`.
+Rewards are made of rewards, nested as one likes: `sum` (weights), `gate` (a hard constraint), `route` (another reward
+for each kind of row) and `cascade` (the next one only where this one is not sure). Each part keeps its own
+`score.<name>.<part>`. How they are written stands in `jobs/reward_config.py`, what they do with nulls in
+`rmbatch/rewards/composition.py`; `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate`.
 """
 
 
