@@ -255,3 +255,20 @@ def test_the_output_of_one_job_is_the_input_of_the_next(tmp_path: Path):
     config["rewards"] = {"again": {"reward": "accuracy"}}
     summary = run(config)
     assert summary.rows["data"] == len(rows(tmp_path / "best"))
+
+
+THREADS = """
+import polars, pyarrow as pa
+
+def threads(response):
+    return pa.array([float(polars.thread_pool_size())] * len(response))
+"""
+
+
+def test_a_task_takes_its_share_of_the_cores_and_no_more(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(THREADS)
+    path = write_jsonl(tmp_path / "in.jsonl", [{"response": "a"}] * 3)
+    config = job("score", path, tmp_path / "out", {"response": "response"})
+    config["rewards"] = {"threads": f"{tmp_path}/mine.py:threads", "format": "reasoning_format"}
+    run(config)
+    assert [row["score.threads"] for row in rows(tmp_path / "out")] == [1.0] * 3
