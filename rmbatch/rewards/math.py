@@ -161,7 +161,8 @@ def _limit(seconds: int) -> Iterator[None]:
         raise TimeoutException
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    # Again each second: raised inside a finalizer or a callback of the garbage collector, an exception is lost.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         yield
     finally:

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from math_verify.errors import TimeoutException
 
 import rmbatch
 from rmbatch.rewards import math as math_rewards
 from rmbatch.rewards.evaluation import Result
+from rmbatch.rewards.math import _limit as limited
 from rmbatch.rewards.math import math_verify_reward
 from rmbatch.rewards.math_process import HELPER
 
@@ -154,3 +157,24 @@ def test_equal_pairs_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_batch() -> None:
     assert math_verify_reward(*columns([])).score.to_pylist() == []
+
+
+class Busy:
+    """Burns processor time where Python loses every exception."""
+
+    def __del__(self) -> None:
+        until = time.process_time() + 1.5
+        while time.process_time() < until:
+            sum(range(1_000_000))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_limit_that_is_lost_in_a_finalizer_comes_again() -> None:
+    def never_ends() -> None:
+        Busy()
+        while True:
+            pass
+
+    with pytest.raises(TimeoutException), limited(1):
+        never_ends()
