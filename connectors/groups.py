@@ -1,6 +1,7 @@
 """Groups of adjacent rows that answer the same prompt: where they begin, and blocks that never cut one.
 
-A row whose key is null belongs to no other row: it is a group of its own.
+A row whose key is null belongs to no other row: it is a group of its own. A row that could not be read (``DEAD``) has
+no key that anybody knows: it goes with the row before it, so that a broken line does not cut the group around it.
 
     for block in whole_groups(tables, "prompt_id"):
         offsets = group_offsets(block, "prompt_id")     # numpy int64 [groups + 1], from 0 to the number of rows
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import JobError
+from connectors.schema import DEAD
 
 
 def group_offsets(table: pa.Table, key: str) -> np.ndarray:
@@ -20,10 +22,19 @@ def group_offsets(table: pa.Table, key: str) -> np.ndarray:
     num_rows = table.num_rows
     if num_rows == 0:
         return np.zeros(1, np.int64)
-    keys = table[key].combine_chunks()
+    keys = _known_keys(table, key)
     same = pc.fill_null(pc.equal(keys.slice(1), keys.slice(0, num_rows - 1)), False)
     starts = np.flatnonzero(~np.asarray(same)) + 1
     return np.concatenate(([0], starts, [num_rows])).astype(np.int64)
+
+
+def _known_keys(table: pa.Table, key: str) -> pa.Array:
+    """The key of each row, of a dead one that of the row before it."""
+    keys = table[key].combine_chunks()
+    if DEAD not in table.column_names or table[DEAD].null_count == table.num_rows:
+        return keys
+    alive = ~np.asarray(table[DEAD].is_valid())
+    return keys.take(pa.array(np.maximum.accumulate(np.where(alive, np.arange(len(alive)), 0))))
 
 
 def whole_groups(tables: Iterable[pa.Table], key: str) -> Iterator[pa.Table]:
@@ -42,7 +53,7 @@ def whole_groups(tables: Iterable[pa.Table], key: str) -> Iterator[pa.Table]:
 
 
 def _check_adjacent(block: pa.Table, key: str, seen: set[object]) -> pa.Table:
-    firsts = pc.drop_null(block[key].take(pa.array(group_offsets(block, key)[:-1]))).to_pylist()
+    firsts = pc.drop_null(_known_keys(block, key).take(pa.array(group_offsets(block, key)[:-1]))).to_pylist()
     for value in firsts:
         if value in seen:
             raise JobError(

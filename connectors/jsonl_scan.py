@@ -124,7 +124,7 @@ def scan(store: Store, path: str, codec: str, start: int, stop: int, key: str | 
                 rows.append(row)
                 size += len(line.text)
             if key is not None:
-                _follow_groups(profile, line, row and row.get(key))
+                _follow_groups(profile, line, row, key)
             profile.num_rows += 1
             if size >= BLOCK_BYTES:
                 _add_types(profile, rows)
@@ -144,11 +144,16 @@ def _try_parse(text: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _follow_groups(profile: Profile, line: Line, key: Any) -> None:
-    if profile.num_rows == 0:
+def _follow_groups(profile: Profile, line: Line, row: dict[str, Any] | None, name: str) -> None:
+    """Take in the row's key; a line that is no row belongs to the rows around it, see ``connectors/groups.py``."""
+    at_head = profile.head_rows == profile.num_rows
+    if row is None:
+        profile.head_rows += at_head
+        return
+    key = row.get(name)
+    if at_head and profile.head_key is None:
         profile.head_key = key
-    in_head = profile.head_rows == profile.num_rows and key is not None and key == profile.head_key
-    if in_head:
+    if at_head and key is not None and key == profile.head_key:
         profile.head_rows += 1
     elif profile.head_stop == 0:
         profile.head_stop, profile.head_lines = line.offset, line.number - 1

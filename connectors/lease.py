@@ -116,6 +116,12 @@ def current_epoch(folder: Folder) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
+def seems_held(folder: Folder) -> bool:
+    """Whether the latest run has neither ended nor is known to be dead; one on another machine may have died unseen."""
+    epoch = current_epoch(folder)
+    return epoch > 0 and not _has_ended(_read(folder, epoch))
+
+
 def _is_free(folder: Folder, epoch: int, waiting: Callable[[str], None]) -> bool:
     state = _read(folder, epoch)
     if _has_ended(state):

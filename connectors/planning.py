@@ -219,7 +219,9 @@ def _keep_groups_whole(units: Sequence[Unit], borders: Sequence[_Border]) -> lis
     kept: list[Unit] = []
     tail: Any = None
     for unit, border in zip(units, borders, strict=True):
-        if kept and border.rows and border.head_key is not None and border.head_key == tail:
+        goes_on = border.head_key is not None and border.head_key == tail
+        unreadable = border.head_key is None and border.rows == unit.num_rows  # goes with the row before it
+        if kept and border.rows and (goes_on or unreadable):
             previous = kept[-1]
             kept[-1] = replace(
                 previous,

@@ -73,6 +73,11 @@ def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
             if old is None:
                 fields[new.name], origin[new.name] = new.with_nullable(True), file
                 continue
+            if is_json(old) != is_json(new) and not pa.types.is_null(old.type) and not pa.types.is_null(new.type):
+                raise UserError(
+                    f"column {new.name!r} holds JSON text in one of {origin[new.name]} and {file}, and plain values in "
+                    "the other; run the files as two jobs"
+                )
             if old.type.equals(new.type):
                 continue
             try:

@@ -330,11 +330,6 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """The objects' contents in the order of ``names``; small objects, many at a time."""
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            return list(pool.map(self.read, names))
-
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Replace the object as a whole. ``durable=False`` skips the fsync of a local disk."""
         self.store.write(self.path(name), data, durable=durable)
@@ -387,9 +382,12 @@ def is_transient(error: BaseException) -> bool:
         return False
     if _says_exists(error) or any(word in str(error) for word in _FINAL):
         return False
-    # s3fs lets errors of botocore and aiohttp through that are no OSError.
-    foreign = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-    return isinstance(error, OSError | TimeoutError | EOFError) or foreign
+    return is_storage_error(error) or isinstance(error, EOFError)
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether a store raised it: s3fs lets errors of botocore and aiohttp through that are no OSError."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
 
 
 _FINAL = ("ACCESS_DENIED", "Forbidden", "Unable to locate credentials", "InvalidAccessKeyId", "SignatureDoesNotMatch")

@@ -53,7 +53,7 @@ class OutputSpec:
     compression: str | None = "zstd"
     """zstd, snappy or gzip; None: not compressed."""
     file_bytes: int = 128 << 20
-    """A data file is closed when it has this size."""
+    """All files of a task are closed when one of them has this size."""
     row_group_rows: int | None = None
     keep_rejected: bool = True
     """False: rejected rows are counted and not written."""
@@ -139,7 +139,7 @@ class OutputWriter:
             rows = table if count == table.num_rows else table.filter(pa.array(mask))
             self._rows[outcome] += count
             self._add_part(outcome, rows)
-        if KEPT in self._writers and self._writers[KEPT].num_bytes >= self._spec.file_bytes:
+        if any(writer.num_bytes >= self._spec.file_bytes for writer in self._writers.values()):
             self.flush()
 
     def _add_part(self, outcome: int, rows: pa.Table) -> None:

@@ -10,13 +10,13 @@ A user's mistake is one line and exit code 2; a job that stopped exits 1 and say
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from connectors.errors import JobError, UserError
-from connectors.storage import StorageOptions
+from connectors.storage import StorageOptions, is_storage_error
 from jobs.config import parse_job
 from jobs.display import Display, result_table, table
 from jobs.jobfile import read_job_file
@@ -122,5 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except JobError as error:
-        print(f"stopped: {error}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
-        sys.exit(1)
+        _stopped(str(error))
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        _stopped(f"{type(error).__name__}: {error}")
+
+
+def _stopped(why: str) -> NoReturn:
+    print(f"stopped: {why}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
+    sys.exit(1)

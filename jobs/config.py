@@ -4,8 +4,10 @@ job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "
 job.input.path, job.rewards["math"].knobs, job.select.keep
 """
 
+import hashlib
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -100,7 +102,7 @@ class OutputConfig(Config):
 
 
 class RunConfig(Config):
-    """How the job runs; no score hangs on it, so all of it may change between runs on one output."""
+    """How the job runs; it changes no score that a reward gives, so it may change between runs on one output."""
 
     address: str | None = None
     """Ray cluster to work on. None: RAY_ADDRESS, else a local Ray that ends with the job."""
@@ -192,9 +194,26 @@ def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
     fields = job.model_dump(mode="json", exclude={"run"})
     fields["input"].pop("storage")
+    fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
     fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
     plain: dict[str, Any] = _plain(fields)
     return plain
+
+
+def _reward_files(rewards: Any) -> set[str]:
+    """The user's own files among rewards that may be made of rewards."""
+    if not isinstance(rewards, dict):
+        return set()
+    found = {path for value in rewards.values() for path in _reward_files(value)}
+    ref = rewards.get("reward")
+    if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
+        found.add(ref.rpartition(":")[0])
+    return found
+
+
+def _digest(path: str) -> str:
+    file = Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 def _plain(value: Any) -> Any:

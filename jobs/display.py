@@ -85,7 +85,7 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     drawn.add_column(style="bold")
     drawn.add_column(overflow="fold")
     for name, value in rows:
-        drawn.add_row(name, value)
+        drawn.add_row(Text(name), Text(value))  # not markup: data is full of square brackets
     return drawn
 
 

@@ -7,9 +7,8 @@ Everything here is decided before any work, from the job and a schema alone; a m
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import pyarrow as pa
 
@@ -21,11 +20,15 @@ from connectors.writer import OutputSpec
 from jobs import best_of_n, score
 from jobs.config import BestOfNJob, ScoreJob, StorageConfig
 from rmbatch.best_of_n import SelectStage
+from rmbatch.names import nearest
 from rmbatch.rows import Roles, flatten, guess_roles
 from rmbatch.scoring import ScoreStage
 
 Job = ScoreJob | BestOfNJob
 Stages = Sequence[ScoreStage | SelectStage]
+
+
+_STAGES: dict[type[Job], Callable[..., Stages]] = {ScoreJob: score.stages, BestOfNJob: best_of_n.stages}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Prepared:
 def prepare(job: Job, schema: pa.Schema) -> Prepared:
     """Fit the job to the input's schema; raises UserError that says what to write instead."""
     roles = guess_roles(schema, job.input.columns)
-    stages: Stages = score.stages(job, roles) if isinstance(job, ScoreJob) else best_of_n.stages(job, roles)
+    stages = _STAGES[type(job)](job, roles)
     group = job.input.group.by if job.input.group and roles.responses is None else None
     _check_columns(job, schema, roles, stages)
     kept = _kept_columns(job, schema)
@@ -71,12 +74,17 @@ def _kept_columns(job: Job, schema: pa.Schema) -> list[str]:
         return list(schema.names)
     for name in job.output.columns:
         if name not in schema.names:
-            raise UserError(f"output.columns names {name!r}, which the input does not have{_near(name, schema.names)}")
+            raise UserError(
+                f"output.columns names {name!r}, which the input does not have; {nearest(name, schema.names)}"
+            )
     return list(job.output.columns)
 
 
 def _check_columns(job: Job, schema: pa.Schema, roles: Roles, stages: Stages) -> None:
+    """Raises UserError for a column that is not there, or of a type that cannot play its role."""
     view = flatten(schema.empty_table(), roles)
+    if view.has("response"):
+        view.column("response")
     for stage in stages:
         if not isinstance(stage, ScoreStage):
             continue
@@ -87,9 +95,15 @@ def _check_columns(job: Job, schema: pa.Schema, roles: Roles, stages: Stages) ->
                         f"reward {name!r} reads {column!r}, and no column plays that role; set "
                         f"input.columns.{column} to one of: {', '.join(schema.names)}"
                     )
+                view.column(column)
     key = job.input.group.by if job.input.group else None
     if key is not None and key not in schema.names:
-        raise UserError(f"input.group.by names {key!r}, which the input does not have{_near(key, schema.names)}")
+        raise UserError(f"input.group.by names {key!r}, which the input does not have; {nearest(key, schema.names)}")
+    if key is not None and roles.responses is not None:
+        raise UserError(
+            f"input.group.by is for rows of one response each, and these hold lists in {roles.responses!r}; "
+            "leave it out, or set input.columns.responses: null"
+        )
 
 
 def _columns_of(roles: Roles, stages: Stages, schema: pa.Schema) -> set[str]:
@@ -100,14 +114,9 @@ def _columns_of(roles: Roles, stages: Stages, schema: pa.Schema) -> set[str]:
         if isinstance(stage, ScoreStage):
             for columns in stage.reads().values():
                 for name in columns:
-                    played = {"prompt": roles.prompt, "reference": roles.reference, "id": roles.id}.get(name)
+                    played = getattr(roles, name) if name in ("prompt", "reference", "id", "group") else None
                     needed.add(roles.extra.get(name) or played or name)
     return {name for name in needed if name in schema.names}
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(names)}"
 
 
 def storage_options(config: StorageConfig) -> StorageOptions:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 from rich.table import Table
+from rich.text import Text
 
 from connectors.dataset import InputDataset
-from connectors.schema import visible_columns
+from connectors.schema import DEAD, visible_columns
 from connectors.units import Range
 from jobs.display import Display, table
 from jobs.preparation import Job, Prepared, prepare, project
@@ -24,13 +25,15 @@ def show_plan(job: Job, display: Display) -> None:
     """Print the plan; raises UserError for what would stop the job before its work."""
     listing = list_job_input(job)
     sampled = listing.format == "jsonl"
-    dataset = plan_job_input(job, listing, limit=SAMPLE_ROWS if sampled else job.input.limit)
+    limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
+    dataset = plan_job_input(job, listing, limit=limit)
     prepared = prepare(job, dataset.schema)
     total = sum(file.size for file in listing.files)
     rows, units = f"{dataset.num_rows:,}", f"{len(dataset.units):,}"
     if sampled:
         seen = sum(unit.num_bytes for unit in dataset.units.values())
-        estimate = int(total * sum(unit.num_rows for unit in dataset.units.values()) / max(seen, 1))
+        estimate = int(total * sum(file.num_rows for file in dataset.files.values()) / max(seen, 1))
+        estimate = min(estimate, job.input.limit or estimate)
         rows, units = (
             f"about {max(estimate, 1):,} (counted when the job runs)",
             f"about {-(-total // (job.run.unit_mb << 20)):,}",
@@ -54,11 +57,21 @@ def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_R
     """The first rows with what the job adds to them, worked off in this process."""
     wanted = project(dataset, prepared)
     block = next(_blocks(wanted, num_rows), wanted.schema.empty_table())
+    block = block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
     if prepared.group is None:
         block = block.slice(0, num_rows)
+    else:
+        block = _by_first_place(block, prepared.group)
     for stage in prepared.stages:
         block = stage(block)
     return visible_columns(block).slice(0, num_rows)
+
+
+def _by_first_place(block: pa.Table, key: str) -> pa.Table:
+    """Rows of one key together, as a shuffle would bring them; rows without a key stay apart."""
+    keys = [(row, None) if value is None else (-1, value) for row, value in enumerate(block[key].to_pylist())]
+    first = {value: place for place, value in reversed(list(enumerate(keys)))}
+    return block.take(sorted(range(len(keys)), key=lambda row: first[keys[row]]))
 
 
 def _blocks(dataset: InputDataset, num_rows: int) -> Iterator[pa.Table]:
@@ -89,7 +102,7 @@ def _drawn(rows: pa.Table, prepared: Prepared) -> Table:
     drawn.add_column(overflow="fold")
     for number, row in enumerate(rows.select(shown).to_pylist()):
         for name in shown:
-            drawn.add_row(str(number) if name == shown[0] else "", name, _cell(row[name]))
+            drawn.add_row(str(number) if name == shown[0] else "", Text(name), Text(_cell(row[name])))
     return drawn
 
 

@@ -43,6 +43,9 @@ Name = Annotated[str, AfterValidator(_plain)]
 """Name of a reward or of a part: the end of its columns' names."""
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class RewardConfig(Config):
     """A reward: which one and its knobs, side by side in the job file; or one of sum, gate, route and cascade."""
 
@@ -64,12 +67,13 @@ class RewardConfig(Config):
     def _gather_knobs(cls, written: Any) -> Any:
         if isinstance(written, str):
             return {"reward": written}
-        chosen = set(written) & {"reward", *_COMPOSITIONS} if isinstance(written, Mapping) else set()
+        known = {"reward", *_COMPOSITIONS}
+        chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
         if len(chosen) != 1:
             several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
             ways = f"like {{reward: f1_score}}; or one of {', '.join(_COMPOSITIONS)}"
             raise ValueError(f"write which reward it is, {ways}{several}")
-        if "reward" not in written or isinstance(written.get("knobs"), Mapping):
+        if written.get("reward") is None or isinstance(written.get("knobs"), Mapping):
             return written
         return {"reward": written["reward"], "knobs": {key: value for key, value in written.items() if key != "reward"}}
 
@@ -109,11 +113,11 @@ class GateConfig(Config):
 
     require: RewardConfig
     """What must be met."""
-    min_score: float = 1.0
+    min_score: Number = 1.0
     """Its lowest score that opens the gate."""
     then: RewardConfig
     """What scores the response behind the gate."""
-    otherwise: float | None = 0.0
+    otherwise: Number | None = 0.0
     """The score of a response before a closed gate. null: no score."""
     on_null: Literal["null", "closed"] | None = "null"
     """What no score of `require` means: no score, or a closed gate."""
@@ -162,7 +166,7 @@ class RouteConfig(Config):
                 routes[name] = (case.when, case.then.build())
             else:
                 assert self.by is not None
-                routes[name] = (When(self.by, equals=name), case.build())
+                routes[name] = (When(column=self.by, equals=name), case.build())
         return Router(routes, self.default.build() if self.default else None)
 
 
@@ -171,7 +175,7 @@ class CascadeConfig(Config):
 
     parts: Parts
     """In the order in which they are asked."""
-    bands: dict[Name, tuple[float, float]]
+    bands: dict[Name, tuple[Number, Number]]
     """By part, for all but the last: the scores, both ends included, where the next part decides."""
     on_null: Literal["null", "next"] | None = "null"
     """What no score of a part means: no score, or that the next part decides."""

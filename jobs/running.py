@@ -30,6 +30,7 @@ from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
 from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
+from jobs.score import built_rewards
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.scoring import null_codes
 
@@ -63,7 +64,7 @@ def run_job(job: Job, display: Display) -> Summary:
     ledger = Ledger(folder)
     manifest = ledger.manifest()
     if manifest is not None:
-        _check_same_job(manifest["job"], job, folder.url)
+        _check_same_job(manifest["job"], job, folder.url, display)
         _say_changes(ledger.plan(), job, display)
         clean(ledger)
         display.say(f"{folder.url} is finished; nothing to do")
@@ -78,9 +79,9 @@ def run_job(job: Job, display: Display) -> Summary:
         dataset = plan_job_input(job, listing, limit=job.input.limit)
         prepare(job, dataset.schema)
     elif plan is None:
-        prepare(job, plan_job_input(job, listing, limit=min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)).schema)
+        _check_sample(job, listing, display)
     else:
-        _check_same_job(plan.job, job, folder.url)
+        _check_same_job(plan.job, job, folder.url, display)
         _check_unchanged(plan, listing, display)
     with (
         Lease.take(ledger.private.folder("lease"), waiting=display.say) as lease,
@@ -91,6 +92,8 @@ def run_job(job: Job, display: Display) -> Summary:
             plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
             prepare(job, plan.dataset.schema)
             ledger.begin(plan)
+            if not plan.conditional_put:
+                display.say("warning: this store ignores conditional puts; a second run would be noticed only later")
         prepared = prepare(job, plan.dataset.schema)
         manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
@@ -214,6 +217,22 @@ def too_many_nulls(tally: Mapping[str, int], limit: float | None, at_least: int)
     return ""
 
 
+def _check_sample(job: Job, listing: Listing, display: Display) -> None:
+    """Fit the job to the first rows of JSONL before all of it is scanned; raises UserError where it does not fit.
+
+    A column that the sample lacks may still come in later rows: that is a warning, and the scan will tell.
+    """
+    limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
+    sample = plan_job_input(job, listing, limit=limit)
+    try:
+        prepare(job, sample.schema)
+    except UserError as error:
+        built_rewards(job)
+        if sample.num_rows < limit or limit == job.input.limit:
+            raise
+        display.say(f"warning: by the first {limit:,} rows, {error}; reading the whole input to know")
+
+
 def list_job_input(job: Job) -> Listing:
     """The files of the job's input."""
     paths = [job.input.path] if isinstance(job.input.path, str) else list(job.input.path)
@@ -251,8 +270,14 @@ def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
         return plan_job_input(job, listing, limit=job.input.limit, run=run)
 
 
-def _check_same_job(planned: Mapping[str, Any], job: Job, output: str) -> None:
-    lines = differences(dict(planned), fingerprint_fields(job))
+def _check_same_job(planned: Mapping[str, Any], job: Job, output: str, display: Display) -> None:
+    """Another job is refused; a changed file of rewards, which a job that stopped may need, is named."""
+    now, before = fingerprint_fields(job), dict(planned)
+    digests = before.pop("reward_files", {})
+    for file, digest in now.pop("reward_files").items():
+        if digests.get(file, digest) != digest:
+            display.say(f"warning: {file} has changed; rows that are finished keep the scores that it gave before")
+    lines = differences(before, now)
     if lines:
         raise UserError(
             f"{output} belongs to another job: {'; '.join(lines[:5])} (planned -> now); "
@@ -285,7 +310,7 @@ def _say_changes(plan: Plan | None, job: Job, display: Display) -> None:
 
 
 def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: int, seconds: float) -> Summary:
-    share = worked / plan.dataset.num_rows if plan.dataset.num_rows else 0.0
+    share = worked / max(sum(file.num_rows for file in plan.dataset.files.values()), 1)  # a limit leaves out the rest
     summary = Summary(
         ledger.output.url,
         manifest["rows"],

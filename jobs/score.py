@@ -8,6 +8,7 @@ output: {path: scored/}
 
 from connectors.errors import UserError
 from jobs.config import BestOfNJob, ScoreJob
+from rmbatch.rewards.evaluation import Reward
 from rmbatch.rows import Roles
 from rmbatch.scoring import ScoreStage
 
@@ -17,11 +18,17 @@ def stages(job: ScoreJob, roles: Roles) -> list[ScoreStage]:
     return [score_stage(job, roles)]
 
 
-def score_stage(job: ScoreJob | BestOfNJob, roles: Roles) -> ScoreStage:
-    """The job's rewards, bound to their knobs; raises UserError for an unknown reward or knob."""
+def built_rewards(job: ScoreJob | BestOfNJob) -> dict[str, Reward]:
+    """The job's rewards by name; raises UserError for an unknown reward or knob, or a weight without its reward."""
     rewards = {name: config.build() for name, config in job.rewards.items()}
     if job.combine is not None:
         job.combine.check(list(rewards))
+    return rewards
+
+
+def score_stage(job: ScoreJob | BestOfNJob, roles: Roles) -> ScoreStage:
+    """The job's rewards, bound to their knobs; raises UserError for an unknown reward or knob."""
+    rewards = built_rewards(job)
     group = job.input.group.by if job.input.group and roles.responses is None else None
     comparing = [name for name, reward in rewards.items() if reward.takes_offsets]
     if comparing and roles.responses is None and group is None:

@@ -6,6 +6,7 @@ show_status("s3://team/best/", StorageOptions(), Display())
 import time
 
 from connectors.errors import UserError
+from connectors.lease import seems_held
 from connectors.ledger import PARTS, Ledger, Progress
 from connectors.storage import Folder, StorageOptions
 from jobs.display import Display, result_table, table
@@ -21,7 +22,8 @@ def show_status(output: str, options: StorageOptions, display: Display) -> None:
         raise UserError(f"{output} is no output of rmbatch: it has no _rmbatch/plan.json")
     rows = {part: progress.finished[part] for part in PARTS.values()}
     tally = {name: count for name, count in progress.finished.items() if name not in rows}
-    state = "finished" if progress.manifest is not None else _state(progress)
+    held = seems_held(ledger.private.folder("lease"))
+    state = "finished" if progress.manifest is not None else _state(progress, held)
     share = progress.finished_rows / max(progress.planned_rows, 1)
     lines = [
         ("state", state),
@@ -32,15 +34,16 @@ def show_status(output: str, options: StorageOptions, display: Display) -> None:
     display.console.print(result_table("", rows, dict(sorted(tally.items())), {}))
 
 
-def _state(progress: Progress) -> str:
-    """Running or not, by the age of the latest commit, and how fast it was lately."""
-    if not progress.commit_times:
-        return "planned, nothing finished yet"
-    now = time.time()
-    latest = max(progress.commit_times)
-    recent = sum(rows for at, rows in progress.commit_times.items() if at > latest - RECENT_S)
-    span = max(latest - min(at for at in progress.commit_times if at > latest - RECENT_S), 1.0)
-    rate, left = recent / span, progress.planned_rows - progress.finished_rows
-    if now - latest > RECENT_S:
-        return f"not finished; the last rows came {now - latest:,.0f} s ago (run the same command to go on)"
-    return f"running, {rate:,.0f} rows/s, about {left / rate if rate else 0:,.0f} s left"
+def _state(progress: Progress, held: bool) -> str:
+    """Running or not, by the lease, and how fast it was lately, by the commits."""
+    times = progress.commit_times
+    age = f"; the last rows came {time.time() - max(times):,.0f} s ago" if times else ""
+    if not held:
+        return f"not finished{age} (run the same command to go on)"
+    if len(times) < 2:
+        return f"running{age}" if times else "running, nothing finished yet"
+    latest, before = sorted(times, reverse=True)[:2]
+    first = min(before, *(at for at in times if at > latest - RECENT_S))
+    rate = sum(rows for at, rows in times.items() if at > first) / max(latest - first, 1e-3)
+    left = (progress.planned_rows - progress.finished_rows) / rate
+    return f"running, {rate:,.0f} rows/s, about {left:,.0f} s left{age}"

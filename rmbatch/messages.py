@@ -8,10 +8,11 @@ All text is large_string and all lists are large_list, because a batch of long a
     prompt_messages(pa.array(["hello"]))                     # [[{"role": "user", "content": "hello"}]]
 """
 
+import json
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -73,8 +74,8 @@ def reference_text(array: pa.Array) -> pa.Array:
 def json_values(array: pa.Array, column: str) -> list[Any]:
     """The values of a column of JSON text. Raises UserError for text that is none."""
     try:
-        return [None if text is None else orjson.loads(text) for text in array.to_pylist()]
-    except orjson.JSONDecodeError as fault:
+        return [None if text is None else msgspec.json.decode(text) for text in array.to_pylist()]
+    except msgspec.DecodeError as fault:
         raise UserError(f"column {column!r} is marked as JSON, but holds text that is none: {fault}") from None
 
 
@@ -110,7 +111,7 @@ def written(value: Any) -> str | None:
     if isinstance(value, bool | float):
         text: str = pc.cast(pa.scalar(value), TEXT).as_py()
         return text
-    return orjson.dumps(value).decode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:

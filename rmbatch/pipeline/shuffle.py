@@ -38,6 +38,7 @@ def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputData
     tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, int(ray.cluster_resources().get("CPU", 1)), splittable=True)
 
     def assign(table: pa.Table) -> pa.Table:
+        table = _plain_key(table, key)
         return table.append_column(BUCKET, pa.array(bucket_of(table, key, num_buckets)))
 
     def write(table: pa.Table) -> pa.Table:
@@ -51,6 +52,15 @@ def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputData
         written = rows.groupby(BUCKET, num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
     check_complete(dataset, written)
     return _dataset_of(dataset, written, folder)
+
+
+def _plain_key(table: pa.Table, key: str) -> pa.Table:
+    """The key without its dictionary, whose codes mean something else in each file."""
+    kind = table.schema.field(key).type
+    if not pa.types.is_dictionary(kind):
+        return table
+    index = table.column_names.index(key)
+    return table.set_column(index, key, table[key].cast(kind.value_type))
 
 
 def bucket_of(table: pa.Table, key: str, num_buckets: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class BoundReward(Reward):
         if self.takes_offsets and offsets is None:
             raise UserError(
                 f"reward {self.name!r} is {self.spec.kind}: it compares the responses of one prompt, so it needs rows "
-                "with a list of `responses`, or rows brought together by `group`"
+                "with a list of `responses` (in a job also rows brought together by input.group)"
             )
         if num_rows == 0:
             return {"": no_scores()}

@@ -5,7 +5,7 @@ responses that reach it: behind a closed gate, on another route, outside a band 
 error says ``not_reached``. A null is never averaged away: what it does to the whole is each composition's own policy.
 
     Gate(require=reward("reasoning_format"), then=reward("math_verify"))
-    Router({"math": (When("source", equals="math"), reward("math_verify"))}, default=reward("f1_score"))
+    Router({"math": (When(column="source", equals="math"), reward("math_verify"))}, default=reward("f1_score"))
     Cascade({"words": reward("f1_score"), "maths": reward("math_verify")}, bands={"words": (0.2, 0.8)})
     WeightedSum({"a": reward("accuracy"), "b": Gate(...)}, CombineRule.model_validate({"a": 1.0, "b": 0.5}))
 """
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from connectors.errors import UserError
 from rmbatch.combine import CombineRule, weighted_sum
@@ -157,12 +157,13 @@ class When(BaseModel):
     is_null: bool | None = None
     """It has no value (true), or has one (false)."""
 
-    def __init__(self, column: str, **conditions: Any) -> None:
-        super().__init__(column=column, **conditions)
-
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if not self.model_fields_set - {"column"}:
+        said = {name: getattr(self, name) for name in self.model_fields_set - {"column"}}
+        nothing = [name for name, value in said.items() if value is None]
+        if nothing:
+            raise ValueError(f"when: {nothing[0]}: null says nothing; for rows without a value write is_null: true")
+        if not said:
             raise ValueError(f"when: {{column: {self.column}}} holds always; add equals, one_of, matches, min or max")
         if self.matches is not None:
             try:
@@ -170,6 +171,10 @@ class When(BaseModel):
             except pl.exceptions.PolarsError as error:
                 raise ValueError(f"matches: {self.matches!r} is no pattern ({error})") from None
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
 
     def __call__(self, column: Columns) -> pa.Array:
         """Where it holds: bool, never null."""
@@ -329,7 +334,9 @@ def _has(texts: pa.Array, pattern: str) -> pa.Array:
 
 
 def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """The value as Arrow writes one of its kind: 1.0 is "1"."""
+    text: str = pc.cast(pa.scalar(value), TEXT).as_py()
+    return text
 
 
 def _end(name: str, inner: str) -> str:

@@ -11,13 +11,13 @@ function or class with its knobs set) and from ``composition.py`` (rewards made 
     rm.score(pa.table({"response": ["4"], "reference": ["4"]}))  # + score.accuracy, error.accuracy
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from connectors.errors import UserError
@@ -209,7 +209,7 @@ def _array(values: list[Any]) -> tuple[pa.Array, bool]:
     except UnicodeEncodeError:  # half a surrogate pair, as json.loads lets through: no UTF-8, so no column, can hold it
         return _array([_encodable(value) for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        texts = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
+        texts = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in values]
         return pa.array(texts, TEXT), True
 
 

@@ -199,6 +199,8 @@ def _read(path: str) -> str:
         folder = Path(path).parent
         known = [str(file) for file in folder.glob("*.py")] if folder.is_dir() else []
         raise UserError(f"no reward file {path}; {nearest(path, known)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the reward file {path} cannot be read: {error}") from None
 
 
 def _installed() -> list[EntryPoint]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import JobError
 from connectors.groups import group_offsets, whole_groups
+from connectors.schema import DEAD, DEAD_TYPE
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,16 @@ def test_offsets_are_where_runs_of_equal_keys_begin(keys, offsets):
     assert group_offsets(pa.table({"k": pa.array(keys, None if keys else pa.string())}), "k").tolist() == offsets
     chunked = pa.chunked_array([[key] for key in keys], pa.array(keys).type if keys else pa.string())
     assert group_offsets(pa.table({"k": chunked}), "k").tolist() == offsets
+
+
+def test_a_row_that_could_not_be_read_goes_with_the_row_before_it():
+    keys = pa.array([None, "a", None, "a", "b", None, "c"])
+    letter = {"code": "invalid_json", "message": "", "line": 1, "offset": 0, "raw": b"{"}
+    dead = pa.array([letter, None, letter, None, None, letter, None], DEAD_TYPE)
+    table = pa.table({"k": keys, DEAD: dead})
+    assert group_offsets(table, "k").tolist() == [0, 1, 4, 6, 7]
+    blocks = list(whole_groups([table.slice(row, 1) for row in range(7)], "k"))
+    assert [block["k"].to_pylist() for block in blocks] == [[None], ["a", None, "a"], ["b", None], ["c"]]
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12), st.integers(1, 5))

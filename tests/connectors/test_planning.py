@@ -34,6 +34,18 @@ def write_rows(folder: Path, kind: str, files: list[list[dict]]) -> Path:
 FILES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 7)), max_size=4), min_size=1, max_size=3)
 
 
+@pytest.mark.parametrize("unit_bytes", [1, 20, 40, 60, 90])
+def test_a_broken_line_cuts_no_group(tmp_path: Path, unit_bytes: int):
+    lines = [b'{"k": "a"}', b"{broken", b'{"k": "a"}', b"broken too", b'{"k": "a"}', b'{"k": "b"}', b"{", b'{"k": "b"}']
+    folder = write_files(tmp_path, {"in.jsonl": b"".join(line + b"\n" for line in lines)})
+    table = read_all(plan(folder, unit_bytes=unit_bytes, group_key="k"))
+    assert table.num_rows == len(lines)
+    units = {key: set() for key in "ab"}
+    for key, unit in zip(table["k"].to_pylist(), table["_rmbatch.unit"].to_pylist()):
+        units.get(key, set()).add(unit)
+    assert [len(found) for found in units.values()] == [1, 1]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=FILES, unit_bytes=st.sampled_from([1, 60, 150, 1 << 20]))

@@ -137,7 +137,7 @@ def test_output_columns_that_are_not_there() -> None:
     message = told(NESTED, "best_of_n", output={"columns": ["uid", "anser"]})
     assert message == "output.columns names 'anser', which the input does not have; did you mean 'answer'?"
     message = told(FLAT, output={"columns": ["zzz"]})
-    assert message.endswith("which the input does not have; it has " + ", ".join(FLAT.names))
+    assert message.endswith(f"which the input does not have; known: {', '.join(sorted(FLAT.names))}.")
 
 
 def test_types_of_flat_and_nested_scores() -> None:
@@ -194,11 +194,30 @@ def test_flat_rows_need_a_group_to_choose_within() -> None:
 
 def test_a_group_that_is_not_there() -> None:
     message = told(FLAT, "best_of_n", input={"group": {"by": "prompt"}})
-    assert message == "input.group.by names 'prompt', which the input does not have; did you mean 'prompt_id'?"
+    assert (
+        message
+        == "input.group.by names 'prompt', which the input does not have; did you mean 'prompt_id' or 'completion'?"
+    )
 
 
 def test_nested_rows_are_their_own_group() -> None:
-    assert prepared(NESTED, "best_of_n", input={"group": {"by": "uid"}}).group is None
+    assert prepared(NESTED, "best_of_n").group is None
+    message = told(NESTED, "best_of_n", input={"group": {"by": "uid"}})
+    assert message.startswith("input.group.by is for rows of one response each, and these hold lists in 'candidates'")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (pa.list_(TEXT), "reference: a column of type large_list<item: large_string> cannot be compared with as text"),
+        (pa.struct([("a", TEXT)]), "reference: a column of type struct<a: large_string> cannot be compared with"),
+    ],
+)
+def test_a_column_of_a_type_that_cannot_play_its_role(kind: pa.DataType, message: str) -> None:
+    schema = pa.schema([("response", TEXT), ("gold", kind)])
+    assert told(schema, input={"columns": {"reference": "gold"}}).startswith(message)
+    numbers = pa.schema([("response", pa.int64()), ("reference", TEXT)])
+    assert "no text" in told(numbers, input={"columns": {"response": "response"}})
 
 
 @pytest.mark.parametrize("rows", ["scattered", "adjacent"])
@@ -214,7 +233,7 @@ def test_flat_and_nested_add_the_same_scores(rows: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rewards": {"a": "acuracy"}}, "no reward 'acuracy': did you mean 'accuracy'?"),
+        ({"rewards": {"a": "acuracy"}}, "no reward 'acuracy': did you mean 'accuracy'"),
         (
             {"rewards": {"a": {"reward": "f1_score", "tokeniser": "words"}}},
             "reward 'f1_score' has no knob 'tokeniser' (given 'words'); did you mean 'tokenizer'",

@@ -82,6 +82,13 @@ def test_a_composition_in_a_job_file(
         ),
         ("{x: {cascade: {parts: {a: accuracy, b: accuracy}, bands: {b: [0, 1]}}}}", "a band for each but the last"),
         ("{x: {cascade: {parts: {a: accuracy}, bands: {a: 0.2}}}}", "rewards.x.cascade.bands.a: got 0.2; write a list"),
+        ("{x: {reward: }}", "JOB: rewards.x: write which reward it is, like {reward: f1_score}"),
+        ("{x: {sum: null}}", "JOB: rewards.x: write which reward it is, like {reward: f1_score}"),
+        ("{x: {route: {to: {a: {when: {equals: b}, then: accuracy}}}}}", "rewards.x.route.to.a.when.column: missing"),
+        (
+            "{x: {gate: {require: accuracy, then: accuracy, otherwise: .nan}}}",
+            "otherwise: got nan; write a finite number",
+        ),
         ("{x: {sum: {parts: {a.b: accuracy}, weights: {a.b: 1}}}}", "the name 'a.b' becomes part of column names"),
     ],
 )

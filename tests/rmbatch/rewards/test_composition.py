@@ -84,21 +84,27 @@ def test_a_null_behind_an_open_gate_is_a_null() -> None:
     assert found["error.x"] == ["part_is_null: then: missing_reference: reference is null"]
 
 
-KINDS: dict[str, list[Any]] = {"kind": ["a", "b", "c", None], "n": [1, 2, 3, None], "text": ["x1", "ö2", "", None]}
+KINDS: dict[str, list[Any]] = {
+    "x": [1.0, 2.5, 3.0, None],
+    "kind": ["a", "b", "c", None],
+    "n": [1, 2, 3, None],
+    "text": ["x1", "ö2", "", None],
+}
 
 
 @pytest.mark.parametrize(
     ("when", "expected"),
     [
-        (When("kind", equals="a"), [True, False, False, False]),
-        (When("n", equals=2), [False, True, False, False]),
-        (When("kind", one_of=("a", "c")), [True, False, True, False]),
-        (When("n", min=2), [False, True, True, False]),
-        (When("n", min=2, max=2), [False, True, False, False]),
-        (When("kind", min=0), [False, False, False, False]),  # text that is no number
-        (When("text", matches=r"^\p{L}\d$"), [True, True, False, False]),
-        (When("kind", is_null=True), [False, False, False, True]),
-        (When("kind", is_null=False, one_of=("c",)), [False, False, True, False]),
+        (When(column="kind", equals="a"), [True, False, False, False]),
+        (When(column="n", equals=2), [False, True, False, False]),
+        (When(column="x", equals=1.0), [True, False, False, False]),  # Arrow writes 1, Python 1.0
+        (When(column="kind", one_of=("a", "c")), [True, False, True, False]),
+        (When(column="n", min=2), [False, True, True, False]),
+        (When(column="n", min=2, max=2), [False, True, False, False]),
+        (When(column="kind", min=0), [False, False, False, False]),  # text that is no number
+        (When(column="text", matches=r"^\p{L}\d$"), [True, True, False, False]),
+        (When(column="kind", is_null=True), [False, False, False, True]),
+        (When(column="kind", is_null=False, one_of=("c",)), [False, False, True, False]),
     ],
 )
 def test_a_predicate(when: When, expected: list[bool]) -> None:
@@ -108,20 +114,25 @@ def test_a_predicate(when: When, expected: list[bool]) -> None:
 
 @pytest.mark.parametrize(
     ("conditions", "message"),
-    [({}, "holds always"), ({"matches": "("}, "is no pattern"), ({"equal": "a"}, "Extra inputs")],
+    [
+        ({}, "holds always"),
+        ({"equals": None}, "equals: null says nothing"),
+        ({"matches": "("}, "is no pattern"),
+        ({"equal": "a"}, "Extra inputs"),
+    ],
 )
 def test_a_predicate_that_says_nothing_is_refused(conditions: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        When("kind", **conditions)
+        When(column="kind", **conditions)
 
 
 def test_a_predicate_on_a_list_is_a_mistake() -> None:
     with pytest.raises(UserError, match="when: column 'kind' is list<item: string>"):
-        When("kind", equals="a")(lambda name: pa.array([["a"]]))
+        When(column="kind", equals="a")(lambda name: pa.array([["a"]]))
 
 
 def test_a_router_takes_the_first_route() -> None:
-    routes = {"low": (When("value", max=1), GIVEN), "any": (When("value", max=2), DOUBLED)}
+    routes = {"low": (When(column="value", max=1), GIVEN), "any": (When(column="value", max=2), DOUBLED)}
     found = scored(Router(routes), [1.0, 2.0, 3.0, None])
     assert found["score.x"] == [1.0, 4.0, None, None]
     assert codes(found["error.x"]) == [None, None, "no_route", "no_route"]
@@ -167,7 +178,7 @@ def test_a_weighted_sum_keeps_nulls_visible() -> None:
         (lambda: Cascade({"a": GIVEN, "b": GIVEN}, {"b": (0, 1)}), "a band for each but the last"),
         (lambda: Cascade({"a": GIVEN, "b": GIVEN}, {"a": (1, 0)}), "must not end before it begins"),
         (lambda: Router({}), "at least one route"),
-        (lambda: Router({"default": (When("value", min=0), GIVEN)}), "is taken"),
+        (lambda: Router({"default": (When(column="value", min=0), GIVEN)}), "is taken"),
         (lambda: WeightedSum({"a": GIVEN}, CombineRule.model_validate({"b": 1})), "no reward has this name"),
     ],
 )
@@ -179,7 +190,7 @@ def test_a_composition_that_makes_no_sense_is_refused(make: Any, message: str) -
 NESTED = Gate(
     rmbatch.reward("length_penalty", min_length=1),
     Router(
-        {"maths": (When("kind", equals="maths"), rmbatch.reward("accuracy"))},
+        {"maths": (When(column="kind", equals="maths"), rmbatch.reward("accuracy"))},
         default=WeightedSum(
             {"f1": rmbatch.reward("f1_score"), "exact": rmbatch.reward("accuracy")},
             CombineRule.model_validate({"f1": 0.5, "exact": 0.25, "on_null": None}),
