@@ -3,7 +3,7 @@
 What bubblewrap does, for machines where it is not installed but the kernel allows it. Root sets the mounts up as root,
 anyone else inside a user namespace. Runs inside the sandbox, so it imports the standard library only.
 
-    enter(["/usr", sys.base_prefix], tmp_bytes=32 << 20)      # returns in process 1 of the new namespaces
+    enter(["/usr", sys.base_prefix], {}, tmp_bytes=32 << 20)      # returns in process 1 of the new namespaces
 """
 
 import ctypes
@@ -25,9 +25,10 @@ _DETACH = 2
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
-def enter(readable: list[str], tmp_bytes: int) -> None:
+def enter(readable: list[str], mounted: dict[str, str], tmp_bytes: int) -> None:
     """Go on as process 1 of new namespaces; the process that called waits for it and ends as it does.
 
+    ``readable``: folders that are there under their own names; ``mounted``: others, under the names that stand behind.
     Raises OSError where the kernel does not allow it, before anything has changed outside.
     """
     user, group = os.geteuid(), os.getegid()
@@ -41,7 +42,7 @@ def enter(readable: list[str], tmp_bytes: int) -> None:
     if child:
         _wait_as(child)
     end_with_parent()
-    _build_root(readable, tmp_bytes)
+    _build_root(readable, mounted, tmp_bytes)
 
 
 def _wait_as(child: int) -> None:
@@ -51,9 +52,10 @@ def _wait_as(child: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _build_root(readable: list[str], tmp_bytes: int) -> None:
+def _build_root(readable: list[str], mounted: dict[str, str], tmp_bytes: int) -> None:
     _mount(None, "/", None, _RECURSIVE | _PRIVATE)
     sources = {path: os.open(path, os.O_PATH) for path in [*_minimal(readable), *_DEVICES]}
+    sources |= {inside: os.open(path, os.O_PATH) for path, inside in mounted.items()}
     links = {path: os.readlink(path) for path in ("/lib", "/lib64", "/bin", "/sbin") if os.path.islink(path)}
     _mount("tmpfs", "/tmp", "tmpfs", _NO_SUID | _NO_DEVICES, "size=1m,mode=0755")
     for path, source in sources.items():

@@ -159,11 +159,15 @@ def _exactly(stream: IO[bytes], size: int, deadline: float) -> bytes:
 def _command(level: Level, packages: bool, folder: str) -> list[str]:
     home = Path(__file__).parents[2]
     libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")] if packages else []
-    readable = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *_SYSTEM, *libraries]))
+    readable = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *_SYSTEM]))
+    # Where there is a file system of its own, under another name: an environment in /tmp would lie under the empty one.
+    mounted = {path: f"/packages/{index}" for index, path in enumerate(dict.fromkeys(libraries))}
+    seen = list(mounted if level in ("landlock", "rlimits") else mounted.values())
     setup = {
         "level": level,
-        "readable": readable,
-        "packages": list(dict.fromkeys(libraries)),
+        "readable": [*readable, *seen],
+        "packages": seen,
+        "mounted": mounted,
         "folder": folder,
         "user": _own_user() if os.geteuid() == 0 else None,
     }
@@ -174,10 +178,10 @@ def _command(level: Level, packages: bool, folder: str) -> list[str]:
     if found is None:
         raise RefusedError("bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
     start = [python, "-S", "-s", "-P", "-B", "-c", _START.format(root="/rmbatch"), json.dumps(setup)]
-    return [found, *_bubblewrap(readable, home), "--", *start]
+    return [found, *_bubblewrap(readable, mounted, home), "--", *start]
 
 
-def _bubblewrap(readable: list[str], home: Path) -> list[str]:
+def _bubblewrap(readable: list[str], mounted: Mapping[str, str], home: Path) -> list[str]:
     """The options: own namespaces, a file system of what a Python needs, process 1 is the zygote."""
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     options += ["--as-pid-1", "--new-session", "--proc", "/proc", "--dev", "/dev"]
@@ -189,6 +193,10 @@ def _bubblewrap(readable: list[str], home: Path) -> list[str]:
             options += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             options += ["--ro-bind", path, path]
+    if mounted:
+        options += ["--perms", "0755", "--dir", "/packages"]
+    for path, inside in mounted.items():
+        options += ["--ro-bind", path, inside]
     code = home / "rmbatch"
     options += ["--ro-bind", str(code / "__init__.py"), "/rmbatch/rmbatch/__init__.py"]
     options += ["--ro-bind", str(code / "sandbox"), "/rmbatch/rmbatch/sandbox"]

@@ -44,6 +44,7 @@ class Setup:
     level: str
     readable: list[str]
     packages: list[str]
+    mounted: dict[str, str]
     folder: str
     """The one in which a program may write, where it may write at all."""
     user: int | None
@@ -73,7 +74,7 @@ def _send(descriptor: int, header: dict[str, Any], *payloads: bytes) -> None:
 class _Server:
     def __init__(self, setup: Setup) -> None:
         if setup.level == "namespaces":
-            namespaces.enter(setup.readable, TMP_BYTES)
+            namespaces.enter(setup.readable, setup.mounted, TMP_BYTES)
         self.owns_processes = os.getpid() == 1
         self.as_user = None if self.owns_processes else setup.user
         self.proc = namespaces.hidden_proc() if self.owns_processes else None

@@ -68,7 +68,7 @@ GREEDY = [
                 kept[-1].write(b'x' * (16 << 20))
         """,
         CALM,
-        ("memory", "exception"),
+        ("memory", "exception", "timeout"),
     ),
     Hostile(
         "endless loop while loading",
