@@ -379,3 +379,49 @@ def test_too_many_nulls_stay_too_many(rmbatch: Command, three_files: str) -> Non
     limited = ["run", three_files, "run.max_null_share=0.3"]
     assert (rmbatch(*limited).code, rmbatch(*limited).code) == (1, 1)  # the same command, all rows committed
     assert rmbatch("run", three_files, "run.max_null_share=0.6").code == 0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_column_that_comes_only_in_later_rows_is_waited_for(rmbatch: Command, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", [{"response": str(number)} for number in range(1200)])
+    write_jsonl(tmp_path / "in/b.jsonl", [{"response": "4", "gold": "4"}])
+    (tmp_path / "score.yaml").write_text(
+        "job: score\ninput: {path: in, columns: {reference: gold}}\nrewards: {exact: accuracy}\noutput: {path: out}\n"
+    )
+    ended = rmbatch("run", "score.yaml")
+    assert ended.code == 0
+    assert "warning: by the first 1,000 rows, columns: reference: no column 'gold'" in ended.err
+    assert [row["score.exact"] for row in rows("out") if row["gold"]] == [1.0]
+    never = rmbatch("run", "score.yaml", "input.columns.reference=goldd", "output.path=never")
+    assert never.code == 2
+    assert never.err.splitlines()[-1].startswith("error: columns: reference: no column 'goldd'; did you mean 'gold'?")
+    assert not (tmp_path / "never/_rmbatch/plan.json").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_changed_file_of_rewards_is_named(rmbatch: Command, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "flat.jsonl", FLAT)
+    (tmp_path / "mine.py").write_text(
+        "import pyarrow as pa\ndef one(response):\n    return pa.array([1.0] * len(response))\n"
+    )
+    (tmp_path / "score.yaml").write_text(
+        "job: score\ninput: {path: flat.jsonl}\nrewards: {one: mine.py:one}\noutput: {path: out}\n"
+    )
+    assert rmbatch("run", "score.yaml").code == 0
+    (tmp_path / "mine.py").write_text(
+        "import pyarrow as pa\ndef one(response):\n    return pa.array([2.0] * len(response))\n"
+    )
+    again = rmbatch("run", "score.yaml")
+    assert again.code == 0
+    assert "warning: mine.py has changed; rows that are finished keep the scores that it gave before" in again.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_square_brackets_in_the_data_are_no_markup(rmbatch: Command, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "flat.jsonl", [{"response": "[INST] hi [/INST] [b]", "answer": "[/x]"}])
+    (tmp_path / "score.yaml").write_text(
+        "job: score\ninput: {path: flat.jsonl}\nrewards: {exact: accuracy}\noutput: {path: out}\n"
+    )
+    assert "[INST] hi [/INST] [b]" in rmbatch("plan", "score.yaml").out
