@@ -89,7 +89,8 @@ def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
                 ) from None
             if not kind.equals(old.type):
                 origin[new.name] = file
-            fields[new.name] = old.with_type(kind)
+            known = new if pa.types.is_null(old.type) else old  # a column without values says nothing of its kind
+            fields[new.name] = known.with_type(kind).with_nullable(True)
     return pa.schema(list(fields.values()))
 
 

@@ -127,3 +127,12 @@ def test_a_schema_comes_back_from_text_with_its_metadata():
     found = schema_from_text(schema_to_text(schema))
     assert found.equals(schema, check_metadata=True)
     assert [is_json(field) for field in found] == [True, False, False]
+
+
+@pytest.mark.parametrize("marked_first", [True, False])
+def test_json_text_and_plain_text_of_one_column_do_not_mix(marked_first: bool):
+    files = [("marked", pa.schema([json_field("a")])), ("plain", pa.schema([("a", pa.string())]))]
+    with pytest.raises(UserError, match="column 'a' holds JSON text in one of"):
+        unite(files if marked_first else files[::-1])
+    empty = [("marked", pa.schema([json_field("a")])), ("empty", pa.schema([("a", pa.null())]))]
+    assert is_json(unite(empty if marked_first else empty[::-1]).field("a"))

@@ -165,3 +165,13 @@ def test_a_dead_letter_file_is_the_same_for_both_formats(tmp_path: Path):
     text = gzip.decompress(next((tmp_path / "out" / "data").iterdir()).read_bytes())
     assert b'"m":[1,\r 2]' not in text.splitlines()[0]  # row 1 holds text
     assert text.endswith(b"\n")
+
+
+def test_rejected_rows_close_a_task_s_files_at_their_size_too(tmp_path: Path):
+    folder = Folder.open(str(tmp_path))
+    spec = OutputSpec(folder, pa.schema([("text", pa.string())]), format="jsonl", compression=None, file_bytes=1000)
+    with OutputWriter(spec, "run") as writer:
+        for first in range(0, 50, 10):
+            block = add_address(pa.table({"text": ["x" * 100] * 10}), 0, first, uri="a", first_origin_row=first)
+            writer.add(block.append_column(OUTCOME, pa.array(np.full(10, REJECTED, np.int8))))
+    assert [entry.size < 2000 for entry in folder.entries("rejected")] == [True] * 5

@@ -130,3 +130,10 @@ def test_importing_is_light() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_integers_beyond_64_bits_keep_their_digits() -> None:
+    big = 2**70
+    result = rmbatch.reward("accuracy").evaluate({"response": str(big), "reference": big})
+    assert isinstance(result, Result)
+    assert result.score == 1.0

@@ -12,7 +12,7 @@ from connectors.errors import JobError
 from connectors.schema import ORIGIN_ROW, ROW, UNIT, add_address
 from connectors.storage import Folder
 from connectors.units import Unit
-from rmbatch.pipeline.shuffle import BUCKET, bucket_of, check_complete, write_bucket
+from rmbatch.pipeline.shuffle import BUCKET, _plain_key, bucket_of, check_complete, write_bucket
 
 KEYS = ["b", "a", None, "b", "c", "a", None, "a"]
 
@@ -60,3 +60,10 @@ def test_a_lost_or_doubled_row_is_noticed(tmp_path: Path) -> None:
     for wrong in (table.slice(1), pa.concat_tables([table, table.slice(0, 1)]), doubled):
         with pytest.raises(JobError, match="run the same command again"):
             check_complete(dataset(), [write_bucket(wrong, "key", folder)])
+
+
+def test_a_key_in_a_dictionary_is_its_value_in_every_file() -> None:
+    tables = [pa.table({"key": pa.array(keys).dictionary_encode()}) for keys in (["x", "y"], ["y", "x"])]
+    plain = [_plain_key(table, "key") for table in tables]
+    assert [table["key"].type for table in plain] == [pa.string()] * 2
+    assert [table["key"].to_pylist() for table in plain] == [["x", "y"], ["y", "x"]]
