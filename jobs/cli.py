@@ -59,7 +59,7 @@ def run(
             show_plan(job, display)
             return
         summary = run_job(job, display)
-    speed = {name: getattr(summary, name) for name in ("seconds", "rows_per_s", "bytes_per_s")}
+    speed = {name: getattr(summary, name) for name in ("seconds", "rows_per_s", "bytes_per_s", "served")}
     Console().print(result_table(summary.output, summary.rows, summary.tally, speed))
     dead = summary.rows.get("dead_letters", 0)
     if dead:
@@ -67,11 +67,16 @@ def run(
 
 
 @app.command()
-def plan(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
-    """Show what a job would do: files, rows, units, roles, and its first rows scored in-process."""
+def plan(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    gpu: Annotated[str, typer.Option(help="Device whose hours are estimated for served models.")] = "H100",
+) -> None:
+    """Show what a job would do: files, rows, roles, served models' work, and its first rows scored in-process."""
     from jobs.preview import show_plan
 
-    show_plan(_read(job_file, overrides, limit), Display(Console()))
+    show_plan(_read(job_file, overrides, limit), Display(Console()), gpu)
 
 
 @app.command()

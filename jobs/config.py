@@ -19,6 +19,7 @@ from rmbatch.combine import CombineRule
 from rmbatch.names import nearest
 from rmbatch.scoring import TOTAL
 from rmbatch.selection import SelectionRule
+from rmbatch.served.spec import HOW_IT_RUNS
 
 Text = Annotated[str, Field(min_length=1)]
 """Text that is not empty: an empty path would be the current folder."""
@@ -194,6 +195,7 @@ def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
     fields = job.model_dump(mode="json", exclude={"run"})
     fields["input"].pop("storage")
+    fields["rewards"] = _without_how_it_runs(fields["rewards"])
     fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
     fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
     plain: dict[str, Any] = _plain(fields)
@@ -209,6 +211,14 @@ def _reward_files(rewards: Any) -> set[str]:
     if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
         found.add(ref.rpartition(":")[0])
     return found
+
+
+def _without_how_it_runs(rewards: Any) -> Any:
+    """Rewards that may be made of rewards, without the settings of served models that change no score."""
+    if not isinstance(rewards, dict):
+        return rewards
+    dropped = HOW_IT_RUNS if isinstance(rewards.get("model"), str) else ()
+    return {key: _without_how_it_runs(value) for key, value in rewards.items() if key not in dropped}
 
 
 def _digest(path: str) -> str:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmbatch.scoring import null_codes
+from rmbatch.served.economics import Economics
 
 LOG_EVERY_S = 10.0
 
@@ -42,6 +43,7 @@ class Display:
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
             _Rate(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -60,20 +62,20 @@ class Display:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
-        """A bar for one stage; the function that comes back moves it to an absolute position."""
-        task = self._progress.add_task(name, total=total, completed=done, unit=unit, begun_at=done)
+    def stage(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+        """A bar for one stage; the function that comes back moves it to an absolute position, and shows a note."""
+        task = self._progress.add_task(name, total=total, completed=done, unit=unit, begun_at=done, note="")
         began = last = time.monotonic()
 
-        def advance_to(position: int) -> None:
+        def advance_to(position: int, note: str = "") -> None:
             nonlocal last
-            self._progress.update(task, completed=position)
+            self._progress.update(task, completed=position, note=note)
             now = time.monotonic()
             if not self.console.is_terminal and now - last >= LOG_EVERY_S:
                 last = now
                 rate = (position - done) / (now - began)
                 left = f", {(total - position) / rate:,.0f} s left" if rate else ""
-                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s{left}")
+                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s{left}{note and '; ' + note}")
 
         yield advance_to
         advance_to(total)
@@ -102,6 +104,8 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
             reward = name.removeprefix("scored.")
             shown = ", ".join(f"{code} {n:,}" for code, n in null_codes(tally, reward).items())
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
+    for name, cost in speed.get("served", {}).items():
+        lines.append((f"model {name}", Economics(**cost).line()))
     if speed.get("seconds"):
         lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
         lines.append(("time", f"{speed['seconds']:,.1f} s"))

@@ -15,27 +15,32 @@ from connectors.units import Range
 from jobs.display import Display, table
 from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
+from jobs.served import estimated, served_models, unasked
+from rmbatch.served.connections import connected
 
 PREVIEW_ROWS = 5
+ESTIMATED_ROWS, SAMPLED_UNITS = 256, 16
+"""Rows, and units that they come from, by which a served model's work is estimated."""
 CELL = 100
 """Characters of a value that are shown."""
 
 
-def show_plan(job: Job, display: Display) -> None:
-    """Print the plan; raises UserError for what would stop the job before its work."""
+def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
+    """Print the plan; raises UserError for what would stop the job before its work. ``gpu``: to estimate hours of."""
     listing = list_job_input(job)
     sampled = listing.format == "jsonl"
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
     dataset = plan_job_input(job, listing, limit=limit)
     prepared = prepare(job, dataset.schema)
     total = sum(file.size for file in listing.files)
-    rows, units = f"{dataset.num_rows:,}", f"{len(dataset.units):,}"
+    num_rows = dataset.num_rows
+    rows, units = f"{num_rows:,}", f"{len(dataset.units):,}"
     if sampled:
         seen = sum(unit.num_bytes for unit in dataset.units.values())
-        estimate = int(total * sum(file.num_rows for file in dataset.files.values()) / max(seen, 1))
-        estimate = min(estimate, job.input.limit or estimate)
+        num_rows = int(total * sum(file.num_rows for file in dataset.files.values()) / max(seen, 1))
+        num_rows = max(min(num_rows, job.input.limit or num_rows), 1)
         rows, units = (
-            f"about {max(estimate, 1):,} (counted when the job runs)",
+            f"about {num_rows:,} (counted when the job runs)",
             f"about {-(-total // (job.run.unit_mb << 20)):,}",
         )
     lines = [
@@ -50,7 +55,12 @@ def show_plan(job: Job, display: Display) -> None:
     if listing.skipped:
         lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
     display.console.print(table(job.job, lines))
-    display.console.print(_drawn(preview(dataset, prepared), prepared))
+    models = served_models(prepared)
+    for name, reward in models.items():
+        sample = sample_rows(project(dataset, prepared))
+        display.console.print(table(f"model {name}", estimated(reward, sample, prepared.roles, num_rows, gpu)))
+    with connected(unasked(models)):
+        display.console.print(_drawn(preview(dataset, prepared), prepared))
 
 
 def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
@@ -65,6 +75,19 @@ def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_R
     for stage in prepared.stages:
         block = stage(block)
     return visible_columns(block).slice(0, num_rows)
+
+
+def sample_rows(dataset: InputDataset, num_rows: int = ESTIMATED_ROWS) -> pa.Table:
+    """So many readable rows out of up to ``SAMPLED_UNITS`` units from all over the input."""
+    units = list(dataset.units.values())
+    chosen = units[:: max(1, -(-len(units) // SAMPLED_UNITS))]
+    share = -(-num_rows // max(len(chosen), 1))
+    parts = [dataset.schema.empty_table()]
+    for unit in chosen:
+        block = next(dataset.read(Range(unit.index, 0, min(unit.num_rows, share)), share), None)
+        if block is not None:
+            parts.append(visible_columns(block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block))
+    return pa.concat_tables(parts, promote_options="default")
 
 
 def _by_first_place(block: pa.Table, key: str) -> pa.Table:

@@ -5,6 +5,7 @@ tidy: {gate: {require: {reward: reasoning_format}, then: {reward: math_verify}, 
 any:  {route: {to: {maths: {when: {column: source, equals: gsm8k}, then: math_verify}}, default: f1_score}}
 fast: {cascade: {parts: {words: f1_score, maths: math_verify}, bands: {words: [0.2, 0.8]}}}
 both: {sum: {parts: {exact: accuracy, words: f1_score}, weights: {exact: 1.0, words: 0.5, on_null: null}}}
+rm:   {model: Skywork/Skywork-Reward-V2-Llama-3.1-8B, max_length: 8192, replicas: [1, 8]}
 """
 
 import re
@@ -25,6 +26,8 @@ from rmbatch.combine import CombineRule
 from rmbatch.rewards.bound import bind
 from rmbatch.rewards.composition import Cascade, Gate, Router, WeightedSum, When
 from rmbatch.rewards.evaluation import Reward
+from rmbatch.served.reward import ModelReward
+from rmbatch.served.spec import ServedModel
 
 
 class Config(BaseModel):
@@ -47,12 +50,15 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class RewardConfig(Config):
-    """A reward: which one and its knobs, side by side in the job file; or one of sum, gate, route and cascade."""
+    """A reward: which one and its knobs, side by side in the job file; a served model and its settings likewise; or one
+    of sum, gate, route and cascade."""
 
     reward: str | None = None
     """A built-in name, `path/to/file.py:function`, `package.module:function` or an installed package's entry point."""
     knobs: dict[str, Any] = {}
     """Everything else that stands beside `reward`."""
+    served: ServedModel | None = None
+    """`model` and everything that stands beside it."""
     sum: "SumConfig | None" = None
     """A weighted sum of parts."""
     gate: "GateConfig | None" = None
@@ -67,18 +73,22 @@ class RewardConfig(Config):
     def _gather_knobs(cls, written: Any) -> Any:
         if isinstance(written, str):
             return {"reward": written}
-        known = {"reward", *_COMPOSITIONS}
+        known = {"reward", "model", "served", *_COMPOSITIONS}
         chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
         if len(chosen) != 1:
             several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
-            ways = f"like {{reward: f1_score}}; or one of {', '.join(_COMPOSITIONS)}"
+            ways = f"like {{reward: f1_score}} or {{model: FOLDER}}; or one of {', '.join(_COMPOSITIONS)}"
             raise ValueError(f"write which reward it is, {ways}{several}")
+        if written.get("model") is not None:
+            return {"served": written}
         if written.get("reward") is None or isinstance(written.get("knobs"), Mapping):
             return written
         return {"reward": written["reward"], "knobs": {key: value for key, value in written.items() if key != "reward"}}
 
     @model_serializer(mode="wrap")
     def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        if self.served is not None:
+            return self.served.model_dump(mode="json")
         unused = ("knobs",) if self.reward is None else ()
         return {key: value for key, value in dump(self).items() if value is not None and key not in unused}
 
@@ -86,6 +96,8 @@ class RewardConfig(Config):
         """The reward, its parts bound to their knobs; raises UserError for an unknown reward or knob."""
         if self.reward is not None:
             return bind(self.reward, self.knobs)
+        if self.served is not None:
+            return ModelReward(self.served)
         made = self.sum or self.gate or self.route or self.cascade
         assert made is not None
         return made.build()

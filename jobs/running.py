@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -31,8 +31,10 @@ from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
 from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
 from jobs.score import built_rewards
+from jobs.served import Served, engines, served_models
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.scoring import null_codes
+from rmbatch.served.economics import Economics
 
 SAMPLE_ROWS = 1000
 """A job is fitted to so many rows of JSONL before the whole input is scanned."""
@@ -55,6 +57,8 @@ class Summary:
     """Rows that this run worked off, over its seconds."""
     bytes_per_s: float
     """Input bytes likewise."""
+    served: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By served model: what it cost in this run, as ``rmbatch.served.economics.Economics``."""
 
 
 def run_job(job: Job, display: Display) -> Summary:
@@ -99,23 +103,31 @@ def run_job(job: Job, display: Display) -> Summary:
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
 
 
+@dataclass(frozen=True)
+class Worked:
+    """What one run has done."""
+
+    num_rows: int = 0
+    served: Mapping[str, Economics] = field(default_factory=dict)
+
+
 def _work_and_finish(
     job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display
-) -> tuple[dict[str, Any], int]:
-    """The manifest, and how many rows were worked off; rows that finishing finds undone get one more round."""
+) -> tuple[dict[str, Any], Worked]:
+    """The manifest, and what was worked off; rows that finishing finds undone get one more round."""
     run, spec = secrets.token_hex(4), output_spec(job, prepared)
     worked = _work(job, ledger, plan, prepared, lease, display, run)
     lease.check()
     try:
         return finish(ledger, plan, spec, run), worked
     except UnfinishedError:
-        worked += _work(job, ledger, plan, prepared, lease, display, run)
+        more = _work(job, ledger, plan, prepared, lease, display, run)
         lease.check()
-        return finish(ledger, plan, spec, run), worked
+        return finish(ledger, plan, spec, run), replace(worked, num_rows=worked.num_rows + more.num_rows)
 
 
-def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display, run: str) -> int:
-    """Score (and choose) every row that no record covers; how many those were."""
+def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display, run: str) -> Worked:
+    """Score (and choose) every row that no record covers."""
     from rmbatch.pipeline.blocks import BlockWork
     from rmbatch.pipeline.run import run_pieces
     from rmbatch.pipeline.scoreboard import Scoreboard
@@ -126,13 +138,18 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
     left = total_rows(missing)
     if commits:
         display.say(f"resuming: {plan.dataset.num_rows - left:,} of {plan.dataset.num_rows:,} rows are finished")
+    told: Mapping[str, Economics] = {}
     if missing:
         work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
         board = Scoreboard.start()
         before: Counter[str] = Counter()
         for record in commits:
             before.update(record.tally)
-        with _watched(job, board, display, total=dataset.num_rows, done=dataset.num_rows - left, before=before):
+        done = dataset.num_rows - left
+        with (
+            engines(job.run, served_models(prepared), display) as served,
+            _watched(job, board, served, display, total=dataset.num_rows, done=done, before=before),
+        ):
             run_pieces(
                 dataset,
                 missing,
@@ -142,10 +159,13 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
                 epoch=lease.epoch,
                 board=board,
                 block_rows=job.run.block_rows,
+                connections=served.connections,
+                task_cpus=served.task_cpus,
             )
+            told = served.told(board.counts())
     if job.run.max_null_share is not None:
         _refuse_too_many_nulls(ledger, job.run.max_null_share)
-    return left
+    return Worked(left, told)
 
 
 def _refuse_too_many_nulls(ledger: Ledger, limit: float) -> None:
@@ -172,7 +192,7 @@ def _grouped(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, display: 
 
 @contextmanager
 def _watched(
-    job: Job, board: Any, display: Display, *, total: int, done: int, before: Mapping[str, int]
+    job: Job, board: Any, served: Served, display: Display, *, total: int, done: int, before: Mapping[str, int]
 ) -> Iterator[None]:
     """Shows the tasks' progress while they run, and stops them early when too many scores are null."""
     ended = threading.Event()
@@ -181,7 +201,8 @@ def _watched(
         def watch() -> None:
             while not ended.wait(POLL_S):
                 counts = Counter(board.counts())
-                advance_to(done + counts["rows"])
+                told = served.told(counts)
+                advance_to(done + counts["rows"], "; ".join(f"{name}: {each.line()}" for name, each in told.items()))
                 counts.update(before)
                 why = too_many_nulls(counts, job.run.max_null_share, MIN_JUDGED)
                 if why:
@@ -309,15 +330,18 @@ def _say_changes(plan: Plan | None, job: Job, display: Display) -> None:
         display.say(f"warning: {line} since this job was planned")
 
 
-def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: int, seconds: float) -> Summary:
-    share = worked / max(sum(file.num_rows for file in plan.dataset.files.values()), 1)  # a limit leaves out the rest
+def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: Worked, seconds: float) -> Summary:
+    share = worked.num_rows / max(
+        sum(file.num_rows for file in plan.dataset.files.values()), 1
+    )  # a limit leaves out the rest
     summary = Summary(
         ledger.output.url,
         manifest["rows"],
         manifest["tally"],
         seconds,
-        worked / seconds,
+        worked.num_rows / seconds,
         plan.dataset.num_bytes * share / seconds,
+        {name: each.plain() for name, each in worked.served.items()},
     )
     _keep_summary(ledger, summary)
     return summary

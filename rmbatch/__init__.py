@@ -28,6 +28,17 @@ def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":
     return bind(ref, knobs)
 
 
+def reward_model(model: str, **settings: Any) -> "Reward":
+    """The reward that a served model gives: a folder or a hub name, loaded here when it is first asked.
+
+    ``settings``: ``engine="vllm" | "transformers" | "endpoint"``, ``max_length``, ``gpus`` and whatever else
+    ``rmbatch.served.spec.ServedModel`` lists. Raises UserError for what does not fit.
+    """
+    from rmbatch.served.reward import reward_model
+
+    return reward_model(model, **settings)
+
+
 def list_rewards() -> list[str]:
     """The names of all rewards that need no path, sorted."""
     from rmbatch.rewards.registry import list_rewards

@@ -38,7 +38,7 @@ _COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "group": ("group", "group_id", "prompt_id"),
     "id": ("id", "uid", "uuid", "unique_id"),
 }
-_PER_CANDIDATE = ("response_", "score.", "error.", "reason.")
+_PER_CANDIDATE = ("response_", "score.", "error.", "reason.", "steps.")
 """Beginnings of the names of columns that hold, in nested rows, a list aligned with the candidates."""
 
 
@@ -132,7 +132,7 @@ class FlatView:
         ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
         type (text as large_string, lists as large_list, JSON as the text of each value). In nested rows what belongs to
         the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
-        ``reason.…`` is theirs already. Null stays null.
+        ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
         """
         if name not in self._cache:
             self._cache[name] = self._column(name)

@@ -21,7 +21,7 @@ from connectors.errors import JobError, UserError
 from connectors.groups import group_offsets
 from connectors.schema import ORIGIN_ROW, ORIGIN_URI
 from rmbatch.combine import CombineRule, weighted_sum
-from rmbatch.rewards.contract import Scores
+from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Reward, column_of
 from rmbatch.rows import FlatView, Roles, flatten
 
@@ -130,14 +130,15 @@ def null_codes(tally: Mapping[str, int], name: str) -> dict[str, int]:
 
 def _joined(halves: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
     def join(part: str, pick: Callable[[Scores], pa.Array | None], kind: pa.DataType) -> pa.Array:
-        arrays = [pick(half[part]) for half in halves]
-        return pa.concat_arrays([pa.nulls(0, kind) if array is None else pc.cast(array, kind) for array in arrays])
+        arrays = [(pick(half[part]), len(half[part].score)) for half in halves]
+        return pa.concat_arrays([pa.nulls(n, kind) if array is None else pc.cast(array, kind) for array, n in arrays])
 
     return {
         part: Scores(
             join(part, lambda scores: scores.score, pa.float64()),
             join(part, lambda scores: scores.error, pa.large_string()),
             join(part, lambda scores: scores.reason, pa.large_string()),
+            join(part, lambda scores: scores.steps, STEPS),
         )
         for part in halves[0]
     }

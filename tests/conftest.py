@@ -42,7 +42,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 @pytest.fixture(scope="session")
-def local_ray(s3_credentials: None) -> Iterator[None]:
+def code_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where transformers copies the code that models bring, for this process and all that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_MODULES_CACHE", str(tmp_path_factory.mktemp("code")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_credentials: None, code_cache: None) -> Iterator[None]:
     """One local Ray of two CPUs for the session."""
     import ray
 

@@ -7,7 +7,7 @@ block and a file in memory.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.scoreboard import Scoreboard
 from rmbatch.pipeline.sink import LedgerSink
 from rmbatch.pipeline.source import UnitSource
+from rmbatch.served import usage
+from rmbatch.served.connections import Connection, connected
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -45,20 +47,35 @@ def run_pieces(
     epoch: int,
     board: Scoreboard,
     block_rows: int | None = None,
+    connections: Mapping[str, Connection] | None = None,
+    task_cpus: float = 1.0,
 ) -> None:
-    """Score, choose and write the rows of ``pieces``; returns when all are committed, raises JobError if one is not."""
+    """Score, choose and write the rows of ``pieces``; returns when all are committed, raises JobError if one is not.
+
+    ``connections``: how tasks reach served models, by engine key. ``task_cpus``: what a task takes of the cluster.
+    """
     num_cpus = int(ray.cluster_resources().get("CPU", 1))
     tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus, splittable=work.group is None)
 
     sink = LedgerSink(spec, run, epoch, board)
 
     def finish(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        yield pa.table({"num_rows": [sink.write(map(work, blocks))]})
+        with connected(connections or {}):
+            yield pa.table({"num_rows": [sink.write(_reported(map(work, blocks), board))]})
 
     quiet()
     source = UnitSource(dataset, tasks, work.group, block_rows, work=finish)
     with ours():
-        ray.data.read_datasource(source, override_num_blocks=len(tasks)).materialize()
+        ray.data.read_datasource(source, override_num_blocks=len(tasks), num_cpus=task_cpus).materialize()
+
+
+def _reported(blocks: Iterable[pa.Table], board: Scoreboard) -> Iterator[pa.Table]:
+    """The blocks; what served models cost is reported after each, without waiting for a commit."""
+    for block in blocks:
+        counts = usage.take()
+        if counts:
+            board.add(counts)
+        yield block
 
 
 def cut_tasks(

@@ -6,7 +6,7 @@ What a reward is, ``contract.py``; where names lead, ``registry.py``; what can b
     rm.evaluate({"response": "the cat", "reference": "a cat"})
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import isclass
 from typing import Any
@@ -34,8 +34,8 @@ class BoundReward(Reward):
         self._call: Callable[..., Any] = made
 
     @property
-    def part_names(self) -> Mapping[str, bool]:
-        return {"": self.spec.writes_reason}
+    def part_names(self) -> Mapping[str, Sequence[str]]:
+        return {"": ("reason",) if self.spec.writes_reason else ()}
 
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
         """As in ``Reward``; a batch of no rows is not handed to the reward."""

@@ -11,7 +11,7 @@ error says ``not_reached``. A null is never averaged away: what it does to the w
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, Literal, Self
 
@@ -61,10 +61,10 @@ class Composition(Reward):
         return any(part.takes_offsets for part in self.parts.values())
 
     @property
-    def part_names(self) -> Mapping[str, bool]:
-        found = {"": self.explains}
+    def part_names(self) -> Mapping[str, Sequence[str]]:
+        found: dict[str, Sequence[str]] = {"": ("reason",) if self.explains else ()}
         for name, part in self.parts.items():
-            found |= {_end(name, inner): explains for inner, explains in part.part_names.items()}
+            found |= {_end(name, inner): more for inner, more in part.part_names.items()}
         return found
 
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
@@ -308,6 +308,7 @@ class _Part:
                 scores.score.take(index),
                 pc.if_else(reached, scores.error.take(index), _NOT_REACHED),  # type: ignore[union-attr]
                 scores.reason.take(index),  # type: ignore[union-attr]
+                None if scores.steps is None else scores.steps.take(index),
             )
             for part, scores in some.items()
         }

@@ -30,6 +30,7 @@ from connectors.errors import UserError
 from rmbatch.messages import TEXT
 from rmbatch.names import nearest
 
+STEPS = pa.large_list(pa.float64())
 Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]
 GROUP_KINDS: tuple[Kind, ...] = ("pairwise", "listwise")
 
@@ -51,6 +52,8 @@ class Scores:
     score: pa.Array
     error: pa.Array | None = None
     reason: pa.Array | None = None
+    steps: pa.Array | None = None
+    """STEPS [n]: the score of each step; only process reward models give them."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ function or class with its knobs set) and from ``composition.py`` (rewards made 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ Columns = Callable[[str], pa.Array]
 Offsets = np.ndarray[Any, Any]
 """Where the responses of each prompt begin: int64 [prompts + 1]."""
 
+_TYPES = {"score": pa.float64(), "error": pa.string(), "reason": pa.string(), "steps": pa.list_(pa.float64())}
+"""Of the columns that a reward may add."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -40,6 +43,8 @@ class Result:
     score: float | None
     error: str | None = None
     reason: str | None = None
+    steps: list[float] | None = None
+    """Of a process reward model: the score of each step."""
     parts: Mapping[str, "Result"] = field(default_factory=dict, hash=False)
     """Of a composition: what its parts said, by the names that their columns end in."""
 
@@ -65,8 +70,8 @@ class Reward(ABC):
 
     @property
     @abstractmethod
-    def part_names(self) -> Mapping[str, bool]:
-        """The scores it gives and whether each comes with reasons: "" is its own, others are those of its parts."""
+    def part_names(self) -> Mapping[str, Sequence[str]]:
+        """The scores it gives, "" for its own and others for its parts', and what comes with each: reason, steps."""
 
     @abstractmethod
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
@@ -141,11 +146,9 @@ class Reward(ABC):
     def column_types(self, name: str) -> dict[str, pa.DataType]:
         """The columns that this reward adds under a name, and the type of each per response."""
         found: dict[str, pa.DataType] = {}
-        for part, with_reason in self.part_names.items():
+        for part, more in self.part_names.items():
             end = f"{name}.{part}" if part else name
-            found |= {f"score.{end}": pa.float64(), f"error.{end}": pa.string()}
-            if with_reason:
-                found[f"reason.{end}"] = pa.string()
+            found |= {f"{kind}.{end}": _TYPES[kind] for kind in ("score", "error", *more)}
         return found
 
     def _parts(self, view: FlatView, *, missing_is_null: bool = False) -> dict[str, Scores]:
@@ -160,24 +163,21 @@ class Reward(ABC):
 def column_of(parts: Mapping[str, Scores], name: str, column: str) -> pa.Array:
     """The array behind one of ``Reward.column_types``: ``score.<name>``, ``error.<name>.<part>``, ..."""
     kind, _, end = column.partition(".")
-    array: pa.Array = getattr(parts[end.removeprefix(name).removeprefix(".")], kind)
-    return array
+    scores = parts[end.removeprefix(name).removeprefix(".")]
+    array = getattr(scores, kind)
+    return pa.nulls(len(scores.score), _TYPES[kind]) if array is None else array
 
 
 def _results(parts: Mapping[str, Scores]) -> list[Result]:
     by_part = {}
-    for name, scores in parts.items():
-        assert scores.error is not None
-        assert scores.reason is not None
-        by_part[name] = list(map(Result, scores.score.to_pylist(), scores.error.to_pylist(), scores.reason.to_pylist()))
+    for name in parts:
+        columns = [column_of(parts, "", f"{kind}.{name}").to_pylist() for kind in ("score", "error", "reason", "steps")]
+        by_part[name] = list(map(Result, *columns))
     own = by_part.pop("")
     if not by_part:
         return own
     names = list(by_part)
-    return [
-        Result(result.score, result.error, result.reason, dict(zip(names, said)))
-        for result, said in zip(own, zip(*by_part.values()))
-    ]
+    return [replace(result, parts=dict(zip(names, said))) for result, said in zip(own, zip(*by_part.values()))]
 
 
 def _alike(samples: Iterable[Sample]) -> list[list[int]]:

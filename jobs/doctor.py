@@ -1,0 +1,135 @@
+"""Looks a job's served models over before it costs GPU time: ``rmbatch doctor job.yaml``, and quickly at each run.
+
+The doctor loads each model in this process and asks it about the job's first rows; a run only looks at tokenizers,
+configurations and these rows. The checks themselves are ``rmbatch/served/doctor.py`` and ``probes.py``.
+
+    show_doctor(job, Display(Console()))                   # True: nothing failed
+    check_models(served_models(prepared), dataset, prepared.roles, display)       # raises UserError
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from rich.table import Table
+from rich.text import Text
+
+from connectors.dataset import InputDataset
+from connectors.errors import UserError
+from connectors.schema import DEAD
+from jobs.display import Display
+from jobs.preparation import Job
+from jobs.score import built_rewards
+from rmbatch.rows import FlatView, Roles, flatten, guess_roles
+from rmbatch.served import doctor
+from rmbatch.served.connections import close_all
+from rmbatch.served.findings import Finding
+from rmbatch.served.probes import full_findings
+from rmbatch.served.reward import ModelReward, model_rewards
+
+ROWS = 64
+"""First rows of the input that are looked at."""
+_STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+
+
+def show_doctor(job: Job, display: Display) -> bool:
+    """Print what is found of each served model; True if nothing failed. Raises UserError for the rest of the job."""
+    models = dict(model_rewards(built_rewards(job)))
+    if not models:
+        display.say("no reward of this job is a served model; there is nothing to look over")
+        return True
+    view = _first_rows(job)
+    found: list[Finding] = []
+    for same_engine in _by_engine(models):
+        try:
+            for name, reward in same_engine.items():
+                findings = _looked_over(name, reward, view, display)
+                display.console.print(_drawn(name, reward, findings), "")
+                found += findings
+        finally:
+            close_all()  # the next engine needs the memory
+    display.say(_counted(found))
+    return all(finding.level != "failure" for finding in found)
+
+
+def cheap_findings(models: Mapping[str, ModelReward], dataset: InputDataset, roles: Roles) -> dict[str, list[Finding]]:
+    """What is found of each model without its weights, by its name."""
+    view = sample(dataset, roles)
+    return {name: doctor.cheap_findings(reward, view) for name, reward in models.items()}
+
+
+def check_models(models: Mapping[str, ModelReward], dataset: InputDataset, roles: Roles, display: Display) -> None:
+    """Say how many warnings there are for the models; raises UserError with the failures."""
+    if not models:
+        return
+    found = cheap_findings(models, dataset, roles)
+    for name, findings in found.items():
+        warned = list(dict.fromkeys(finding.check for finding in findings if finding.level == "warning"))
+        if warned:
+            display.say(f"warning: model {name}: {', '.join(warned)}; `rmbatch doctor` says more")
+    refused = []
+    for name, findings in found.items():
+        try:
+            doctor.refuse(findings, f"model {name}")
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError(". ".join(refused))
+
+
+def sample(dataset: InputDataset, roles: Roles, num_rows: int = ROWS) -> FlatView:
+    """The first rows that can be read, with what the roles of conversations name."""
+    from jobs.preview import _blocks  # jobs.running may import this module, and preview imports it
+
+    several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
+    named = dict.fromkeys(name for name in (roles.prompt, roles.response, *several) if name is not None)
+    wanted = dataset.project(list(named))
+    blocks, missing = [wanted.schema.empty_table()], num_rows
+    for block in _blocks(wanted, num_rows):
+        alive = block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
+        blocks.append(alive.select(list(named)).slice(0, missing))
+        missing -= blocks[-1].num_rows
+        if not missing:
+            break
+    return flatten(pa.concat_tables(blocks), roles)
+
+
+def _first_rows(job: Job) -> FlatView:
+    from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
+
+    limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
+    dataset = plan_job_input(job, list_job_input(job), limit=limit)
+    return sample(dataset, guess_roles(dataset.schema, job.input.columns))
+
+
+def _by_engine(models: Mapping[str, ModelReward]) -> list[dict[str, ModelReward]]:
+    """The models, those that share an engine next to each other."""
+    groups: dict[str, dict[str, ModelReward]] = {}
+    for name, reward in models.items():
+        groups.setdefault(reward.spec.engine_key, {})[name] = reward
+    return list(groups.values())
+
+
+def _looked_over(name: str, reward: ModelReward, view: FlatView, display: Display) -> list[Finding]:
+    findings = doctor.cheap_findings(reward, view)
+    if any(finding.level == "failure" for finding in findings):
+        return [*findings, Finding("warning", "engine", "not loaded; mend what failed first")]
+    display.say(f"{name}: opening {reward.spec.model} with engine: {reward.spec.engine}")
+    return [*findings, *full_findings(reward, view)]
+
+
+def _drawn(name: str, reward: ModelReward, findings: Sequence[Finding]) -> Table:
+    title = Text(f"{name}: {reward.spec.model}")
+    drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for finding in findings:
+        drawn.add_row(Text(finding.level, _STYLES[finding.level]), Text(finding.check), Text(finding.message))
+    return drawn
+
+
+def _counted(findings: Sequence[Finding]) -> str:
+    counts: Counter[str] = Counter(finding.level for finding in findings)
+    levels = ("failure", "warning")
+    return ", ".join(f"{counts[level] or 'no'} {level}{'s' * (counts[level] != 1)}" for level in levels)

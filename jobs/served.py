@@ -1,0 +1,137 @@
+"""What a job does about its served models: finds them among its rewards, runs their engines, tells what they cost.
+
+models = served_models(prepared)                  # {"rm": ModelReward}
+with engines(job, models, display) as served:
+    run_pieces(..., connections=served.connections, task_cpus=served.task_cpus)
+served.told(counts)                               # {"rm": Economics}
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.config import RunConfig
+from jobs.display import Display
+from jobs.preparation import Prepared
+from rmbatch.rows import Roles, flatten
+from rmbatch.served.connections import Unasked
+from rmbatch.served.economics import Economics, economics
+from rmbatch.served.estimate import MFU, Interval, estimate, gpu_hours
+from rmbatch.served.hardware import flops_per_token, peak_flops
+from rmbatch.served.reward import ModelReward, model_rewards
+from rmbatch.served.usage import PREFIX
+
+
+def served_models(prepared: Prepared) -> dict[str, ModelReward]:
+    """The job's served models, those inside compositions too, by the names that their columns end in."""
+    return dict(model_rewards(prepared.score_stage.rewards))
+
+
+@dataclass(frozen=True)
+class Served:
+    """The engines of a running job; without served models it is empty."""
+
+    models: Mapping[str, ModelReward]
+    pools: Any = None
+
+    @property
+    def connections(self) -> Mapping[str, Any]:
+        """By engine key, for the tasks."""
+        return self.pools.connections if self.pools else {}
+
+    @property
+    def task_cpus(self) -> float:
+        """What one task takes of the cluster: little where it mostly waits for engines."""
+        if not self.models:
+            return 1.0
+        from rmbatch.pipeline.engines import TASK_CPUS
+
+        return TASK_CPUS
+
+    def told(self, counts: Mapping[str, int]) -> dict[str, Economics]:
+        """What each model has cost so far, by the counts of the tasks."""
+        meters = self.pools.meters() if self.pools else {}
+        devices = self.pools.devices() if self.pools else {}
+        found = {}
+        for name, reward in self.models.items():
+            key = reward.spec.engine_key
+            mine = {k.removeprefix(f"{PREFIX}{key}."): n for k, n in counts.items() if k.startswith(f"{PREFIX}{key}.")}
+            length = mine.get("tokens", 0) / max(mine.get("requests", 0), 1)
+            dtype = reward.spec.dtype if reward.spec.dtype != "auto" else _dtype(reward)
+            peak = peak_flops(devices.get(key, ""), dtype)
+            found[name] = economics(
+                mine,
+                meters.get(key, {}),
+                flops_per_token=flops_per_token(reward.encoder.config.to_dict(), length) if peak else None,
+                peak=peak * reward.spec.num_gpus if peak else None,
+            )
+        return found
+
+
+def _dtype(reward: ModelReward) -> str:
+    return str(getattr(reward.encoder.config, "dtype", None) or "bfloat16").removeprefix("torch.")
+
+
+def unasked(models: Mapping[str, ModelReward]) -> dict[str, Unasked]:
+    """Connections for a look at a job that loads no model."""
+    return {reward.spec.engine_key: Unasked() for reward in models.values()}
+
+
+def estimated(reward: ModelReward, sample: pa.Table, roles: Roles, num_rows: int, gpu: str) -> list[tuple[str, str]]:
+    """What a model will have to do for ``num_rows`` rows, by a sample of them, as lines for people."""
+    view = flatten(sample, roles)
+    encoded = reward.encoder.encode(view.column("prompt"), view.column("response"))
+    offsets = np.arange(sample.num_rows + 1) if view.offsets is None else view.offsets
+    row = np.repeat(np.arange(sample.num_rows), np.diff(offsets))
+    found = estimate(encoded.ids, encoded.prompt, row, num_sampled=sample.num_rows, num_rows=num_rows)
+    computed = _between(found.computed)
+    lines = [
+        ("tokens", f"{_between(found.tokens)}; {computed} to compute, each prompt once (by {found.num_sampled:,} rows)")
+    ]
+    failed = len(encoded.error) - encoded.error.null_count
+    if failed:
+        lines.append(
+            ("no score", f"{failed / len(encoded.error):.1%} of the sample, e.g. {encoded.error.drop_null()[0]}")
+        )
+    spec = reward.spec
+    flops = flops_per_token(reward.encoder.config.to_dict(), found.length)
+    peak = peak_flops(gpu, spec.dtype if spec.dtype != "auto" else _dtype(reward))
+    if spec.num_gpus and flops is not None and peak is not None:
+        hours = gpu_hours(found, flops, peak)
+        most = spec.replica_range[1] * spec.num_gpus
+        lines.append(("GPU hours", f"{_between(hours)} of one {gpu}, at {MFU[0]:.0%} to {MFU[1]:.0%} of its peak"))
+        lines.append(("time", f"{_between(hours.scaled(1 / most))} h with {most:g} of them"))
+    return lines
+
+
+def _between(interval: Interval) -> str:
+    return (
+        f"{interval.low:,.3g} to {interval.high:,.3g}"
+        if interval.high < 1000
+        else f"{interval.low:,.0f} to {interval.high:,.0f}"
+    )
+
+
+@contextmanager
+def engines(run: RunConfig, models: Mapping[str, ModelReward], display: Display) -> Iterator[Served]:
+    """The engines of the models while rows are worked on; raises UserError for a model that cannot be loaded."""
+    if not models:
+        yield Served({})
+        return
+    from rmbatch.pipeline.engines import started
+
+    for reward in models.values():
+        reward.encoder.read()
+        if reward.spec.store is not None:
+            _ = reward.fingerprint  # read here once, and not in every task
+    may_grow = bool(run.address or os.environ.get("RAY_ADDRESS"))
+    with started({name: each.spec for name, each in models.items()}, say=display.say, may_grow=may_grow) as pools:
+        yield Served(models, pools)
+    for reward in models.values():
+        if reward.store is not None:
+            reward.store.compact()

@@ -1,0 +1,357 @@
+"""Engines on a cluster: an actor for each replica, and the way to them for the tasks that hold the rows.
+
+Tasks send token ids and get outputs; rows, scores and ledger stay with them, so a reward model behind a gate or in a
+sum is asked like any other part. A Ray Data actor pool would move the rows themselves between operators, which gathers
+and cuts blocks (through groups too), and would repeat a row that kills its engine for ever. Here the requests of all
+tasks are in flight together, and what a lost engine was working on is asked again, in halves, down to the conversation
+that kills engines: that one has no score and says why.
+
+    with started({"rm": spec}, say=print, may_grow=False) as pools:
+        run_pieces(..., connections=pools.connections)
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from connectors.errors import JobError, UserError
+from rmbatch.pipeline.replica import Replica
+from rmbatch.served.engine import VALUES, EngineError, EngineLost, Outputs
+from rmbatch.served.order import chunks
+from rmbatch.served.spec import ServedModel
+
+CHUNK_TOKENS = 16_384
+"""What a task sends at a time; a prompt's responses are not parted for it."""
+DEPTH = 4
+"""Chunks of one task that are under way at one replica, so that it need not wait for the next."""
+DEATHS_TO_HALVE = 2
+DEATHS_TO_BURY = 2
+"""Deaths of an engine over one conversation alone."""
+MAX_DEATHS = 24
+"""Engines lost without one answer in between, before the job stops: they die of something else than a row."""
+ASK_AGAIN_S = 1.0
+CLOSE_S = 10.0
+TASK_CPUS = 0.25
+"""What a task that waits for engines takes of the cluster."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of a call's conversations."""
+
+    rows: np.ndarray
+    tokens: int
+    deaths: int = 0
+    """Engines that died while it was under way."""
+    alone: bool = False
+    """A single conversation that is asked while nothing else is."""
+
+    def after_a_death(self) -> list["Chunk"]:
+        """In what form to ask again; nothing: it is the one that kills."""
+        died = replace(self, deaths=self.deaths + 1)
+        if len(self.rows) == 1:
+            if not self.alone:
+                return [replace(died, deaths=0, alone=True)]
+            return [died] if died.deaths < DEATHS_TO_BURY else []
+        if died.deaths < DEATHS_TO_HALVE:
+            return [died]
+        return [replace(died, rows=half, tokens=self.tokens // 2, deaths=self.deaths) for half in _halves(self.rows)]
+
+
+def _halves(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+
+
+class Pool:
+    """The replicas of one model, as a task reaches them: a ``Connection``. Travels to tasks."""
+
+    def __init__(self, spec: ServedModel, replicas: Sequence[Any]) -> None:
+        self._spec, self._replicas = spec, list(replicas)
+        self._greetings: dict[int, Any] = {}
+        self._up: set[int] = set()
+        self._asked_at = 0.0
+        self._num_deaths = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pool, (self._spec, self._replicas)
+
+    def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        """As in ``Connection``: conversations of one prompt at one replica, longest first, lost ones again."""
+        lengths = np.asarray(ids.value_lengths())
+        answers = _Answers(len(ids))
+        queues = self._queues(lengths, prompt)
+        under_way: dict[Any, tuple[int, Chunk]] = {}
+        while under_way or any(queues.values()):
+            self._greet(wait=not under_way)
+            for replica in self._up:
+                while sum(where == replica for where, _ in under_way.values()) < DEPTH:
+                    chunk = _next(queues, replica)
+                    if chunk is None:
+                        break
+                    part = ids.take(pa.array(chunk.rows))
+                    reference = self._replicas[replica].score.remote(part, chunk.alone)
+                    under_way[reference] = (replica, chunk)
+            done, _ = ray.wait(list(under_way), num_returns=1, timeout=ASK_AGAIN_S) if under_way else ([], [])
+            for reference in done:
+                replica, chunk = under_way.pop(reference)
+                self._settle(reference, replica, chunk, answers, queues)
+        return answers.outputs()
+
+    def _settle(
+        self, reference: Any, replica: int, chunk: Chunk, answers: "_Answers", queues: dict[int, deque[Chunk]]
+    ) -> None:
+        """Keep a chunk's answers, or ask again what was lost with its engine."""
+        try:
+            answers.keep(chunk.rows, ray.get(reference))
+            self._num_deaths = 0
+        except (RayActorError, EngineLost) as lost:
+            self._lose(replica, lost)
+            again = chunk.after_a_death()
+            if not again:
+                answers.give_up(chunk.rows, "killed_engine: the engine died each time it read this conversation")
+            queues.setdefault(replica, deque()).extendleft(reversed(again))
+        except EngineError as error:
+            raise JobError(f"model {self._spec.model!r}: {error}") from error
+
+    def _queues(self, lengths: np.ndarray, prompt: np.ndarray) -> dict[int, deque[Chunk]]:
+        """The conversations as chunks, each prompt's at the replica that this prompt always prefers."""
+        owner = preferred(prompt, len(self._replicas))
+        queues: dict[int, deque[Chunk]] = {}
+        for replica in range(len(self._replicas)):
+            mine = np.flatnonzero(owner == replica)
+            pieces = chunks(lengths[mine], prompt[mine], CHUNK_TOKENS)
+            queues[replica] = deque(Chunk(mine[piece], int(lengths[mine[piece]].sum())) for piece in pieces)
+        return queues
+
+    def _greet(self, wait: bool) -> None:
+        """Learn which replicas answer; ``wait``: until one does. Raises JobError where none can any more."""
+        began = time.monotonic()
+        while True:
+            if time.monotonic() - self._asked_at > ASK_AGAIN_S or (wait and not self._up):
+                self._asked_at = time.monotonic()
+                self._look()
+            if self._up or not wait:
+                return
+            if time.monotonic() - began > self._spec.startup_timeout_s:
+                raise JobError(f"model {self._spec.model!r}: no engine for {self._spec.startup_timeout_s:.0f} s")
+
+    def _look(self) -> None:
+        for index, replica in enumerate(self._replicas):
+            if index not in self._up and index not in self._greetings:
+                self._greetings[index] = replica.load.remote()
+        if not self._greetings:
+            return
+        waiting = 0.0 if self._up else ASK_AGAIN_S
+        ready, _ = ray.wait(list(self._greetings.values()), num_returns=len(self._greetings), timeout=waiting)
+        for index, greeting in list(self._greetings.items()):
+            if greeting not in ready:
+                continue
+            del self._greetings[index]
+            try:
+                why = ray.get(greeting)
+            except RayActorError as lost:
+                self._lose(index, lost)
+                time.sleep(ASK_AGAIN_S / 4)
+                continue
+            if why:
+                raise JobError(f"model {self._spec.model!r} cannot be served: {why}")
+            self._up.add(index)
+
+    def _lose(self, replica: int, lost: Exception) -> None:
+        if replica in self._up:
+            self._up.discard(replica)
+            self._num_deaths += 1
+        if self._num_deaths > MAX_DEATHS:
+            said = str(lost).strip().splitlines()[0]
+            raise JobError(f"model {self._spec.model!r}: {self._num_deaths} engines died in a row: {said}") from lost
+
+
+class _Answers:
+    """The answers to one call, as they come."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+        self._rows: list[np.ndarray] = []
+        self._parts: list[Outputs] = []
+
+    def keep(self, rows: np.ndarray, outputs: Outputs) -> None:
+        self._rows.append(rows)
+        self._parts.append(outputs)
+
+    def give_up(self, rows: np.ndarray, why: str) -> None:
+        self.keep(rows, Outputs(pa.nulls(len(rows), VALUES), pa.array([why] * len(rows), pa.string())))
+
+    def outputs(self) -> Outputs:
+        rows = np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
+        if not np.array_equal(np.sort(rows), np.arange(self._num_rows)):
+            raise JobError("engines gave answers that fit no question; this is a bug in rmbatch")
+        back = pa.array(np.argsort(rows))
+        values = pa.concat_arrays([pa.array([], VALUES), *(part.values for part in self._parts)]).take(back)
+        error = pa.concat_arrays([pa.array([], pa.string()), *(part.error for part in self._parts)]).take(back)
+        usage: dict[str, int] = {}
+        for part in self._parts:
+            for name, count in part.usage.items():
+                usage[name] = usage.get(name, 0) + count
+        return Outputs(values, error, usage)
+
+
+def preferred(prompt: np.ndarray, num_replicas: int) -> np.ndarray:
+    """The replica of each prompt (int64 hashes): rendezvous hashing, so that all tasks agree without talking."""
+    seeds = np.arange(1, num_replicas + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = prompt.astype(np.uint64)[:, None] ^ seeds[None, :]
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray((mixed ^ (mixed >> np.uint64(31))).argmax(axis=1), dtype=np.int64)
+
+
+def _next(queues: dict[int, deque[Chunk]], replica: int) -> Chunk | None:
+    """The next chunk for a replica: of its own, or of the one that has the most left."""
+    queue = queues.get(replica) or max(queues.values(), key=len, default=None)
+    return queue.popleft() if queue else None
+
+
+class Pools:
+    """All pools of a job, as the driver sees them."""
+
+    def __init__(self, replicas: Mapping[str, tuple[ServedModel, Sequence[Any]]]) -> None:
+        self._replicas = replicas
+        self._meters: dict[tuple[str, int], dict[str, float]] = {}
+        self._before: dict[tuple[str, int], dict[str, float]] = {}
+        self._devices: dict[str, str] = {}
+
+    @property
+    def connections(self) -> dict[str, Pool]:
+        """By engine key, for ``connected``."""
+        return {key: Pool(spec, replicas) for key, (spec, replicas) in self._replicas.items()}
+
+    def meters(self) -> dict[str, dict[str, float]]:
+        """By engine key: ``busy_s`` and ``idle_s`` of all its engines since they were loaded, and ``replicas``."""
+        asked = {
+            (key, index): replica.meter.remote()
+            for key, (_, replicas) in self._replicas.items()
+            for index, replica in enumerate(replicas)
+        }
+        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=0.5) if asked else ([], [])
+        for place, reference in asked.items():
+            if reference in ready:
+                self._note(place, reference)
+        found: dict[str, dict[str, float]] = {}
+        for (key, _), meter in [*self._meters.items(), *self._before.items()]:
+            total = found.setdefault(key, {"busy_s": 0.0, "idle_s": 0.0, "replicas": 0.0})
+            for name, value in meter.items():
+                total[name] += value
+        return found
+
+    def devices(self) -> dict[str, str]:
+        """By engine key: the device that its first engine runs on."""
+        for key, (_, replicas) in self._replicas.items():
+            if key not in self._devices:
+                try:
+                    self._devices[key] = ray.get(replicas[0].device.remote(), timeout=5.0)
+                except (RayError, GetTimeoutError):
+                    continue
+        return self._devices
+
+    def _note(self, place: tuple[str, int], reference: Any) -> None:
+        try:
+            meter = {**ray.get(reference), "replicas": 1.0}
+        except RayError:
+            return
+        last = self._meters.get(place)
+        if last is not None and last["busy_s"] + last["idle_s"] > meter["busy_s"] + meter["idle_s"]:  # it began anew
+            kept = self._before.setdefault(place, {"busy_s": 0.0, "idle_s": 0.0})
+            for name in kept:
+                kept[name] += last[name]
+        self._meters[place] = meter
+
+
+@contextmanager
+def started(models: Mapping[str, ServedModel], *, say: Callable[[str], None], may_grow: bool) -> Iterator[Pools]:
+    """The engines of these models (by reward), as many as fit; those of `endpoint` run elsewhere already.
+
+    ``may_grow``: the cluster may get nodes that are not there yet. Raises UserError for what the cluster cannot hold,
+    and for a model that cannot be loaded.
+    """
+    named = {spec.engine_key: (name, spec) for name, spec in models.items() if spec.engine != "endpoint"}
+    fitting = fit(dict(named.values()), ray.cluster_resources(), may_grow)
+    actors: dict[str, tuple[ServedModel, list[Any]]] = {}
+    try:
+        for key, (name, spec) in named.items():
+            make = ray.remote(Replica).options(
+                num_cpus=spec.cpus, num_gpus=spec.num_gpus, max_restarts=-1, max_task_retries=0, max_concurrency=1000
+            )
+            actors[key] = (spec, [make.remote(spec) for _ in range(fitting[name])])
+        for key, (name, spec) in named.items():
+            _await_loaded(name, spec, actors[key][1], say)
+        yield Pools(actors)
+    finally:
+        _close([replica for _, replicas in actors.values() for replica in replicas])
+
+
+def _close(replicas: Sequence[Any]) -> None:
+    """Engines let go of what they hold, shared memory above all; one that does not answer is killed all the same."""
+    with suppress(RayError):
+        ray.wait([replica.close.remote() for replica in replicas], num_returns=len(replicas), timeout=CLOSE_S)
+    for replica in replicas:
+        ray.kill(replica)
+
+
+def fit(models: Mapping[str, ServedModel], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
+    """How many replicas of each model to start. Raises UserError where even the fewest are too many."""
+    counts = {name: spec.replica_range[0] for name, spec in models.items()}
+    left = {"CPU": resources.get("CPU", 0.0) - TASK_CPUS, "GPU": resources.get("GPU", 0.0)}
+    needs = {name: {"CPU": spec.cpus, "GPU": spec.num_gpus} for name, spec in models.items()}
+    if may_grow:
+        return {name: spec.replica_range[1] for name, spec in models.items()}
+    for kind in left:
+        left[kind] -= sum(counts[name] * needs[name][kind] for name in models)
+        if left[kind] < -1e-9:
+            asked = ", ".join(f"{name} {counts[name]} x {needs[name][kind]:g}" for name in models)
+            cure = "gpus: 0 runs a model on CPUs" if kind == "GPU" else "set fewer replicas or cpus"
+            raise UserError(
+                f"the reward models need more {kind}s than the cluster has ({asked}, {TASK_CPUS:g} CPU for the rows; "
+                f"the cluster has {resources.get(kind, 0.0):g} {kind}s); {cure}"
+            )
+    for name, spec in models.items():
+        room = [int(left[kind] / needs[name][kind] + 1e-9) for kind in left if needs[name][kind] > 0]
+        more = min([spec.replica_range[1] - counts[name], *room])
+        counts[name] += more
+        for kind in left:
+            left[kind] -= more * needs[name][kind]
+    return counts
+
+
+def _await_loaded(name: str, spec: ServedModel, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
+    """Until the fewest replicas that are asked for have loaded the model."""
+    began, wanted = time.monotonic(), min(spec.replica_range[0], len(replicas))
+    say(f"{name}: loading {spec.model} with {spec.engine}, {len(replicas)} replica{'s' * (len(replicas) > 1)}")
+    waiting = [replica.load.remote() for replica in replicas]
+    num_loaded = 0
+    while num_loaded < wanted:
+        left = spec.startup_timeout_s - (time.monotonic() - began)
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(left, 0.0))
+        if not ready:
+            raise JobError(
+                f"reward {name!r}: {num_loaded} of {wanted} engines of {spec.model!r} were ready after "
+                f"{spec.startup_timeout_s:.0f} s (startup_timeout_s); the cluster may lack CPUs or GPUs that are free"
+            )
+        try:
+            why = ray.get(ready[0])
+        except RayActorError as lost:
+            raise JobError(
+                f"reward {name!r}: the engine of {spec.model!r} died while it was loading, perhaps for want of "
+                f"memory: {str(lost).strip().splitlines()[0]}"
+            ) from lost
+        if why:
+            raise UserError(f"reward {name!r}: model {spec.model!r} cannot be served: {why}")
+        num_loaded += 1
+    say(f"{name}: {num_loaded} ready after {math.ceil(time.monotonic() - began)} s")

@@ -1,0 +1,181 @@
+"""The actor that holds one engine: loads it when first asked, keeps all calls in flight together, dies when it is lost.
+
+Its process is the unit of failure: an engine that died or hangs takes its process along, and Ray starts a new one that
+loads the model again. Who asked sees a lost actor, and asks again (``engines.py``).
+"""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from rmbatch.served.engine import Engine, EngineError, EngineLost, Outputs, open_engine
+from rmbatch.served.once import Once
+from rmbatch.served.spec import ServedModel
+
+WATCH_S = 10.0
+LOG_CHARACTERS = 65_536
+_ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
+
+
+class Replica:
+    """One engine of a pool; an asynchronous Ray actor."""
+
+    def __init__(self, spec: ServedModel) -> None:
+        self._spec = spec
+        self._engine: Engine | None = None
+        self._loading = asyncio.Lock()
+        self._door = Door()
+        self._meter = Meter()
+
+    async def load(self) -> str:
+        """Load the engine unless it is there; why that is impossible, or empty."""
+        async with self._loading:
+            if self._engine is None:
+                try:
+                    self._engine = Once(await asyncio.to_thread(open_engine, self._spec))
+                except EngineError as error:
+                    return f"{error}{logged_cause() if 'stack trace' in str(error) else ''}"
+                except ModuleNotFoundError as missing:
+                    return f"engine: {self._spec.engine} needs the package {missing.name!r}, not installed there"
+                self._meter.begin()
+                self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return ""
+
+    async def score(self, ids: pa.Array, alone: bool) -> Outputs:
+        """The engine's outputs; ``alone``: while nothing else is in flight."""
+        why = await self.load()
+        if why or self._engine is None:
+            raise EngineError(why)
+        async with self._door.alone() if alone else self._door.together():
+            self._meter.enter()
+            try:
+                return await self._engine.score(ids)
+            except EngineLost:
+                die()
+                raise
+            finally:
+                self._meter.leave()
+
+    async def close(self) -> None:
+        """Let go of the engine in good order, before the actor is killed."""
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.close)
+
+    async def meter(self) -> dict[str, float]:
+        """Seconds since the engine was loaded, with work (busy_s) and without (idle_s)."""
+        return self._meter.read()
+
+    async def device(self) -> str:
+        """The name of the GPU that it runs on, or "cpu"."""
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    async def _watch(self) -> None:
+        limit = self._spec.hang_timeout_s
+        while self._meter.stuck_s() < limit:
+            await asyncio.sleep(min(limit / 4, WATCH_S))
+        die()
+
+
+def die() -> None:
+    """End this process and all that it has started, at once and without asking them.
+
+    Only Python's own resource tracker lives on for a moment: it removes the shared memory of those that were killed.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def logged_cause() -> str:
+    """The last error that this process and its children have logged; for errors that only say "see the log"."""
+    for stream in (1, 2):
+        log = Path(f"/proc/self/fd/{stream}").resolve()
+        if log.is_file():
+            lines = log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:].splitlines()
+            causes = [found for line in lines if (found := _ERROR.search(line))]
+            if causes:
+                return f"; the log says {causes[-1].group(0)}"
+    return ""
+
+
+class Door:
+    """Lets in any number together, or one alone; nobody passes one who waits to be alone."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._inside = 0
+        self._left = asyncio.Condition()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._turn:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._left:
+                self._inside -= 1
+                self._left.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._turn, self._left:
+            await self._left.wait_for(lambda: self._inside == 0)
+            yield
+
+
+class Meter:
+    """How long an engine had work, and how long it had none."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._busy_s = self._idle_s = 0.0
+        self._inside = 0
+
+    def begin(self) -> None:
+        """The engine is loaded: time counts from here."""
+        self._turn()
+        self._busy_s = self._idle_s = 0.0
+        self._finished = self._since
+
+    def enter(self) -> None:
+        """A call has come."""
+        self._turn()
+        if self._inside == 0:
+            self._finished = self._since
+        self._inside += 1
+
+    def leave(self) -> None:
+        """A call has ended."""
+        self._turn()
+        self._inside -= 1
+        self._finished = self._since
+
+    def read(self) -> dict[str, float]:
+        """See ``Replica.meter``."""
+        self._turn()
+        return {"busy_s": self._busy_s, "idle_s": self._idle_s}
+
+    def stuck_s(self) -> float:
+        """How long calls have been under way without any that ended."""
+        return time.monotonic() - self._finished if self._inside else 0.0
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._inside:
+            self._busy_s += now - self._since
+        else:
+            self._idle_s += now - self._since
+        self._since = now

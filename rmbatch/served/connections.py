@@ -1,0 +1,118 @@
+"""Where a model's engine is: in this process, or wherever a job has put it.
+
+Rewards ask by their spec and do not know. A job that has started engines elsewhere connects them before rewards are
+asked; without that, the first question loads the model here, once for all rewards that share it.
+
+    outputs = connection(spec).ask(ids, prompt)
+    with connected({spec.engine_key: pool}): ...
+"""
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from connectors.errors import JobError, UserError
+from rmbatch.served.engine import VALUES, Engine, EngineError, EngineLost, Outputs, open_engine
+from rmbatch.served.order import engine_order
+from rmbatch.served.spec import ServedModel
+
+
+class Connection(Protocol):
+    """A way to an engine, or to several."""
+
+    def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        """The outputs of n conversations (IDS, no nulls), in their order; equal ``prompt`` [n] means a shared prefix.
+
+        Raises JobError where no engine can be reached any more.
+        """
+
+
+_connections: dict[str, Connection] = {}
+_lock = threading.Lock()
+
+
+def connection(spec: ServedModel) -> Connection:
+    """The way to the engine of a model; loads it in this process where there is none. Raises UserError."""
+    with _lock:
+        if spec.engine_key not in _connections:
+            _connections[spec.engine_key] = _Here(spec)
+        return _connections[spec.engine_key]
+
+
+@contextmanager
+def connected(connections: Mapping[str, Connection]) -> Iterator[None]:
+    """For the time being, the models of these engine keys are reached like this."""
+    with _lock:
+        before = dict(_connections)
+        _connections.update(connections)
+    try:
+        yield
+    finally:
+        with _lock:
+            for key in connections:
+                _connections.pop(key, None)
+                if key in before:
+                    _connections[key] = before[key]
+
+
+class _Here:
+    """The engine in this process, its event loop in a thread of its own."""
+
+    def __init__(self, spec: ServedModel) -> None:
+        self._spec = spec
+        self._engine = self._opened()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        atexit.register(self.close)
+
+    def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        order = engine_order(ids, prompt)
+        asked = self._engine.score(ids.take(pa.array(order)))
+        try:
+            outputs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        except EngineLost as lost:
+            with _lock:
+                _connections.pop(self._spec.engine_key, None)
+            raise JobError(f"model {self._spec.model}: {lost}") from lost
+        except EngineError as error:
+            raise JobError(f"model {self._spec.model}: {error}") from error
+        back = pa.array(np.argsort(order))
+        return Outputs(outputs.values.take(back), outputs.error.take(back), outputs.usage)
+
+    def close(self) -> None:
+        self._engine.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _opened(self) -> Engine:
+        try:
+            return open_engine(self._spec)
+        except EngineError as error:
+            raise UserError(f"model {self._spec.model!r} cannot be served: {error}") from error
+        except ModuleNotFoundError as missing:
+            raise UserError(
+                f"engine: {self._spec.engine} needs the package {missing.name!r}, not installed here"
+            ) from None
+
+
+class Unasked:
+    """A ``Connection`` to nowhere, for a look at a job that loads no model: no outputs, and an error that says so."""
+
+    def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        del prompt
+        why = "not_asked: no model is loaded for a plan"
+        return Outputs(pa.nulls(len(ids), VALUES), pa.array([why] * len(ids), pa.string()))
+
+
+def close_all() -> None:
+    """Let go of all engines in this process."""
+    with _lock:
+        here = [each for each in _connections.values() if isinstance(each, _Here)]
+        _connections.clear()
+    for each in here:
+        each.close()

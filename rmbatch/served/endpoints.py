@@ -1,0 +1,393 @@
+"""Servers that answer the same, used as one: requests balanced, tried again, and kept from servers that are dead.
+
+It knows nothing of what is asked: reward models and judges alike say how to ask (``Post``) and what to check.
+
+    endpoints = Endpoints(urls, check, in_flight=256, api_key=os.environ.get("KEY"))
+    await endpoints.start()                              # EngineError if none is up, or one is not what is wanted
+    answers = await endpoints.post_all(Post("/classify", body, read) for body in bodies)
+    endpoints.close()
+
+A request goes to the server with the fewest under way. What that answers decides how it goes on:
+
+    connection lost, timeout, 5xx, 408, 409, 424, 425, nonsense   tried again, elsewhere first, ``attempts`` times
+    429, 503                        tried again after Retry-After or a backoff, with fewer at a time for that server
+    other 4xx                       the request's fault, at once: ``endpoint_refused``
+    3xx, 401 to 405, 501            a mistake in the job: EngineError
+
+A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. A request is
+given up only if a server that failed it has served others since its first try, for only then is it the request's
+fault. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
+are busy), EngineLost stops everything: the job can go on another day, and no row has a null that is not its own.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed, base_url
+from rmbatch.served.engine import EngineError, EngineLost
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_START_TRIES = 3
+_CHECK_TIMEOUT_S = 60.0
+_BUSY_S = 30.0
+"""A server that has turned everything away for so long is left alone."""
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When to try again, and when to stop trying."""
+
+    attempts: int = 8
+    """Tries of one request; being told to wait is not one."""
+    timeout_s: float = 600.0
+    """The longest that one try may take."""
+    connect_timeout_s: float = 10.0
+    """Of that, the longest to get a connection."""
+    give_up_s: float | None = None
+    """The longest from a request's first try to its last. None: three times ``timeout_s``."""
+    backoff_s: float = 0.5
+    """Before the second try, doubled with each; slept is anything between 0 and that."""
+    max_backoff_s: float = 30.0
+    failures_to_open: int = 5
+    """Failures in a row after which a server is left alone."""
+    cooldown_s: float = 5.0
+    """How long it is left alone before it is checked, and between checks."""
+    lost_after_s: float = 120.0
+    """How long all servers may be dead before EngineLost."""
+
+    @property
+    def whole_s(self) -> float:
+        """``give_up_s``, with None filled in."""
+        return 3 * self.timeout_s if self.give_up_s is None else self.give_up_s
+
+
+class Ask(Protocol):
+    """One try at one server."""
+
+    def __call__(self, path: str, body: bytes | None = None, /) -> Awaitable[Reply]:
+        """As ``Client.ask``."""
+
+
+Check = Callable[[Ask], Awaitable[None]]
+"""Whether a server is what is wanted, found by asking it the like of what it will be asked.
+
+Raises EngineError where it is something else, BadAnswer, and what ``Ask`` raises."""
+
+
+@dataclass(frozen=True)
+class Post(Generic[T]):
+    """A request, and how its answer is read."""
+
+    path: str
+    """Below the server's URL, with a leading slash."""
+    body: bytes
+    """JSON."""
+    read: Callable[[Reply], T]
+    """Raises BadAnswer."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer; as text ``stable_code: message``."""
+
+    code: str
+    """``endpoint_unreachable``, ``_timeout``, ``_overloaded``, ``_error``, ``_bad_answer`` or ``_refused``."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What became of a request."""
+
+    value: T | None
+    """What ``read`` made of the answer; None where there is a failure."""
+    failure: Failure | None = None
+    num_tries: int = 0
+    """How often it was sent."""
+
+
+class Endpoints:
+    """Servers that answer the same; used from one event loop at a time."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        check: Check,
+        *,
+        in_flight: int,
+        api_key: str | None = None,
+        patience: Patience | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """``in_flight``: requests under way at a time, all servers together; ``seed``: of the backoff's jitter."""
+        self._patience = patience = patience or Patience()
+        self._client = Client(
+            api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
+        )
+        self._endpoints = [_Endpoint(url, float(in_flight)) for url in dict.fromkeys(map(base_url, urls))]
+        self._check = check
+        self._in_flight = in_flight
+        self._slots = asyncio.Semaphore(in_flight)
+        self._random = random.Random(seed)
+        self._picks = itertools.count(1)
+        self._checks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Check all servers, and leave those alone that are down; may be called in an event loop of its own.
+
+        Raises EngineError where all are down, or one is not what is wanted.
+        """
+        try:
+            await asyncio.gather(*map(self._first_check, self._endpoints))
+        finally:
+            await self._client.disconnect()
+        if all(each.is_open for each in self._endpoints):
+            raise EngineError(f"no endpoint answers: {self._told()}")
+
+    async def post_all(self, posts: Iterable[Post[T] | Failure]) -> list[Answer[T]]:
+        """What becomes of each, in their order; taken as they are needed, and a failure stays one.
+
+        Raises EngineError and EngineLost; what is under way is then dropped.
+        """
+        answers: dict[int, Answer[T]] = {}
+        waiting = enumerate(posts)
+
+        async def work() -> None:
+            for place, post in waiting:
+                answers[place] = Answer(None, post) if isinstance(post, Failure) else await self.post(post)
+
+        workers = [asyncio.create_task(work()) for _ in range(self._in_flight)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [answers[place] for place in range(len(answers))]
+
+    async def post(self, post: Post[T]) -> Answer[T]:
+        """What becomes of one request. Raises EngineError and EngineLost."""
+        async with self._slots:
+            tries = _Tries()
+            while True:
+                endpoint = await self._picked(tries)
+                answer = await self._tried(endpoint, post, tries)
+                if answer is not None:
+                    return answer
+                if self._is_its_fault(tries):
+                    return Answer(None, tries.last, tries.num)
+                await asyncio.sleep(self._backoff_s(tries))
+
+    def close(self) -> None:
+        """Close all connections, from any thread, while the event loop still exists; what is under way is lost."""
+        self._client.close()
+
+    async def _picked(self, tries: "_Tries") -> "_Endpoint":
+        """The server to try next, already counted as having one more; waits for one. Raises EngineLost."""
+        while True:
+            now = time.monotonic()
+            for each in self._endpoints:
+                if each.is_open and not each.is_checked and each.check_at <= now:
+                    self._begin_check(each)
+            free = [each for each in self._endpoints if each.is_free(now)]
+            if free:
+                best = min(free, key=lambda each: (each in tries.this_round, each.in_flight, each.picked))
+                best.picked = next(self._picks)
+                best.in_flight += 1
+                return best
+            self._stop_if_lost(now)
+            await asyncio.sleep(_POLL_S * self._random.uniform(0.5, 1))
+
+    async def _tried(self, endpoint: "_Endpoint", post: Post[T], tries: "_Tries") -> Answer[T] | None:
+        """What one try brings, None where there may be another."""
+        sent_at = time.monotonic()
+        tries.num += 1
+        tries.began = min(tries.began, sent_at)
+        try:
+            value = post.read(await self._client.ask(endpoint.url, post.path, post.body))
+        except Refused as refused:
+            if refused.is_mistake:
+                raise EngineError(f"{endpoint.url}{post.path}: {refused}") from None
+            endpoint.has_served(time.monotonic())
+            return Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
+        except BadAnswer as bad:
+            failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
+        except TryFailed as why:
+            failed = why
+        else:
+            endpoint.has_served(time.monotonic())
+            return Answer(value, None, tries.num)
+        finally:
+            endpoint.in_flight -= 1
+        endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
+        tries.has_failed(endpoint, failed)
+        return None
+
+    def _is_its_fault(self, tries: "_Tries") -> bool:
+        """Whether a request has failed for good; where its servers have served nobody else, they are left alone."""
+        now = time.monotonic()
+        if tries.counted < self._patience.attempts and now - tries.began < self._patience.whole_s:
+            return False
+        if any(each.served_at > tries.began for each in tries.failed_on):
+            return True
+        for each in tries.failed_on:
+            each.open(now, self._patience)
+        return False
+
+    def _backoff_s(self, tries: "_Tries") -> float:
+        """How long to wait before the next try: not at all while a server was not tried yet."""
+        now = time.monotonic()
+        if any(each.is_free(now) and each not in tries.this_round for each in self._endpoints):
+            return 0.0
+        longest = self._patience.backoff_s * 2.0 ** min(tries.rounds, 30)
+        tries.this_round.clear()
+        tries.rounds += 1
+        return self._random.uniform(0, min(longest, self._patience.max_backoff_s))
+
+    def _stop_if_lost(self, now: float) -> None:
+        for each in self._endpoints:
+            limit = self._patience.whole_s if each.is_busy else self._patience.lost_after_s
+            if not each.is_open or now - each.opened_at <= limit:
+                return
+        since = max(each.opened_at for each in self._endpoints)
+        raise EngineLost(f"no endpoint answers for {now - since:.0f} s: {self._told()}")
+
+    def _told(self) -> str:
+        return "; ".join(f"{each.url}: {each.why}" for each in self._endpoints)
+
+    async def _first_check(self, endpoint: "_Endpoint") -> None:
+        for left in reversed(range(_START_TRIES)):
+            try:
+                await self._checked(endpoint)
+            except TryFailed as failed:
+                endpoint.why = str(failed)
+                if left:
+                    wait = failed.wait_s or self._patience.backoff_s
+                    await asyncio.sleep(min(wait, self._patience.max_backoff_s))
+            except (Refused, EngineError) as mistake:
+                raise EngineError(f"{endpoint.url}: {mistake}") from None
+            else:
+                endpoint.has_served(time.monotonic())
+                return
+        endpoint.open(time.monotonic(), self._patience)
+
+    def _begin_check(self, endpoint: "_Endpoint") -> None:
+        endpoint.is_checked = True
+        task = asyncio.create_task(self._check_again(endpoint))
+        self._checks.add(task)  # a loop holds its tasks only weakly
+        task.add_done_callback(self._checks.discard)
+
+    async def _check_again(self, endpoint: "_Endpoint") -> None:
+        wait_s = self._patience.cooldown_s
+        try:
+            await self._checked(endpoint)
+        except (TryFailed, Refused, EngineError, EngineLost) as why:  # no request is concerned: it stays dead, no more
+            endpoint.why = str(why)
+            asked = why.wait_s if isinstance(why, TryFailed) else None
+            endpoint.is_busy = asked is not None
+            wait_s = max(wait_s, asked or 0.0)
+        else:
+            _log.warning("endpoint %s answers again", endpoint.url)
+            endpoint.has_served(time.monotonic())
+        finally:
+            endpoint.check_at = time.monotonic() + wait_s
+            endpoint.is_checked = False
+
+    async def _checked(self, endpoint: "_Endpoint") -> None:
+        limit = min(self._patience.timeout_s, _CHECK_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(limit):
+                await self._check(partial(self._client.ask, endpoint.url))
+        except TimeoutError:
+            raise TryFailed("endpoint_timeout", f"no answer within {limit:g} s") from None
+        except BadAnswer as bad:
+            raise TryFailed("endpoint_bad_answer", self._client.clean(str(bad))) from None
+
+
+@dataclass(eq=False)
+class _Endpoint:
+    """One server, and what is known of it. Open, as circuits are: no request goes there."""
+
+    url: str
+    limit: float
+    """Requests under way at a time: falls when it is overloaded and does not say how long, rises as it serves."""
+    in_flight: int = 0
+    picked: int = 0
+    failures: int = 0
+    why: str = ""
+    is_open: bool = False
+    is_busy: bool = False
+    is_checked: bool = False
+    opened_at: float = -math.inf
+    check_at: float = -math.inf
+    wait_until: float = -math.inf
+    served_at: float = -math.inf
+    lowered_at: float = -math.inf
+    busy_since: float = math.inf
+
+    def is_free(self, now: float) -> bool:
+        """Whether it may be asked one more."""
+        return not self.is_open and self.wait_until <= now and self.in_flight < self.limit
+
+    def has_served(self, now: float) -> None:
+        """It has answered, so it lives."""
+        self.failures, self.is_open, self.is_busy, self.busy_since, self.served_at = 0, False, False, math.inf, now
+        self.limit += max(1 / self.limit, 0.05)
+
+    def has_failed(self, failed: TryFailed, sent_at: float, now: float, patience: Patience) -> None:
+        """It has not; being busy is no sign of death until nothing else was heard of it for a while."""
+        self.why = str(failed)
+        self.is_busy = failed.wait_s is not None
+        if failed.code == "endpoint_overloaded":
+            self.busy_since = min(self.busy_since, now)
+            self.wait_until = max(self.wait_until, now + min(failed.wait_s or 0.0, patience.whole_s))
+            if not failed.wait_s and sent_at > self.lowered_at:  # what was under way together is one reason, not many
+                self.limit, self.lowered_at = max(1.0, 0.7 * min(self.limit, self.in_flight + 1)), now
+            is_dead = now - self.busy_since > _BUSY_S
+        else:
+            self.failures += 1
+            is_dead = self.failures >= patience.failures_to_open
+        if is_dead:
+            self.open(now, patience)
+
+    def open(self, now: float, patience: Patience) -> None:
+        """Leave it alone until a check goes well."""
+        if not self.is_open:
+            _log.warning("endpoint %s is left alone: %s", self.url, self.why)
+            self.is_open, self.opened_at = True, now
+            self.check_at = max(now + patience.cooldown_s, self.wait_until)
+
+
+@dataclass
+class _Tries:
+    """What a request has been through."""
+
+    num: int = 0
+    counted: int = 0
+    rounds: int = 0
+    began: float = math.inf
+    this_round: set[_Endpoint] = field(default_factory=set)
+    failed_on: set[_Endpoint] = field(default_factory=set)
+    last: Failure | None = None
+
+    def has_failed(self, endpoint: _Endpoint, failed: TryFailed) -> None:
+        """Another try has failed; where the server was only busy it does not count."""
+        self.counted += failed.code != "endpoint_overloaded"
+        self.this_round.add(endpoint)
+        self.failed_on.add(endpoint)
+        self.last = Failure(failed.code, f"{endpoint.url}: {failed}")

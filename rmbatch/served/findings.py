@@ -1,0 +1,64 @@
+"""What checks of a served model find: ``Finding``, and what they look at, ``Examined``. The checks are elsewhere.
+
+Of settings and checkpoint: ``doctor.py``; of written conversations: ``writing_checks.py``; of answers: ``probes.py``.
+
+    refuse(findings)                          # UserError if one of them is a failure
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from connectors.errors import UserError
+from rmbatch.served.reward import ModelReward
+from rmbatch.served.spec import ServedModel
+
+NO_LIMIT = 1 << 24
+"""Tokens that no model takes."""
+_SCALED_ROPE = ("linear", "dynamic")
+"""Rotary embeddings that reach further than max_position_embeddings, by their factor; for vLLM too."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    level: Literal["ok", "warning", "failure"]
+    check: str
+    """Its short name, which stays the same."""
+    message: str
+    """What was found, and of what is not ok, what to write instead."""
+
+
+def refuse(findings: Iterable[Finding], name: str = "") -> None:
+    """Raises UserError with all failures in one line; ``name``: what the model is called in the job."""
+    failures = [f"{each.check}: {each.message}" for each in findings if each.level == "failure"]
+    if failures:
+        raise UserError(f"{name}{': ' if name else ''}{'; '.join(failures)}")
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a model without its weights."""
+
+    reward: ModelReward
+    tokenizer: Any
+    config: Any
+    """None: it is served elsewhere, and its configuration is not here."""
+
+    @property
+    def spec(self) -> ServedModel:
+        """Its settings."""
+        return self.reward.spec
+
+
+def positions(config: Any) -> int | None:
+    """The positions that a model has, as vLLM counts them; None where nothing tells."""
+    text = config.get_text_config() if config is not None else None
+    limit = getattr(text, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [each for each in rope.values() if isinstance(each, dict)] or [rope]  # of all layers, or by kind of layer
+    factors = [each.get("factor") or 1.0 for each in kinds if each.get("rope_type") in _SCALED_ROPE]
+    return int(limit * max(factors, default=1.0))

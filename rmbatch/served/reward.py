@@ -1,0 +1,245 @@
+"""A served model as a reward: conversations to ids, each distinct one to its engine, raw outputs to scores.
+
+    rm = rmbatch.reward_model("Skywork/Skywork-Reward-V2-Llama-3.1-8B", max_length=8192)
+    rm.evaluate({"prompt": "What is 2 + 2?", "response": "4"})        # Result(score=13.8, ...)
+
+``score`` is the output that the spec chooses, as the model gave it in float32 unless an activation is asked for. A
+model with several outputs keeps them all, as parts; a process reward model keeps each step's score in ``steps``.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from connectors.errors import JobError, UserError
+from connectors.storage import StorageOptions
+from rmbatch.messages import TEXT
+from rmbatch.names import nearest
+from rmbatch.rewards.composition import Composition
+from rmbatch.rewards.contract import STEPS, Scores
+from rmbatch.rewards.evaluation import Columns, Offsets, Reward
+from rmbatch.served import usage
+from rmbatch.served.connections import connection
+from rmbatch.served.conversation import Encoder
+from rmbatch.served.engine import Outputs
+from rmbatch.served.fingerprint import Fingerprint, fingerprint
+from rmbatch.served.spec import ServedModel, Steps
+from rmbatch.served.store import ScoreStore, keys_of
+
+
+class ModelReward(Reward):
+    """Scores of a served reward model. Pickles without its tokenizer; its engine is elsewhere."""
+
+    name = "reward_model"
+    columns = ("prompt", "response")
+    takes_offsets = False
+
+    def __init__(self, spec: ServedModel) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"reward_model({self.spec.model!r})"
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How this model's conversations are written."""
+        return Encoder(self.spec)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What its scores are kept under; reads the weights once. Raises UserError where nothing tells them apart."""
+        return fingerprint(self.spec, self.encoder.chat_template)
+
+    @cached_property
+    def store(self) -> ScoreStore | None:
+        """Where its scores are kept; None: nowhere."""
+        if self.spec.store is None:
+            return None
+        return ScoreStore.open(self.spec.store, StorageOptions(), self.fingerprint.hex, self.fingerprint.details)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs, in order. Raises UserError where nothing tells them."""
+        if self.spec.outputs is not None:
+            return tuple(self.spec.outputs)
+        config = self.encoder.config
+        labels = getattr(config, "id2label", None) or {0: "LABEL_0"}
+        return tuple(re.sub(r"[^A-Za-z0-9_-]+", "_", str(labels[place])) for place in sorted(labels))
+
+    @cached_property
+    def chosen(self) -> int:
+        """The place of the output that is the score. Raises UserError where the spec does not say."""
+        names, output = self.outputs, self.spec.output
+        if output is None and (len(names) == 1 or self.spec.steps is not None):
+            return len(names) - 1
+        if output is None:
+            raise UserError(
+                f"model {self.spec.model!r} has {len(names)} outputs ({', '.join(names)}); say which is the score: "
+                f"output: {names[0]}"
+            )
+        if isinstance(output, str) and output not in names:
+            raise UserError(f"output: the model has no output {output!r}; {nearest(output, names)}")
+        place = names.index(output) if isinstance(output, str) else output
+        if not -len(names) <= place < len(names):
+            raise UserError(f"output: the model has {len(names)} outputs; {place} is none of them")
+        return place % len(names)
+
+    @property
+    def part_names(self) -> Mapping[str, Sequence[str]]:
+        if self.spec.steps is not None:
+            return {"": ("reason", "steps")}
+        several = self.outputs if len(self.outputs) > 1 else ()
+        return {"": ("reason",), **dict.fromkeys(several, ())}
+
+    def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
+        del offsets  # prompts are told apart by what they say
+        encoded = self.encoder.encode(column("prompt"), column("response"))
+        values, failed = self._asked(encoded.ids, encoded.prompt)
+        error = pc.coalesce(encoded.error, failed.cast(TEXT))
+        if self.spec.steps is not None:
+            return {"": self._of_steps(values, self.spec.steps, error, encoded.reason)}
+        outputs = self._activated(self._matrix(values))
+        parts = {"": _scores(outputs[:, self.chosen], error, encoded.reason)}
+        for place, name in enumerate(self.outputs if len(self.outputs) > 1 else ()):
+            parts[name] = _scores(outputs[:, place], error, pa.nulls(num_rows, TEXT))
+        return parts
+
+    def _asked(self, ids: pa.Array, prompt: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """Raw outputs and errors of n conversations (null ids: neither): each distinct one is asked once."""
+        there = np.flatnonzero(np.asarray(ids.is_valid()))
+        wanted = ids.take(pa.array(there))
+        _, first, which = np.unique(keys_of(wanted), axis=0, return_index=True, return_inverse=True)
+        outputs = Outputs(pa.array([], pa.large_list(pa.float32())), pa.array([], pa.string()))
+        if len(first):
+            outputs = self._found_or_asked(wanted.take(pa.array(first)), prompt[there[first]])
+        usage.record(self.spec.engine_key, {"repeated": len(there) - len(first)})
+        places = np.zeros(len(ids), np.int64)
+        places[there] = which.reshape(-1)
+        index = pa.array(places, mask=~np.asarray(ids.is_valid()))
+        return outputs.values.take(index), outputs.error.take(index)
+
+    def _found_or_asked(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        """Raw outputs of distinct conversations: from the store where they are, else from an engine, and then kept."""
+        if self.store is None:
+            return self._from_engine(ids, prompt)
+        keys = keys_of(ids)
+        known = self.store.find(keys)
+        new = np.flatnonzero(np.asarray(known.is_null()))
+        usage.record(self.spec.engine_key, {"stored": len(ids) - len(new)})
+        if len(new) == 0:
+            return Outputs(known, pa.nulls(len(ids), pa.string()))
+        outputs = self._from_engine(ids.take(pa.array(new)), prompt[new])
+        kept = np.flatnonzero(_all_finite(outputs.values))
+        self.store.add(keys[new[kept]], outputs.values.take(pa.array(kept)))
+        self.store.flush()
+        index = np.arange(len(ids))
+        index[new] = len(ids) + np.arange(len(new))
+        values = pa.concat_arrays([known, outputs.values]).take(pa.array(index))
+        error = pa.concat_arrays([pa.nulls(len(ids), pa.string()), outputs.error]).take(pa.array(index))
+        return Outputs(values, error)
+
+    def _from_engine(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        outputs = connection(self.spec).ask(ids, prompt)
+        usage.record(self.spec.engine_key, outputs.usage)
+        return outputs
+
+    def _matrix(self, values: pa.Array) -> np.ndarray:
+        """One row of outputs a response, float64, NaN where there are none."""
+        self._check_width(values, exact=True)
+        made = np.full((len(values), len(self.outputs)), math.nan)
+        made[np.asarray(values.is_valid())] = np.asarray(values.flatten()).reshape(-1, len(self.outputs))
+        return made
+
+    def _of_steps(self, values: pa.Array, steps: Steps, error: pa.Array, reason: pa.Array) -> Scores:
+        """Scores out of a list of outputs per response, as many for each step as the model has outputs."""
+        self._check_width(values, exact=False)
+        width = len(self.outputs)
+        flat = self._activated(np.asarray(values.flatten(), np.float64).reshape(-1, width))[:, self.chosen]
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0)) // width
+        ends = np.cumsum(lengths)
+        score = np.array(
+            [_AGGREGATES[steps.aggregate](part) for part in np.split(flat, ends[:-1])] if len(ends) else []
+        )
+        borders = pa.array(np.concatenate([[0], ends]), pa.int64())
+        per_step = pa.LargeListArray.from_arrays(borders, pa.array(flat), mask=values.is_null()).cast(STEPS)
+        return _scores(score.astype(np.float64), error, reason, per_step)
+
+    def _check_width(self, values: pa.Array, exact: bool) -> None:
+        lengths = np.asarray(pc.list_value_length(values.drop_null()))
+        width = len(self.outputs)
+        if (lengths != width).any() if exact else (lengths % width).any():
+            raise JobError(
+                f"model {self.spec.model!r} gives {lengths[0]} outputs, and by its configuration it has {width} "
+                f"({', '.join(self.outputs)}); name them in order: outputs: [...]"
+            )
+
+    def _activated(self, outputs: np.ndarray) -> np.ndarray:
+        """The outputs [n, width] after the activation that was asked for."""
+        if self.spec.activation == "none":
+            return outputs
+        if self.spec.activation == "sigmoid":
+            return np.asarray(np.exp(-np.logaddexp(0.0, -outputs)))
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True, initial=-math.inf))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+_AGGREGATES = {
+    "min": lambda steps: steps.min() if len(steps) else math.nan,
+    "mean": lambda steps: steps.mean() if len(steps) else math.nan,
+    "prod": lambda steps: steps.prod() if len(steps) else math.nan,
+    "last": lambda steps: steps[-1] if len(steps) else math.nan,
+}
+
+
+def _all_finite(values: pa.Array) -> np.ndarray:
+    """Where a list of outputs is there, and all of them are finite: bool [n]."""
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0))
+    rows = np.repeat(np.arange(len(values)), lengths)
+    bad = np.bincount(rows, ~np.isfinite(np.asarray(values.flatten())), minlength=len(values))
+    return np.asarray(np.asarray(values.is_valid()) & (bad == 0))
+
+
+def _scores(values: np.ndarray, error: pa.Array, reason: pa.Array, steps: pa.Array | None = None) -> Scores:
+    """Float64 scores; what is not finite is none, and says so where nothing else does."""
+    finite = np.isfinite(values)
+    shown = pa.array([f"not_finite: the model gave {value}" for value in values[~finite]], TEXT)
+    told = pc.replace_with_mask(pa.nulls(len(values), TEXT), pa.array(~finite), shown)
+    bad = pa.array(~finite)
+    return Scores(
+        pa.array(values, pa.float64(), mask=~finite),
+        pc.if_else(bad, pc.coalesce(error, told), pa.scalar(None, TEXT)),
+        reason,
+        steps,
+    )
+
+
+def reward_model(model: str | ServedModel, **settings: Any) -> ModelReward:
+    """The reward that a model gives; ``settings`` as in ``ServedModel``. Raises UserError for what does not fit."""
+    if isinstance(model, ServedModel):
+        return ModelReward(model)
+    try:
+        return ModelReward(ServedModel(model=model, **settings))
+    except ValidationError as invalid:
+        fault = invalid.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            raise UserError(
+                f"a served model has no setting {key!r}; {nearest(key, ServedModel.model_fields)}"
+            ) from None
+        raise UserError(f"served model: {key}{': ' if key else ''}{fault['msg']}") from None
+
+
+def model_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, ModelReward]]:
+    """The served models among rewards, those inside compositions too, by the names that their columns end in."""
+    for name, reward in rewards.items():
+        if isinstance(reward, ModelReward):
+            yield name, reward
+        elif isinstance(reward, Composition):
+            yield from ((f"{name}.{inner}", found) for inner, found in model_rewards(reward.parts))
