@@ -1,9 +1,10 @@
-"""The command line: run, plan, status, rewards.
+"""The command line: run, plan, doctor, status, rewards.
 
 A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
 
     rmbatch run job.yaml input.path=s3://team/rollouts/
     rmbatch plan job.yaml
+    rmbatch doctor job.yaml
     rmbatch status s3://team/best/
     rmbatch rewards f1_score
 """
@@ -77,6 +78,15 @@ def plan(
     from jobs.preview import show_plan
 
     show_plan(_read(job_file, overrides, limit), Display(Console()), gpu)
+
+
+@app.command()
+def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
+    """Look the job's served models over: how they read the rows, and whether their scores can be trusted."""
+    from jobs.doctor import show_doctor
+
+    if not show_doctor(_read(job_file, overrides, limit), Display(Console())):
+        raise typer.Exit(1)
 
 
 @app.command()

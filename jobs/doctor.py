@@ -10,15 +10,14 @@ configurations and these rows. The checks themselves are ``rmbatch/served/doctor
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
 from rich.table import Table
 from rich.text import Text
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
-from connectors.schema import DEAD
 from jobs.display import Display
 from jobs.preparation import Job
+from jobs.sampling import first_rows
 from jobs.score import built_rewards
 from rmbatch.rows import FlatView, Roles, flatten, guess_roles
 from rmbatch.served import doctor
@@ -79,19 +78,9 @@ def check_models(models: Mapping[str, ModelReward], dataset: InputDataset, roles
 
 def sample(dataset: InputDataset, roles: Roles, num_rows: int = ROWS) -> FlatView:
     """The first rows that can be read, with what the roles of conversations name."""
-    from jobs.preview import _blocks  # jobs.running may import this module, and preview imports it
-
     several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
     named = dict.fromkeys(name for name in (roles.prompt, roles.response, *several) if name is not None)
-    wanted = dataset.project(list(named))
-    blocks, missing = [wanted.schema.empty_table()], num_rows
-    for block in _blocks(wanted, num_rows):
-        alive = block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
-        blocks.append(alive.select(list(named)).slice(0, missing))
-        missing -= blocks[-1].num_rows
-        if not missing:
-            break
-    return flatten(pa.concat_tables(blocks), roles)
+    return flatten(first_rows(dataset.project(list(named)), num_rows).select(list(named)), roles)
 
 
 def _first_rows(job: Job) -> FlatView:

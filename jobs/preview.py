@@ -10,17 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from connectors.dataset import InputDataset
-from connectors.schema import DEAD, visible_columns
-from connectors.units import Range
+from connectors.schema import visible_columns
 from jobs.display import Display, table
 from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
+from jobs.sampling import first_blocks, readable, spread_rows
 from jobs.served import estimated, served_models, unasked
 from rmbatch.served.connections import connected
 
 PREVIEW_ROWS = 5
-ESTIMATED_ROWS, SAMPLED_UNITS = 256, 16
-"""Rows, and units that they come from, by which a served model's work is estimated."""
+ESTIMATED_ROWS = 256
+"""Rows by which a served model's work is estimated."""
 CELL = 100
 """Characters of a value that are shown."""
 
@@ -57,7 +57,7 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
     display.console.print(table(job.job, lines))
     models = served_models(prepared)
     for name, reward in models.items():
-        sample = sample_rows(project(dataset, prepared))
+        sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS)
         display.console.print(table(f"model {name}", estimated(reward, sample, prepared.roles, num_rows, gpu)))
     with connected(unasked(models)):
         display.console.print(_drawn(preview(dataset, prepared), prepared))
@@ -66,8 +66,7 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
 def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
     """The first rows with what the job adds to them, worked off in this process."""
     wanted = project(dataset, prepared)
-    block = next(_blocks(wanted, num_rows), wanted.schema.empty_table())
-    block = block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
+    block = readable(next(first_blocks(wanted, num_rows), wanted.schema.empty_table()))
     if prepared.group is None:
         block = block.slice(0, num_rows)
     else:
@@ -77,29 +76,11 @@ def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_R
     return visible_columns(block).slice(0, num_rows)
 
 
-def sample_rows(dataset: InputDataset, num_rows: int = ESTIMATED_ROWS) -> pa.Table:
-    """So many readable rows out of up to ``SAMPLED_UNITS`` units from all over the input."""
-    units = list(dataset.units.values())
-    chosen = units[:: max(1, -(-len(units) // SAMPLED_UNITS))]
-    share = -(-num_rows // max(len(chosen), 1))
-    parts = [dataset.schema.empty_table()]
-    for unit in chosen:
-        block = next(dataset.read(Range(unit.index, 0, min(unit.num_rows, share)), share), None)
-        if block is not None:
-            parts.append(visible_columns(block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block))
-    return pa.concat_tables(parts, promote_options="default")
-
-
 def _by_first_place(block: pa.Table, key: str) -> pa.Table:
     """Rows of one key together, as a shuffle would bring them; rows without a key stay apart."""
     keys = [(row, None) if value is None else (-1, value) for row, value in enumerate(block[key].to_pylist())]
     first = {value: place for place, value in reversed(list(enumerate(keys)))}
     return block.take(sorted(range(len(keys)), key=lambda row: first[keys[row]]))
-
-
-def _blocks(dataset: InputDataset, num_rows: int) -> Iterator[pa.Table]:
-    for unit in dataset.units.values():
-        yield from dataset.read(Range(unit.index, 0, unit.num_rows), max(num_rows, 64))
 
 
 def _roles(prepared: Prepared) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ from connectors.planning import MapInOrder, plan_dataset
 from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
+from jobs.doctor import check_models
 from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
 from jobs.score import built_rewards
 from jobs.served import Served, engines, served_models
@@ -146,8 +147,10 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
         for record in commits:
             before.update(record.tally)
         done = dataset.num_rows - left
+        models = served_models(prepared)
+        check_models(models, dataset, prepared.roles, display)
         with (
-            engines(job.run, served_models(prepared), display) as served,
+            engines(job.run, models, display) as served,
             _watched(job, board, served, display, total=dataset.num_rows, done=done, before=before),
         ):
             run_pieces(

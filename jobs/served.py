@@ -126,9 +126,10 @@ def engines(run: RunConfig, models: Mapping[str, ModelReward], display: Display)
     from rmbatch.pipeline.engines import started
 
     for reward in models.values():
-        reward.encoder.read()
         if reward.spec.store is not None:
+            reward.pin()
             _ = reward.fingerprint  # read here once, and not in every task
+        reward.encoder.read()
     may_grow = bool(run.address or os.environ.get("RAY_ADDRESS"))
     with started({name: each.spec for name, each in models.items()}, say=display.say, may_grow=may_grow) as pools:
         yield Served(models, pools)

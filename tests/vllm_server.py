@@ -74,7 +74,7 @@ def _wait_until_up(url: str, guard: subprocess.Popen[bytes], log: Path, timeout_
     raise RuntimeError("vLLM did not start; the end of its log:\n" + log.read_text(errors="replace")[-4000:])
 
 
-def _end(guard: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
+def _end(guard: subprocess.Popen[bytes], grace_s: float = 30.0) -> None:
     """SIGTERM lets vLLM remove its shared memory; then SIGKILL, whoever is left."""
     for sent, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):

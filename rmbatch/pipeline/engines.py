@@ -33,7 +33,6 @@ CHUNK_TOKENS = 16_384
 """What a task sends at a time; a prompt's responses are not parted for it."""
 DEPTH = 4
 """Chunks of one task that are under way at one replica, so that it need not wait for the next."""
-DEATHS_TO_HALVE = 2
 DEATHS_TO_BURY = 2
 """Deaths of an engine over one conversation alone."""
 MAX_DEATHS = 24
@@ -49,26 +48,33 @@ class Chunk:
     """Some of a call's conversations."""
 
     rows: np.ndarray
-    tokens: int
-    deaths: int = 0
-    """Engines that died while it was under way."""
     alone: bool = False
     """A single conversation that is asked while nothing else is."""
+    deaths: int = 0
+    """Engines that died over it alone."""
 
     def after_a_death(self) -> list["Chunk"]:
         """In what form to ask again; nothing: it is the one that kills."""
-        died = replace(self, deaths=self.deaths + 1)
-        if len(self.rows) == 1:
-            if not self.alone:
-                return [replace(died, deaths=0, alone=True)]
-            return [died] if died.deaths < DEATHS_TO_BURY else []
-        if died.deaths < DEATHS_TO_HALVE:
-            return [died]
-        return [replace(died, rows=half, tokens=self.tokens // 2, deaths=self.deaths) for half in _halves(self.rows)]
+        if len(self.rows) > 1:
+            middle = len(self.rows) // 2
+            return [Chunk(self.rows[:middle]), Chunk(self.rows[middle:])]
+        if not self.alone:  # it may have died of a neighbour
+            return [Chunk(self.rows, alone=True)]
+        return [replace(self, deaths=self.deaths + 1)] if self.deaths + 1 < DEATHS_TO_BURY else []
 
 
-def _halves(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+@dataclass(frozen=True)
+class Asked:
+    """A chunk that is under way."""
+
+    replica: int
+    chunk: Chunk
+    waits: bool
+    """For its turn to be alone; not yet with the engine."""
+
+
+def _of(ids: pa.Array, chunk: Chunk) -> pa.Array:
+    return ids.take(pa.array(chunk.rows))
 
 
 class Pool:
@@ -89,38 +95,42 @@ class Pool:
         lengths = np.asarray(ids.value_lengths())
         answers = _Answers(len(ids))
         queues = self._queues(lengths, prompt)
-        under_way: dict[Any, tuple[int, Chunk]] = {}
+        under_way: dict[Any, Asked] = {}
         while under_way or any(queues.values()):
             self._greet(wait=not under_way)
             for replica in self._up:
-                while sum(where == replica for where, _ in under_way.values()) < DEPTH:
+                while sum(asked.replica == replica for asked in under_way.values()) < DEPTH:
                     chunk = _next(queues, replica)
                     if chunk is None:
                         break
-                    part = ids.take(pa.array(chunk.rows))
-                    reference = self._replicas[replica].score.remote(part, chunk.alone)
-                    under_way[reference] = (replica, chunk)
+                    actor = self._replicas[replica]
+                    reference = actor.reserve.remote() if chunk.alone else actor.score.remote(_of(ids, chunk))
+                    under_way[reference] = Asked(replica, chunk, waits=chunk.alone)
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=ASK_AGAIN_S) if under_way else ([], [])
             for reference in done:
-                replica, chunk = under_way.pop(reference)
-                self._settle(reference, replica, chunk, answers, queues)
+                asked = under_way.pop(reference)
+                if self._settle(reference, asked, answers, queues):
+                    reference = self._replicas[asked.replica].score_alone.remote(_of(ids, asked.chunk))
+                    under_way[reference] = replace(asked, waits=False)
         return answers.outputs()
 
-    def _settle(
-        self, reference: Any, replica: int, chunk: Chunk, answers: "_Answers", queues: dict[int, deque[Chunk]]
-    ) -> None:
-        """Keep a chunk's answers, or ask again what was lost with its engine."""
+    def _settle(self, reference: Any, asked: Asked, answers: "_Answers", queues: dict[int, deque[Chunk]]) -> bool:
+        """Keep a chunk's answers, or ask again what was lost with its engine; True: its turn to be alone has come."""
         try:
-            answers.keep(chunk.rows, ray.get(reference))
+            answer = ray.get(reference)
+            if asked.waits:
+                return True
+            answers.keep(asked.chunk.rows, answer)
             self._num_deaths = 0
         except (RayActorError, EngineLost) as lost:
-            self._lose(replica, lost)
-            again = chunk.after_a_death()
+            self._lose(asked.replica, lost)
+            again = [asked.chunk] if asked.waits else asked.chunk.after_a_death()
             if not again:
-                answers.give_up(chunk.rows, "killed_engine: the engine died each time it read this conversation")
-            queues.setdefault(replica, deque()).extendleft(reversed(again))
+                answers.give_up(asked.chunk.rows, "killed_engine: engines died each time they read this conversation")
+            queues.setdefault(asked.replica, deque()).extendleft(reversed(again))
         except EngineError as error:
             raise JobError(f"model {self._spec.model!r}: {error}") from error
+        return False
 
     def _queues(self, lengths: np.ndarray, prompt: np.ndarray) -> dict[int, deque[Chunk]]:
         """The conversations as chunks, each prompt's at the replica that this prompt always prefers."""
@@ -129,7 +139,7 @@ class Pool:
         for replica in range(len(self._replicas)):
             mine = np.flatnonzero(owner == replica)
             pieces = chunks(lengths[mine], prompt[mine], CHUNK_TOKENS)
-            queues[replica] = deque(Chunk(mine[piece], int(lengths[mine[piece]].sum())) for piece in pieces)
+            queues[replica] = deque(Chunk(mine[piece]) for piece in pieces)
         return queues
 
     def _greet(self, wait: bool) -> None:

@@ -21,6 +21,8 @@ from rmbatch.served.once import Once
 from rmbatch.served.spec import ServedModel
 
 WATCH_S = 10.0
+RESERVED_S = 60.0
+"""How long a reservation lasts whose owner does not come, for it may have died."""
 LOG_CHARACTERS = 65_536
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
 
@@ -49,20 +51,44 @@ class Replica:
                 self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return ""
 
-    async def score(self, ids: pa.Array, alone: bool) -> Outputs:
-        """The engine's outputs; ``alone``: while nothing else is in flight."""
+    async def score(self, ids: pa.Array) -> Outputs:
+        """The engine's outputs."""
+        await self._loaded()
+        async with self._door.together():
+            return await self._score(ids)
+
+    async def reserve(self) -> None:
+        """Returns when nothing is in flight; nothing will be, until ``score_alone`` has been answered.
+
+        Apart from it, so that who waits here knows: an engine that dies meanwhile died of something else.
+        """
+        await self._loaded()
+        await self._door.close()
+        self._reserved = asyncio.get_running_loop().call_later(RESERVED_S, self._door.open)
+
+    async def score_alone(self, ids: pa.Array) -> Outputs:
+        """The engine's outputs, in the time that was reserved."""
+        self._reserved.cancel()
+        try:
+            return await self._score(ids)
+        finally:
+            self._door.open()
+
+    async def _loaded(self) -> None:
         why = await self.load()
-        if why or self._engine is None:
+        if why:
             raise EngineError(why)
-        async with self._door.alone() if alone else self._door.together():
-            self._meter.enter()
-            try:
-                return await self._engine.score(ids)
-            except EngineLost:
-                die()
-                raise
-            finally:
-                self._meter.leave()
+
+    async def _score(self, ids: pa.Array) -> Outputs:
+        assert self._engine is not None
+        self._meter.enter()
+        try:
+            return await self._engine.score(ids)
+        except EngineLost:
+            die()
+            raise
+        finally:
+            self._meter.leave()
 
     async def close(self) -> None:
         """Let go of the engine in good order, before the actor is killed."""
@@ -111,7 +137,7 @@ def logged_cause() -> str:
 
 
 class Door:
-    """Lets in any number together, or one alone; nobody passes one who waits to be alone."""
+    """Lets in any number together, or is closed for one who wants to be alone; nobody passes one who waits for that."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -129,11 +155,16 @@ class Door:
                 self._inside -= 1
                 self._left.notify_all()
 
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._turn, self._left:
+    async def close(self) -> None:
+        """Returns when all have left; nobody comes in before ``open``."""
+        await self._turn.acquire()
+        async with self._left:
             await self._left.wait_for(lambda: self._inside == 0)
-            yield
+
+    def open(self) -> None:
+        """Let others in again."""
+        if self._turn.locked():
+            self._turn.release()
 
 
 class Meter:

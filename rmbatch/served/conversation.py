@@ -29,6 +29,8 @@ from rmbatch.served.spec import ServedModel
 Message = dict[str, str]
 
 _STEP_ENDS = {"paragraphs": r"\n[ \t]*\n\s*", "lines": r"\n\s*"}
+UNKNOWN_LENGTH = 1 << 30
+"""Transformers writes 1e30 where nobody knows a tokenizer's longest input."""
 _CUT_ROUNDS = 8
 """Tries to cut a prompt to a length: text cut at a token may be written with a token more or less."""
 
@@ -77,11 +79,13 @@ class Encoder:
         def load() -> Any:
             if known is not None:  # AutoTokenizer imports torch, 5 s of processor time in each task's process
                 where, _, name = known.partition(":")
-                return getattr(importlib.import_module(where), name).from_pretrained(spec.model, revision=spec.revision)
+                return getattr(importlib.import_module(where), name).from_pretrained(
+                    spec.model, revision=spec.hub_revision
+                )
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(
-                spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+                spec.model, revision=spec.hub_revision, trust_remote_code=spec.trust_remote_code
             )
 
         return loaded(spec, load)
@@ -95,7 +99,7 @@ class Encoder:
         return loaded(
             spec,
             lambda: AutoConfig.from_pretrained(
-                spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+                spec.model, revision=spec.hub_revision, trust_remote_code=spec.trust_remote_code
             ),
         )
 
@@ -104,9 +108,9 @@ class Encoder:
         """The longest conversation in tokens: the spec's, else the model's own limit."""
         if self._spec.max_length is not None:
             return self._spec.max_length
-        text = self.config.get_text_config()
-        limit = getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        if limit > 1e9:  # transformers' way to say that nobody knows
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        limit = min(positions or UNKNOWN_LENGTH, self.tokenizer.model_max_length)  # as vLLM does
+        if limit >= UNKNOWN_LENGTH:
             raise UserError(f"model {self._spec.model}: nothing tells its longest input; set max_length, in tokens")
         return int(limit)
 

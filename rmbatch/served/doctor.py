@@ -157,10 +157,10 @@ def _by_default(model: Examined, several: bool) -> str:
 
 def _dtype(model: Examined) -> Finding:
     of_checkpoint = str(getattr(model.config, "dtype", None) or "not said").removeprefix("torch.")
-    if model.spec.engine == "vllm" and model.spec.dtype == "auto" and of_checkpoint == "float32":
-        why = "auto makes vLLM compute in float16, which overflows at 65,504"
-        cure = "set dtype: float32 for the checkpoint's own, or bfloat16"
-        return Finding("warning", "dtype", f"the checkpoint is float32, and {why}; {cure}")
+    on_gpu = model.spec.engine != "endpoint" and model.spec.num_gpus > 0
+    if on_gpu and model.spec.dtype == "auto" and of_checkpoint == "float32":
+        said = "the checkpoint is float32, and so is what is computed, at a fraction of a GPU's speed"
+        return Finding("warning", "dtype", f"{said}; dtype: bfloat16 is faster and less exact")
     return Finding("ok", "dtype", f"{model.spec.dtype}; the checkpoint's is {of_checkpoint}")
 
 

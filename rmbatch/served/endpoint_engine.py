@@ -151,7 +151,7 @@ class _Vllm:
     """vLLM's server, for which ``--runner pooling`` may have to be said."""
 
     def __init__(self, spec: ServedModel) -> None:
-        self._name = spec.model
+        self._name = spec.served_name or spec.model
         self._tag = None if spec.steps is None else _token(spec, spec.steps.tag)
         self._path: str | None = None if spec.steps is None else "/pooling"
 
@@ -213,7 +213,7 @@ class _Sglang:
     """SGLang's server, started with ``--is-embedding``."""
 
     def __init__(self, spec: ServedModel) -> None:
-        self._name = spec.model
+        self._name = spec.served_name or spec.model
 
     async def width(self, ask: Ask) -> int:
         await _check_name(ask, self._name)
@@ -224,6 +224,9 @@ class _Sglang:
 
     def read(self, reply: Reply, ids: Ids) -> _Reading:
         told = reply.body.get("meta_info") or {}
+        ended = told.get("finish_reason")
+        if isinstance(ended, dict) and ended.get("type") == "abort":  # its embedding is then no output
+            raise BadAnswer(f"aborted: {ended.get('message')}")
         values = _numbers(reply.body["embedding"])
         return _Reading(values.reshape(-1), told.get("prompt_tokens"), int(told.get("cached_tokens") or 0))
 
@@ -232,7 +235,7 @@ class _Tei:
     """text-embeddings-inference, which takes text alone."""
 
     def __init__(self, spec: ServedModel) -> None:
-        self._name = spec.model
+        self._name = spec.served_name or spec.model
         self._tokenizer = Encoder(spec).tokenizer
         inner, whole = self._ids_of("a", add_special_tokens=False), self._ids_of("a")
         start = next(n for n in range(len(whole)) if whole[n : n + len(inner)] == inner)

@@ -144,7 +144,7 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise UserError("a model of the hub needs the package huggingface_hub; pip install 'rmbatch[served]'") from None
+        raise UserError("a model of the hub needs the package huggingface_hub; pip install 'rmbatch[gpu]'") from None
     return huggingface_hub
 
 

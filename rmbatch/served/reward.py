@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from rmbatch.served import usage
 from rmbatch.served.connections import connection
 from rmbatch.served.conversation import Encoder
 from rmbatch.served.engine import Outputs
-from rmbatch.served.fingerprint import Fingerprint, fingerprint
+from rmbatch.served.fingerprint import Fingerprint, fingerprint, resolved_commit
 from rmbatch.served.spec import ServedModel, Steps
 from rmbatch.served.store import ScoreStore, keys_of
 
@@ -52,6 +53,12 @@ class ModelReward(Reward):
         """How this model's conversations are written."""
         return Encoder(self.spec)
 
+    def pin(self) -> None:
+        """Name the commit in the place of a branch, so that what is loaded later is what is fingerprinted now."""
+        if self.spec.engine != "endpoint" and not Path(self.spec.model).is_dir():
+            self.spec = self.spec.model_copy(update={"revision": resolved_commit(self.spec)})
+            vars(self).pop("encoder", None)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What its scores are kept under; reads the weights once. Raises UserError where nothing tells them apart."""
@@ -71,6 +78,9 @@ class ModelReward(Reward):
             return tuple(self.spec.outputs)
         config = self.encoder.config
         labels = getattr(config, "id2label", None) or {0: "LABEL_0"}
+        architecture = (getattr(config, "architectures", None) or [""])[0]
+        if architecture.endswith("ForRewardModel") and "id2label" not in config.to_diff_dict():
+            labels = {0: "score"}  # transformers assumes two where nothing is said; these have one
         return tuple(re.sub(r"[^A-Za-z0-9_-]+", "_", str(labels[place])) for place in sorted(labels))
 
     @cached_property
@@ -93,6 +103,7 @@ class ModelReward(Reward):
 
     @property
     def part_names(self) -> Mapping[str, Sequence[str]]:
+        _ = self.chosen  # the columns are asked for early, and what cannot be chosen is to be said then
         if self.spec.steps is not None:
             return {"": ("reason", "steps")}
         several = self.outputs if len(self.outputs) > 1 else ()

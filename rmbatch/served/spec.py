@@ -57,7 +57,7 @@ class ServedModel(Part):
     """A reward model, and everything that decides what it says of a response."""
 
     model: Annotated[str, Field(min_length=1)]
-    """A folder, or a name on the Hugging Face hub; for `engine: endpoint` the tokenizer's, and the served name."""
+    """A folder, or a name on the Hugging Face hub; for `engine: endpoint` the tokenizer's."""
     engine: Literal["vllm", "transformers", "endpoint"] = "vllm"
     """vllm; transformers, for models with heads of their own; endpoint, for servers that run already."""
     revision: str | None = None
@@ -94,6 +94,8 @@ class ServedModel(Part):
     """transformers: tokens in one padded batch, padding included."""
     endpoints: list[str] = []
     """endpoint: the servers' base URLs."""
+    served_name: str | None = None
+    """endpoint: what the servers call the model. None: as `model`."""
     api: Literal["vllm", "sglang", "tei"] = "vllm"
     """endpoint: which server speaks there."""
     in_flight: Positive = 256
@@ -133,6 +135,11 @@ class ServedModel(Part):
     def replica_range(self) -> tuple[int, int]:
         """The fewest and the most replicas."""
         return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The revision of tokenizer and configuration; an endpoint's ``revision`` is only a name."""
+        return None if self.engine == "endpoint" else self.revision
 
     @property
     def num_gpus(self) -> float:

@@ -16,7 +16,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -153,7 +153,7 @@ def _load(spec: ServedModel) -> tuple[Any, Any, int]:
         "model": spec.model,
         "revision": spec.revision,
         "tokenizer_revision": spec.revision,
-        "dtype": spec.dtype,
+        "dtype": _dtype(spec),
         "quantization": spec.quantization,
         "tensor_parallel_size": spec.tensor_parallel,
         "max_model_len": spec.max_length,
@@ -172,6 +172,17 @@ def _load(spec: ServedModel) -> tuple[Any, Any, int]:
     if task not in tasks:
         raise EngineError(f"it gives no scores: vLLM can {', '.join(tasks)} with it; a reward model has a score head")
     return engine, PoolingParams(task=task, use_activation=False), tag
+
+
+def _dtype(spec: ServedModel) -> str:
+    """The precision; ``auto`` is the checkpoint's, where vLLM's own auto takes float16 for float32."""
+    from transformers import AutoConfig
+
+    if spec.dtype != "auto":
+        return spec.dtype
+    config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    kind = str(getattr(config.get_text_config(), "dtype", None) or "").removeprefix("torch.")
+    return kind if kind in get_args(ServedModel.model_fields["dtype"].annotation) else "auto"
 
 
 def _memory(spec: ServedModel) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _too_long(model: Examined, encoded: Encoded, codes: Counter[str]) -> Finding
     cure = "raise max_length" if limit < (positions(model.config) or NO_LIMIT) else "leave long rows out"
     cure += ", or set truncation: drop_oldest_turns or truncate_prompt" if policy == "error" else ""
     said = f"{' and '.join(parts)} with truncation: {policy} (such as {example!r})"
-    return Finding(_level(lost + cut, len(encoded.ids)), "too_long", f"{said}; {cure}")
+    return Finding(_level(lost, len(encoded.ids)), "too_long", f"{said}; {cure}")
 
 
 def _malformed(encoded: Encoded, codes: Counter[str]) -> Finding:

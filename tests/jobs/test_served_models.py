@@ -195,7 +195,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_job(local_ray: None, models: di
         "rewards": {"rm": {"model": broken, **ENGINE}},
         "output": {"path": str(tmp_path / "out")},
     }
-    with pytest.raises((UserError, JobError), match=r"reward 'rm': model '.*broken' cannot be served: .*safetensors"):
+    with pytest.raises((UserError, JobError), match=r"reward 'rm': model '.*broken' cannot be served: .*Safetensor"):
         run(job)
 
 

@@ -179,10 +179,11 @@ PRM = {**TWO, "architectures": ["Qwen2ForProcessRewardModel"]}
         ({}, {"outputs": ["a", "b"], "output": "a"}, "output", "warning", ["2 are named (a, b)", "says 1"]),
         # transformers assumes two labels where a configuration says nothing of them
         (
-            {"architectures": ["Qwen2ForRewardModel"], "num_labels": 2},
+            {"architectures": ["HouseMadeForScoring"], "num_labels": 2},
             {},
             *("output", "failure", ["two are assumed", "outputs: [score]"]),
         ),
+        ({"architectures": ["Qwen2ForRewardModel"], "num_labels": 2}, {}, "output", "ok", ["'score', 1 of 1"]),
         ({}, {}, "activation", "ok", ["none, raw", "a sigmoid"]),
         (TWO, {"output": "good"}, "activation", "ok", ["none, raw", "a softmax"]),
         ({}, {"activation": "sigmoid"}, "activation", "warning", ["squashed to 0..1", "activation: none"]),
@@ -202,9 +203,9 @@ PRM = {**TWO, "architectures": ["Qwen2ForProcessRewardModel"]}
             {"max_length": 8192},
             *("max_length", "ok", ["8,192 positions"]),
         ),
-        ({"dtype": "float32"}, {}, "dtype", "warning", ["float16", "dtype: float32"]),
+        ({"dtype": "float32"}, {}, "dtype", "warning", ["float32", "dtype: bfloat16"]),
         ({"dtype": "float32"}, {"dtype": "float32"}, "dtype", "ok", ["float32"]),
-        ({"dtype": "float32"}, {"engine": "transformers"}, "dtype", "ok", ["float32"]),
+        ({"dtype": "float32"}, {"engine": "transformers", "gpus": 0}, "dtype", "ok", ["float32"]),
     ],
 )
 def test_checkpoints(
@@ -216,8 +217,8 @@ def test_checkpoints(
 def test_a_limit_that_only_the_tokenizer_knows(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     make_tokenizer(tmp_path, model_max_length=512)  # type: ignore[arg-type]
-    told(cheap(folder)["max_length"], "warning", "512 (model_max_length)")
-    told(cheap(folder, max_length=512)["max_length"], "ok")
+    told(cheap(folder, max_length=1024)["max_length"], "warning", "512 (model_max_length)")
+    told(cheap(folder)["max_length"], "ok", "512 tokens")
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -171,10 +171,15 @@ def named(answer: Answers, name: str) -> Answers:
 
 
 def test_sglang() -> None:
+    aborted = {"embedding": [0.0], "meta_info": {"finish_reason": {"type": "abort", "message": "out of memory"}}}
     with HostileServer(sglang) as server:
-        outputs = scored(spec(server, api="sglang"), [5, 6, 7], [1])
-        assert outputs.values.to_pylist() == [[18.0], [1.0]]
+        server.plan(99, *[Json(aborted)] * 100)
+        outputs = scored(spec(server, api="sglang"), [5, 6, 7], [99], [1])
+        assert outputs.values.to_pylist() == [[18.0], None, [1.0]]  # an output of 0 would be a score
+        assert outputs.error.to_pylist()[1] == f"endpoint_bad_answer: {server.url}: aborted: out of memory"
         assert server.asked[-1][0] == "/classify"
+    with HostileServer(sglang) as server, pytest.raises(EngineError, match="it serves 'rm', not 'other'"):
+        EndpointEngine(spec(server, api="sglang").model_copy(update={"model": "other"}), CALM)
 
 
 LABELS = {"0": "helpful", "1": "correct", "2": "terse"}

@@ -341,11 +341,9 @@ def test_no_more_than_in_flight_are_under_way_over_all_calls(one: HostileServer)
 def test_hundreds_at_a_time(one: HostileServer) -> None:
     one.plan("/up", Json({"up": True}))
     one.always = Late(1)
-    began = time.monotonic()
     answers = asked(one, numbers=range(400), in_flight=400, patience=Patience())
     assert [answer.value for answer in answers] == [2 * n for n in range(400)]
     assert one.most_under_way > 200
-    assert time.monotonic() - began < 10
 
 
 def test_failures_go_through_and_nothing_asked_is_nothing_answered(one: HostileServer) -> None:
