@@ -165,7 +165,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
                 connections=served.connections,
                 task_cpus=served.task_cpus,
             )
-            told = served.told(board.counts())
+            told = served.told(board.counts(), at_the_end=True)
     if job.run.max_null_share is not None:
         _refuse_too_many_nulls(ledger, job.run.max_null_share)
     return Worked(left, told)

@@ -53,9 +53,10 @@ class Served:
 
         return TASK_CPUS
 
-    def told(self, counts: Mapping[str, int]) -> dict[str, Economics]:
-        """What each model has cost so far, by the counts of the tasks."""
-        meters = self.pools.meters() if self.pools else {}
+    def told(self, counts: Mapping[str, int], *, at_the_end: bool = False) -> dict[str, Economics]:
+        """What each model has cost so far, by the counts of the tasks; ``at_the_end``: to the second."""
+        max_age = {"max_age_s": 0.0} if at_the_end else {}
+        meters = self.pools.meters(**max_age) if self.pools else {}
         devices = self.pools.devices() if self.pools else {}
         found = {}
         for name, reward in self.models.items():

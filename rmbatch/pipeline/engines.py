@@ -39,6 +39,7 @@ MAX_DEATHS = 24
 """Engines lost without one answer in between, before the job stops: they die of something else than a row."""
 ASK_AGAIN_S = 1.0
 CLOSE_S = 10.0
+METER_EVERY_S = 5.0
 TASK_CPUS = 0.25
 """What a task that waits for engines takes of the cluster."""
 
@@ -237,14 +238,26 @@ class Pools:
         self._meters: dict[tuple[str, int], dict[str, float]] = {}
         self._before: dict[tuple[str, int], dict[str, float]] = {}
         self._devices: dict[str, str] = {}
+        self._read_at = -math.inf
 
     @property
     def connections(self) -> dict[str, Pool]:
         """By engine key, for ``connected``."""
         return {key: Pool(spec, replicas) for key, (spec, replicas) in self._replicas.items()}
 
-    def meters(self) -> dict[str, dict[str, float]]:
+    def meters(self, max_age_s: float = METER_EVERY_S) -> dict[str, dict[str, float]]:
         """By engine key: ``busy_s`` and ``idle_s`` of all its engines since they were loaded, and ``replicas``."""
+        if time.monotonic() - self._read_at > max_age_s:
+            self._read_at = time.monotonic()
+            self._read_meters()
+        found: dict[str, dict[str, float]] = {}
+        for (key, _), meter in [*self._meters.items(), *self._before.items()]:
+            total = found.setdefault(key, {"busy_s": 0.0, "idle_s": 0.0, "replicas": 0.0})
+            for name, value in meter.items():
+                total[name] += value
+        return found
+
+    def _read_meters(self) -> None:
         asked = {
             (key, index): replica.meter.remote()
             for key, (_, replicas) in self._replicas.items()
@@ -254,12 +267,6 @@ class Pools:
         for place, reference in asked.items():
             if reference in ready:
                 self._note(place, reference)
-        found: dict[str, dict[str, float]] = {}
-        for (key, _), meter in [*self._meters.items(), *self._before.items()]:
-            total = found.setdefault(key, {"busy_s": 0.0, "idle_s": 0.0, "replicas": 0.0})
-            for name, value in meter.items():
-                total[name] += value
-        return found
 
     def devices(self) -> dict[str, str]:
         """By engine key: the device that its first engine runs on."""

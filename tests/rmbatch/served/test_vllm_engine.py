@@ -50,6 +50,20 @@ def by_transformers(folder: str, ids: list[list[int]]) -> np.ndarray:
         return np.array([model(torch.tensor([row])).logits[0].numpy() for row in ids])
 
 
+def process_head(folder: str, ids: list[int]) -> np.ndarray:
+    """Raw outputs [tokens, 2] of the process model's weights; transformers itself has no class for it."""
+    from safetensors.torch import load_file
+    from transformers import Qwen2Config, Qwen2Model
+
+    weights = load_file(f"{folder}/model.safetensors")
+    body = Qwen2Model(Qwen2Config.from_pretrained(folder)).eval()
+    body.load_state_dict({name.removeprefix("model."): each for name, each in weights.items() if "score" not in name})
+    with torch.inference_mode():
+        hidden = body(torch.tensor([ids])).last_hidden_state[0]
+        inner = torch.relu(hidden @ weights["score.0.weight"].T + weights["score.0.bias"])
+        return np.asarray(inner @ weights["score.2.weight"].T + weights["score.2.bias"])
+
+
 @pytest.fixture(scope="module")
 def scalar(tiny: dict[str, str]) -> Iterator[Any]:
     made = engine(tiny["scalar"])
@@ -113,6 +127,8 @@ def test_a_process_reward_model_scores_its_steps(tiny: dict[str, str]) -> None:
     assert made.width == 2
     steps = [np.array(row).reshape(-1, 2) for row in outputs.values.to_pylist()]
     assert [len(row) for row in steps] == [2, 1, 3]
+    for row, found in zip(ids, steps):
+        np.testing.assert_allclose(found, process_head(tiny["process"], row)[np.array(row) == tag], atol=1e-3)
     np.testing.assert_allclose(steps[0], steps[2][:2], atol=1e-4)  # a step is scored by what comes before it
     assert (steps[0] < 0).any() or (steps[0] > 1).any()  # no softmax
 
