@@ -164,6 +164,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
                 block_rows=job.run.block_rows,
                 connections=served.connections,
                 task_cpus=served.task_cpus,
+                max_tasks=served.max_tasks,
             )
             told = served.told(board.counts(), at_the_end=True)
     if job.run.max_null_share is not None:

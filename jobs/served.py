@@ -49,9 +49,14 @@ class Served:
         """What one task takes of the cluster: little where it mostly waits for engines."""
         if not self.models:
             return 1.0
-        from rmbatch.pipeline.engines import TASK_CPUS
+        from rmbatch.pipeline.pools import TASK_CPUS
 
         return TASK_CPUS
+
+    @property
+    def max_tasks(self) -> int | None:
+        """How many tasks may run at a time; None: as many as there is room for."""
+        return self.pools.max_tasks if self.pools else None
 
     def told(self, counts: Mapping[str, int], *, at_the_end: bool = False) -> dict[str, Economics]:
         """What each model has cost so far, by the counts of the tasks; ``at_the_end``: to the second."""
@@ -124,7 +129,7 @@ def engines(run: RunConfig, models: Mapping[str, ModelReward], display: Display)
     if not models:
         yield Served({})
         return
-    from rmbatch.pipeline.engines import started
+    from rmbatch.pipeline.pools import started
 
     for reward in models.values():
         if reward.spec.store is not None:

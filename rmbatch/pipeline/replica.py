@@ -37,6 +37,9 @@ class Replica:
         self._door = Door()
         self._meter = Meter()
 
+    async def alive(self) -> None:
+        """Answers when the actor has its place on the cluster."""
+
     async def load(self) -> str:
         """Load the engine unless it is there; why that is impossible, or empty."""
         async with self._loading:

@@ -49,10 +49,12 @@ def run_pieces(
     block_rows: int | None = None,
     connections: Mapping[str, Connection] | None = None,
     task_cpus: float = 1.0,
+    max_tasks: int | None = None,
 ) -> None:
     """Score, choose and write the rows of ``pieces``; returns when all are committed, raises JobError if one is not.
 
     ``connections``: how tasks reach served models, by engine key. ``task_cpus``: what a task takes of the cluster.
+    ``max_tasks``: how many run at a time; None: as many as the cluster has room for.
     """
     num_cpus = int(ray.cluster_resources().get("CPU", 1))
     tasks = cut_tasks(dataset, pieces, spec.file_bytes, num_cpus, splittable=work.group is None)
@@ -66,7 +68,9 @@ def run_pieces(
     quiet()
     source = UnitSource(dataset, tasks, work.group, block_rows, work=finish)
     with ours():
-        ray.data.read_datasource(source, override_num_blocks=len(tasks), num_cpus=task_cpus).materialize()
+        ray.data.read_datasource(
+            source, override_num_blocks=len(tasks), num_cpus=task_cpus, concurrency=max_tasks
+        ).materialize()
 
 
 def _reported(blocks: Iterable[pa.Table], board: Scoreboard) -> Iterator[pa.Table]:
