@@ -96,7 +96,7 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise TryFailed("endpoint_unreachable", self.clean(f"{type(error).__name__}: {error}")) from None
         if not 200 <= response.status < 300:
-            raise self._refusal(response.status, response.headers, raw)
+            raise self.refusal(response.status, response.headers, raw)
         try:
             return Reply(orjson.loads(raw), response.headers)
         except orjson.JSONDecodeError:
@@ -145,7 +145,7 @@ class Client:
             )
         return self._session
 
-    def _refusal(self, status: int, headers: Mapping[str, str], raw: bytes) -> Refused | TryFailed:
+    def refusal(self, status: int, headers: Mapping[str, str], raw: bytes) -> Refused | TryFailed:
         said = self.clean(_message(raw))
         if status in (429, 503):
             return TryFailed("endpoint_overloaded", f"{status} {said}", _retry_after_s(headers, status))

@@ -133,10 +133,12 @@ class Endpoints:
         api_key: str | None = None,
         patience: Patience | None = None,
         seed: int | None = None,
+        client: Client | None = None,
     ) -> None:
-        """``in_flight``: requests under way at a time, all servers together; ``seed``: of the backoff's jitter."""
+        """``in_flight``: requests under way at a time, all servers together; ``seed``: of the backoff's jitter;
+        ``client``: how one try is sent, where it is not plain HTTP with that key and patience."""
         self._patience = patience = patience or Patience()
-        self._client = Client(
+        self._client = client or Client(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
         )
         self._endpoints = [_Endpoint(url, float(in_flight)) for url in dict.fromkeys(map(base_url, urls))]

@@ -1,0 +1,123 @@
+"""What became of a chat request, and how it is read out of what OpenAI-compatible servers answer.
+
+    completion = read_completion(reply, n=1)             # raises BadAnswer for what is no answer
+    completion.texts[0], completion.reasonings[0], completion.cut_off[0], completion.usage
+
+What was thought is kept apart, whether a server does that (``reasoning_content``, ``reasoning``) or leaves it in the
+text.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmbatch.judges.prices import Usage
+from rmbatch.judges.transport import ChatReply
+from rmbatch.judges.verdict import without_thinking
+from rmbatch.served.endpoint_client import BadAnswer
+from rmbatch.served.endpoints import Failure
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a request; ``texts`` are empty where there is a failure."""
+
+    texts: tuple[str | None, ...] = ()
+    """Of each of n samples, without what was thought; None where a filter or the model refused that one."""
+    reasonings: tuple[str, ...] = ()
+    """What was thought, "" for nothing, beside ``texts``."""
+    finish_reasons: tuple[str, ...] = ()
+    logprobs: tuple[Any, ...] = ()
+    """As the server gives them, None where it gives none."""
+    usage: Usage | None = None
+    """None where the server does not say."""
+    failure: Failure | None = None
+    """``refused_by_filter``, ``refused_by_model``, or as in ``endpoints.py``."""
+    endpoint: str = ""
+    """Who answered."""
+    num_tries: int = 0
+    """How often it was sent; 0 where it was kept."""
+    from_cache: bool = False
+    """Not paid for: it was kept, or an equal request was under way."""
+
+    @property
+    def cut_off(self) -> tuple[bool, ...]:
+        """Which texts ended because they were too long: a verdict in those may not be the last word."""
+        return tuple(reason == "length" for reason in self.finish_reasons)
+
+
+def read_completion(reply: ChatReply, n: int) -> Completion:
+    """What an answer to a request for n samples says; raises BadAnswer."""
+    try:
+        return _read(reply, n)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadAnswer(f"no chat completion: {type(error).__name__} {error}") from None
+
+
+def _read(reply: ChatReply, n: int) -> Completion:
+    if reply.status >= 300:
+        refusal = Failure("refused_by_filter", _said(reply.body))
+        return Completion(failure=refusal, endpoint=reply.url, usage=Usage())  # it was not even read
+    choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise BadAnswer(f"no choices: {_said(reply.body)}")
+    if not choices:
+        raise BadAnswer("no choices")
+    choices = sorted(choices, key=lambda choice: int(choice.get("index") or 0))
+    read = [_choice(choice) for choice in choices]
+    texts = tuple(text for text, *_ in read)
+    completion = Completion(
+        texts,
+        tuple(reasoning for _, reasoning, _ in read),
+        tuple(reason for *_, reason in read),
+        tuple(choice.get("logprobs") for choice in choices),
+        _usage(reply.body.get("usage")),
+        endpoint=reply.url,
+    )
+    failure: Failure | None = None
+    if len(texts) != n:
+        why = f"{len(texts)} samples of {n}; where a server does not know n, ask n times with seeds"
+        failure = Failure("endpoint_bad_answer", why)
+    elif all(text is None for text in texts):
+        is_filter = "content_filter" in completion.finish_reasons
+        failure = Failure("refused_by_filter" if is_filter else "refused_by_model", _refusals(choices))
+    return completion if failure is None else replace(completion, texts=(), failure=failure)
+
+
+def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str]:
+    """Text, reasoning and finish reason."""
+    message, reason = choice.get("message"), str(choice.get("finish_reason") or "")
+    if not isinstance(message, dict) or "content" not in message or reason in ("abort", "error"):
+        raise BadAnswer(f"a choice without content, finish reason {reason!r}")
+    content = message.get("content")
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    if isinstance(content, list):  # parts, as Mistral's reasoning models answer
+        parts = [part for part in content if isinstance(part, dict)]
+        content = "".join(str(part.get("text") or "") for part in parts)
+    if not isinstance(content, str | None) or not isinstance(thought, str):
+        raise BadAnswer(f"content of type {type(content).__name__}")
+    if reason == "content_filter" or message.get("refusal"):
+        return None, thought, reason
+    inner, text = without_thinking(content or "")
+    return text, "\n".join(filter(None, (thought, inner))), reason
+
+
+def _usage(told: Any) -> Usage | None:
+    if not isinstance(told, dict) or not isinstance(told.get("prompt_tokens"), int):
+        return None
+    of_prompt, of_completion = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
+    return Usage(
+        told["prompt_tokens"],
+        int(told.get("completion_tokens") or 0),
+        int(of_prompt.get("cached_tokens") or told.get("prompt_cache_hit_tokens") or 0),  # the latter is DeepSeek's
+        int(of_completion.get("reasoning_tokens") or 0),
+    )
+
+
+def _refusals(choices: list[dict[str, Any]]) -> str:
+    return str(choices[0]["message"].get("refusal") or "the answer was withheld")[:300]
+
+
+def _said(body: Any) -> str:
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message") if isinstance(error, dict) else None
+    return " ".join(str(message or error).split())[:300]

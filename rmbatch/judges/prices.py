@@ -1,0 +1,119 @@
+"""What judging has cost: tokens as counts that add across workers, and their price from a table that the user sets.
+
+There are no built-in prices: they change, and a guess would be believed. Where a model has no price, or a server did
+not say how many tokens it took, the cost is None and ``unknown`` says why. Tries that failed are not in it, for servers
+do not say what those cost.
+
+    spent = count("gpt-4.1", completions)                # a Counter: spent += count(…) in any worker, in any order
+    cost(spent, {"gpt-4.1": Price(input=2.0, cached=0.5, output=8.0)}).usd
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from rmbatch.served.spec import Part
+
+PREFIX = "judge."
+
+_Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Price(Part):
+    """Of one model, in US dollars per million tokens."""
+
+    input: _Usd
+    """Of prompts."""
+    output: _Usd
+    """Of what is generated, reasoning included."""
+    cached: _Usd | None = None
+    """Of prompt tokens that the provider had cached. None: as ``input``."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request, as its server counts them."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    """Of ``prompt``, what the provider had cached."""
+    reasoning: int = 0
+    """Of ``completion``, what was thought."""
+
+
+class Paid(Protocol):
+    """What of a completion is counted."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+    @property
+    def from_cache(self) -> bool: ...
+    @property
+    def num_tries(self) -> int: ...
+    @property
+    def endpoint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent, as far as it is known."""
+
+    known_usd: float
+    """Of the models that have a price and the requests whose tokens are known: at least this."""
+    unknown: tuple[str, ...] = ()
+    """What is missing, a line each."""
+
+    @property
+    def usd(self) -> float | None:
+        """All of it; None where anything is missing."""
+        return None if self.unknown else self.known_usd
+
+
+def count(model: str, completions: Iterable[Paid]) -> Counter[str]:
+    """Tokens, tries and answers of a model, as ``judge.MODEL.what``; what came from a cache counts as ``saved``."""
+    counts: Counter[str] = Counter()
+    for completion in completions:
+        kind, usage = "saved_" if completion.from_cache else "", completion.usage
+        counts[f"{kind}answers" if completion.endpoint else "failures"] += 1
+        counts["tries"] += completion.num_tries
+        if usage is not None:
+            counts[f"{kind}prompt_tokens"] += usage.prompt
+            counts[f"{kind}completion_tokens"] += usage.completion
+            counts[f"{kind}cached_tokens"] += usage.cached
+            counts[f"{kind}reasoning_tokens"] += usage.reasoning
+        elif completion.endpoint and not completion.from_cache:
+            counts["untold_answers"] += 1
+    return Counter({f"{PREFIX}{model}.{what}": number for what, number in counts.items() if number})
+
+
+def cost(counts: Mapping[str, int], prices: Mapping[str, Price]) -> Cost:
+    """The price of what ``count`` has counted; other counts are left alone."""
+    models: dict[str, Counter[str]] = {}
+    for name, number in counts.items():
+        model, dot, what = name.removeprefix(PREFIX).rpartition(".")  # models have dots in their names
+        if name.startswith(PREFIX) and dot:
+            models.setdefault(model, Counter())[what] = number
+    known, unknown = 0.0, []
+    for model, of in sorted(models.items()):
+        price = prices.get(model)
+        if not of["prompt_tokens"] and not of["completion_tokens"] and not of["untold_answers"]:
+            continue
+        if price is None:
+            tokens = of["prompt_tokens"] + of["completion_tokens"]
+            unknown.append(f"no price is set for {model} ({tokens} tokens); set its input and output")
+            continue
+        known += _usd(of, price)
+        if of["untold_answers"]:
+            unknown.append(f"{model} did not say the tokens of {of['untold_answers']} answers")
+    return Cost(known, tuple(unknown))
+
+
+def _usd(of: Counter[str], price: Price) -> float:
+    """Counts are whole numbers and multiplied once, so the order in which workers add does not change it."""
+    cached_price = price.input if price.cached is None else price.cached
+    fresh = of["prompt_tokens"] - of["cached_tokens"]
+    return (fresh * price.input + of["cached_tokens"] * cached_price + of["completion_tokens"] * price.output) / 1e6

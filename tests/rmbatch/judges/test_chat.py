@@ -1,0 +1,561 @@
+"""Chat completions against real servers that misbehave: one outcome each, nothing paid twice, nothing lost."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rmbatch.judges.chat import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
+from rmbatch.judges.prices import Usage
+from rmbatch.served.endpoints import Patience
+from rmbatch.served.engine import EngineError, EngineLost
+from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
+
+ROOT = Path(__file__).parents[3]
+KEY = "sk-secret-123"
+CALM = Patience(attempts=4, timeout_s=10, backoff_s=0.01, max_backoff_s=0.05, cooldown_s=0.1, lost_after_s=10)
+QUICK = replace(CALM, timeout_s=1.0, connect_timeout_s=0.5, give_up_s=3.0, lost_after_s=0.3)
+
+
+def content(body: Any) -> Any:
+    return body["messages"][-1]["content"]
+
+
+def key(path: str, body: Any) -> Any:
+    return path if body is None else content(body)
+
+
+def says(text: Any, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    return {
+        "id": "x",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+    }
+
+
+def echo(path: str, body: Any) -> Any:
+    """What a good server says."""
+    if body is None:
+        return {"data": [{"id": "judge"}]}
+    answer = says(f"said {content(body)}")
+    answer["choices"] = [answer["choices"][0] | {"index": n} for n in range(body["n"])]
+    return answer
+
+
+@pytest.fixture
+def one() -> Iterator[HostileServer]:
+    with HostileServer(echo, key) as server:
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[HostileServer]:
+    with HostileServer(echo, key) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def spec(*servers: HostileServer, **settings: Any) -> ChatSpec:
+    urls = [server.url for server in servers]
+    return ChatSpec(**{"endpoints": urls, "model": "judge", "in_flight": 8, **settings})
+
+
+def asked(*names: str) -> list[ChatRequest]:
+    return [ChatRequest([{"role": "user", "content": name}]) for name in names]
+
+
+def completed(
+    *servers: HostileServer, requests: list[ChatRequest], patience: Patience = CALM, **settings: Any
+) -> list[Completion]:
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(*servers, **settings), patience=patience) as client:
+            return await client.complete(iter(requests))
+
+    return asyncio.run(work())
+
+
+def chats(server: HostileServer) -> list[Any]:
+    return [body for _, body, _ in server.asked if body is not None]
+
+
+def test_every_option_reaches_the_server(one: HostileServer) -> None:
+    options: dict[str, Any] = {
+        **{"temperature": 0.7, "top_p": 0.9, "max_tokens": 64, "seed": 3, "n": 2, "presence_penalty": 0.5},
+        **{"frequency_penalty": -0.5, "reasoning_effort": "low"},
+    }
+    schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+    request = ChatRequest([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], schema=schema)
+    extra = {"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}}
+    completed(one, requests=[request], **options, stop=["END"], logprobs=4, extra_body=extra)
+    (body,) = chats(one)
+    assert body == {
+        **options,
+        **extra,
+        "model": "judge",
+        "messages": list(request.messages),
+        "stop": ["END"],
+        "logprobs": True,
+        "top_logprobs": 4,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "verdict", "schema": schema, "strict": True},
+        },
+    }
+    path, _, headers = one.asked[-1]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_what_is_not_set_is_not_sent_but_zeros_are(one: HostileServer) -> None:
+    completed(one, requests=asked("q"), seed=0, logprobs=0)
+    (body,) = chats(one)
+    assert body == {
+        **{"model": "judge", "messages": [{"role": "user", "content": "q"}], "temperature": 0.0, "n": 1},
+        **{"seed": 0, "logprobs": True},
+    }
+
+
+@pytest.mark.parametrize(("structured", "sent"), [("json_object", {"type": "json_object"}), ("text", None)])
+def test_a_schema_may_be_left_to_the_prompt(one: HostileServer, structured: str, sent: Any) -> None:
+    requests = [ChatRequest(asked("q")[0].messages, schema={"type": "object"}), *asked("r")]
+    completed(one, requests=requests, structured=structured)
+    assert {content(body): body.get("response_format") for body in chats(one)} == {"q": sent, "r": None}
+
+
+def test_a_request_has_a_seed_and_a_number_of_its_own(one: HostileServer) -> None:
+    message = asked("q")[0].messages
+    requests = [ChatRequest(message, seed=seed, n=n) for seed, n in ((None, None), (7, None), (0, 3))]
+    completions = completed(one, requests=requests, temperature=1.0, seed=5)
+    assert [len(completion.texts) for completion in completions] == [1, 1, 3]
+    assert sorted((body["seed"], body["n"]) for body in chats(one)) == [(0, 3), (5, 1), (7, 1)]
+
+
+def test_no_key_is_sent_where_none_is_set(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER", "sk-other")
+    completed(one, requests=asked("q"), api_key_env="OTHER")
+    completed(one, requests=asked("r"), api_key_env="NOT_SET")
+    headers = [headers.get("Authorization") for _, body, headers in one.asked if body is not None]
+    assert headers == ["Bearer sk-other", None]
+
+
+@pytest.mark.parametrize(
+    ("deeds", "seen"),
+    [
+        ([], ["200"]),
+        ([Status(500)], ["500", "200"]),
+        ([Status(502, body=b"<html>bad gateway</html>")], ["502", "200"]),
+        ([Status(503)] * 6, ["503"] * 6 + ["200"]),  # busy: more tries than ``attempts``
+        ([Status(429)] * 6, ["429"] * 6 + ["200"]),
+        ([Status(429, {"Retry-After": "0"})], ["429", "200"]),
+        ([Late(0.1)], ["200"]),
+        ([Stall()], ["Stall", "200"]),
+        ([Reset()], ["Reset", "200"]),
+        ([Cut()], ["Cut", "200"]),
+        ([Truncated()], ["Truncated", "200"]),
+        ([Json({"choices": []})] * 3, ["Json"] * 3 + ["200"]),
+        ([Json({"error": {"message": "upstream"}}), Json(None), Json({"choices": [{}]})], ["Json"] * 3 + ["200"]),
+        ([Json(says("x", "abort")), Json({"choices": [{"index": "x", "message": {}}]})], ["Json"] * 2 + ["200"]),
+        ([Json(says(7))], ["Json", "200"]),
+    ],
+)
+def test_what_a_server_does_to_one_request(one: HostileServer, deeds: list[Deed], seen: list[str]) -> None:
+    one.plan("5", *deeds)
+    names = [str(n) for n in range(10)]
+    completions = completed(one, requests=asked(*names), patience=QUICK if Stall() in deeds else CALM)
+    assert one.seen["5"] == seen
+    assert [completion.texts for completion in completions] == [(f"said {name}",) for name in names]
+    assert [completion.num_tries for completion in completions] == [1] * 5 + [len(seen)] + [1] * 4
+    assert all(one.seen[name] == ["200"] for name in names if name != "5")
+    assert {completion.endpoint for completion in completions} == {f"{one.url}/v1"}
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_for_so_long(one: HostileServer) -> None:
+    one.plan("q", Status(429, {"Retry-After": "1"}))
+    began = time.monotonic()
+    (completion,) = completed(one, requests=asked("q"))
+    assert completion.texts
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize(
+    ("deed", "failure"),
+    [
+        (Json({"choices": []}), "endpoint_bad_answer: {url}/v1: no choices"),
+        (Status(400, body={"error": {"message": "too\n long"}}), "endpoint_refused: 400 too long"),
+        (Json(says("half", "content_filter")), "refused_by_filter: the answer was withheld"),
+        (
+            Status(400, body={"error": {"code": "content_filter", "message": "filtered"}}),
+            "refused_by_filter: filtered",
+        ),
+        (
+            Status(400, body={"error": {"type": "new_api_error", "code": "sensitive_words_detected", "message": "x"}}),
+            "refused_by_filter: x",
+        ),
+        (Json(says(None, refusal="I cannot")), "refused_by_model: I cannot"),
+        (
+            Json({"choices": says("x")["choices"] * 2}),
+            "endpoint_bad_answer: 2 samples of 1; where a server does not know n, ask n times with seeds",
+        ),
+    ],
+)
+def test_what_gives_no_text_has_a_code(one: HostileServer, deed: Deed, failure: str) -> None:
+    one.plan("3", *[deed] * 1000)
+    completions = completed(one, requests=asked(*map(str, range(30))), in_flight=2)
+    assert str(completions[3].failure) == failure.format(url=one.url)
+    assert completions[3].texts == ()
+    assert all(completion.texts for completion in completions if completion is not completions[3])
+    assert len(one.seen["3"]) == (4 if "no choices" in failure else 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "reasoning", "cut_off", "usage"),
+    [
+        (says("A"), "A", "", False, Usage(10, 3)),
+        (says("", "length"), "", "", True, Usage(10, 3)),
+        (says(None, "length", reasoning_content="hm"), "", "hm", True, Usage(10, 3)),
+        (says("A", reasoning="hm"), "A", "hm", False, Usage(10, 3)),
+        (says("<think>B?</think>A"), "A", "B?", False, Usage(10, 3)),
+        (says("<think>[[B]]", "length"), "", "[[B]]", True, Usage(10, 3)),
+        (says([{"type": "thinking", "thinking": []}, {"type": "text", "text": "A"}]), "A", "", False, Usage(10, 3)),
+        (says("A") | {"usage": None}, "A", "", False, None),
+        (
+            says("A")
+            | {
+                "usage": {
+                    **{"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+                    "prompt_tokens_details": {"cached_tokens": 4},
+                    "completion_tokens_details": {"reasoning_tokens": 2},
+                }
+            },
+            *("A", "", False),
+            Usage(9, 5, 4, 2),
+        ),
+        (
+            says("A") | {"usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8}},
+            *("A", "", False),
+            Usage(9, 1, 8),
+        ),
+    ],
+)
+def test_what_is_read_of_an_answer(
+    one: HostileServer, answer: Any, text: str, reasoning: str, cut_off: bool, usage: Usage | None
+) -> None:
+    one.plan("q", Json(answer))
+    (completion,) = completed(one, requests=asked("q"))
+    assert (completion.texts, completion.reasonings) == ((text,), (reasoning,))
+    assert (completion.cut_off, completion.usage) == ((cut_off,), usage)
+
+
+def test_samples_are_in_the_order_of_their_index_and_one_may_be_filtered(one: HostileServer) -> None:
+    choices = [
+        says(text, reason)["choices"][0] | {"index": index, "logprobs": {"at": index}}
+        for index, text, reason in ((2, "c", "length"), (0, "a", "stop"), (1, "b", "content_filter"))
+    ]
+    one.plan("q", Json({"choices": choices}))
+    (completion,) = completed(one, requests=asked("q"), n=3, temperature=1.0)
+    assert completion.texts == ("a", None, "c")
+    assert completion.cut_off == (False, False, True)
+    assert [at["at"] for at in completion.logprobs] == [0, 1, 2]
+    assert completion.failure is None
+
+
+@pytest.mark.parametrize(
+    ("deed", "error", "says_so"),
+    [
+        (Status(401, body={"error": {"message": f"bad key {KEY}"}}), EngineError, "401 bad key"),
+        (Status(403, body={"error": {"message": "no"}}), EngineError, "403 no"),
+        (Status(404, body={"error": {"message": "no model judge"}}), EngineError, "404 no model judge"),
+        (Status(302, {"Location": "http://elsewhere/"}), EngineError, "302 leads to http://elsewhere/"),
+        (
+            Status(429, body={"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "$"}}),
+            *(BudgetExhausted, "is out of quota: 429 \\$"),
+        ),
+        (
+            Status(
+                403,
+                body={"error": {"type": "new_api_error", "code": "insufficient_user_quota", "message": "用户额度不足"}},
+            ),
+            *(BudgetExhausted, "403 用户额度不足"),
+        ),
+        (
+            Status(403, body={"error": {"code": "pre_consume_token_quota_failed", "message": "token"}}),
+            *(BudgetExhausted, "403 token"),
+        ),
+        (Status(401, body={"error": {"message": "该令牌额度已用尽"}}), BudgetExhausted, "401 该令牌额度已用尽"),
+        (Status(402, body={"error": {"message": "Insufficient Balance"}}), BudgetExhausted, "402 Insufficient"),
+    ],
+)
+def test_what_every_request_would_meet_stops_all(
+    one: HostileServer, tmp_path: Path, caplog: Any, deed: Deed, error: type[Exception], says_so: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    names = [f"n{n}" for n in range(40)]
+    for name in names[:4]:
+        one.plan(name, Late(0.3))  # they are on their way, and will be paid for
+    one.plan("n5", deed)
+    with pytest.raises(error, match=says_so) as raised:
+        completed(one, requests=asked(*names), cache=str(tmp_path))
+    assert KEY not in str(raised.value) + caplog.text
+    answered = {name for name in names if one.seen[name] == ["200"]}
+    assert {"n0", "n1", "n2", "n3"} <= answered
+    assert len(chats(one)) < 20  # and nothing more was sent
+    completions = completed(one, requests=asked(*names), cache=str(tmp_path))
+    assert [completion.texts for completion in completions] == [(f"said {name}",) for name in names]
+    assert {name for name in names if completions[names.index(name)].from_cache} == answered
+    assert all(one.seen[name] == ["200"] for name in answered)
+
+
+def test_a_key_that_is_used_up_is_said_before_any_request(one: HostileServer) -> None:
+    one.plan("/v1/models", Status(401, body={"error": {"message": "该令牌额度已用尽"}}))
+    with pytest.raises(BudgetExhausted):
+        completed(one, requests=asked("q"))
+    assert not chats(one)
+
+
+def test_what_is_no_api_is_said(one: HostileServer) -> None:
+    one.plan("/v1/models", *[Status(200, body=b"<html>log in</html>")] * 3)
+    with pytest.raises(EngineError, match=r"no endpoint answers: .*/v1: no JSON: '<html>"):
+        completed(one, requests=asked("q"))
+
+
+def test_a_server_without_a_list_of_models_is_one(one: HostileServer) -> None:
+    one.plan("/v1/models", Status(404))
+    assert completed(one, requests=asked("q"))[0].texts
+
+
+def test_of_two_servers_one_dies_and_nothing_is_lost_or_asked_again(one: HostileServer, other: HostileServer) -> None:
+    names = [f"n{n}" for n in range(200)]
+    one.always = other.always = Late(0.005)
+
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(one, other), patience=CALM) as client:
+            begun = asyncio.create_task(client.complete(asked(*names)))
+            while len(chats(one)) < 40:
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(one.die)
+            return await begun
+
+    completions = asyncio.run(work())
+    assert [completion.texts for completion in completions] == [(f"said {name}",) for name in names]
+    assert all(other.seen[name] in ([], ["200"]) for name in names)
+    by_one = [completion for completion in completions if completion.endpoint == f"{one.url}/v1"]
+    assert len(by_one) >= 30
+    asked_twice = {name for name in names if one.seen[name] and other.seen[name]}
+    assert len(asked_twice) <= 8  # what was under way when it died
+
+
+def test_dead_servers_stop_all_and_what_was_answered_stays(one: HostileServer, tmp_path: Path) -> None:
+    names = [f"n{n}" for n in range(30)]
+    one.always = Late(0.02)
+
+    async def work() -> None:
+        settings = spec(one, cache=str(tmp_path), in_flight=4)
+        async with ChatClient(settings, patience=replace(QUICK, failures_to_open=2)) as client:
+            begun = asyncio.create_task(client.complete(asked(*names)))
+            while len(chats(one)) < 10:
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(one.die)
+            with pytest.raises(EngineLost):
+                await begun
+
+    asyncio.run(work())
+    one.revive()
+    before = len(chats(one))
+    completions = completed(one, requests=asked(*names), cache=str(tmp_path))
+    assert all(completion.texts for completion in completions)
+    assert len(chats(one)) - before == sum(not completion.from_cache for completion in completions) <= 24
+
+
+@pytest.mark.parametrize("store", ["local", "memory"])
+def test_after_a_restart_the_cache_answers_all(one: HostileServer, tmp_path: Path, store: str) -> None:
+    cache = str(tmp_path / "answers") if store == "local" else f"memory://{tmp_path.name}"
+    one.plan("n1", Json(says("x", "content_filter")))
+    one.plan("n2", Status(400, body={"error": {"code": "content_filter", "message": "no"}}))
+    one.plan("n3", Json(says("<think>hm</think>A", "length")))
+    one.plan("n4", Status(500), Json(says("A")))
+    names = [f"n{n}" for n in range(50)]
+    first = completed(one, requests=asked(*names), cache=cache)
+    num = len(one.asked)
+    one.always = Status(500)
+    again = completed(one, requests=asked(*names), cache=cache)
+    assert len(one.asked) == num  # not even to ask whether it is up
+    assert [replace(each, num_tries=0, from_cache=True) for each in first] == again
+    assert first[4].num_tries == 2
+    content = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in each for each in content)
+
+
+def test_what_failed_is_asked_again(one: HostileServer, tmp_path: Path) -> None:
+    one.plan("q", Status(400, body=b"too long"))
+    assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].failure
+    assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].texts
+
+
+def test_a_kept_answer_that_is_none_is_asked_again(one: HostileServer, tmp_path: Path) -> None:
+    completed(one, requests=asked("q"), cache=str(tmp_path))
+    (segment,) = tmp_path.rglob("*.answers")
+    segment.write_bytes(segment.read_bytes().replace(b"choices", b"chances"))
+    (completion,) = completed(one, requests=asked("q"), cache=str(tmp_path))
+    assert completion.texts
+    assert not completion.from_cache
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"temperature": 0.1}, {"top_p": 0.5}, {"max_tokens": 9}, {"seed": 1}, {"stop": ["x"]}, {"model": "other"}),
+        *({"presence_penalty": 0.1}, {"frequency_penalty": 0.1}, {"logprobs": 1}, {"reasoning_effort": "low"}),
+        *({"extra_body": {"top_k": 1}}, {"service": "other"}, {"n": 2, "temperature": 1.0}),
+    ],
+)
+def test_another_question_is_not_answered_from_the_cache(
+    one: HostileServer, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    completed(one, requests=asked("q"), cache=str(tmp_path))
+    assert not completed(one, requests=asked("q"), cache=str(tmp_path), **change)[0].from_cache
+    assert completed(one, requests=asked("q"), cache=str(tmp_path), in_flight=1, attempts=1)[0].from_cache
+
+
+def test_schemas_that_differ_in_the_order_of_names_are_two_questions(one: HostileServer, tmp_path: Path) -> None:
+    message = asked("q")[0].messages
+    names: list[dict[str, Any]] = [{"reason": {}, "verdict": {}}, {"verdict": {}, "reason": {}}]
+    requests = [ChatRequest(message, schema={"type": "object", "properties": order}) for order in names]
+    assert not any(each.from_cache for each in completed(one, requests=requests, cache=str(tmp_path)))
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_equal_requests_under_way_are_sent_once(one: HostileServer, tmp_path: Path, has_cache: bool) -> None:
+    one.always = Late(0.1)
+
+    async def work() -> list[list[Completion]]:
+        async with ChatClient(spec(one, cache=str(tmp_path) if has_cache else None)) as client:
+            return await asyncio.gather(*(client.complete(asked("q", "q", "r")) for _ in range(3)))
+
+    completions = [each for part in asyncio.run(work()) for each in part]
+    assert one.seen["q"] == one.seen["r"] == ["200"]
+    assert [each.texts[0] for each in completions] == ["said q", "said q", "said r"] * 3
+    assert sum(not each.from_cache for each in completions) == 2
+
+
+def test_who_waits_for_a_request_that_is_cancelled_asks_itself(one: HostileServer) -> None:
+    one.plan("q", Late(5))
+
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(one)) as client:
+            begun = asyncio.create_task(client.complete(asked("q")))
+            while not chats(one):
+                await asyncio.sleep(0.01)
+            waits = asyncio.create_task(client.complete(asked("q")))
+            await asyncio.sleep(0.05)
+            begun.cancel()
+            return await waits
+
+    (completion,) = asyncio.run(work())
+    assert completion.texts == ("said q",)
+    assert not completion.from_cache
+
+
+def test_a_request_that_is_no_text_is_one_failure(one: HostileServer) -> None:
+    completions = completed(one, requests=asked("a", "\ud800", "b"))
+    assert [bool(each.texts) for each in completions] == [True, False, True]
+    assert str(completions[1].failure).startswith("request_unreadable: ")
+
+
+def test_nothing_is_asked_for_nothing(one: HostileServer) -> None:
+    assert completed(one, requests=[]) == []
+    assert not one.asked
+
+
+def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(one: HostileServer, tmp_path: Path) -> None:
+    names = [f"n{n}" for n in range(400)]
+    one.always = Late(0.02)
+    script = (
+        "import asyncio\nfrom rmbatch.judges.chat import *\n"
+        f"spec = ChatSpec(endpoints=[{one.url!r}], model='judge', in_flight=4, cache={str(tmp_path)!r})\n"
+        f"requests = [ChatRequest([{{'role': 'user', 'content': f'n{{n}}'}}]) for n in range({len(names)})]\n"
+        "asyncio.run(ChatClient(spec).complete(requests))\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    while len(chats(one)) < 60:
+        assert worker.poll() is None
+        time.sleep(0.005)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    time.sleep(0.05)
+    one.always = None
+    before = len(chats(one))
+    completions = completed(one, requests=asked(*names), cache=str(tmp_path))
+    assert all(completion.texts for completion in completions)
+    num_kept = sum(completion.from_cache for completion in completions)
+    assert before - 8 <= num_kept <= before  # what was on its way when it was killed nobody could keep
+    assert len(chats(one)) - before == len(names) - num_kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"extra_body": {"temperature": 1}}, "temperature has a key of its own"),
+        ({"extra_body": {"stream": True}}, "stream has a key of its own"),
+        ({"n": 4}, "samples of temperature 0 are the same"),
+        ({"endpoints": []}, "at least 1"),
+        ({"endpoints": ["http://user:pw@host"]}, "holds credentials"),
+        ({"endpoints": ["host:8000"]}, "is no URL of a server"),
+        ({"endpoints": ["http://host/v1?key=1"]}, "holds credentials or a query"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temprature": 1}, "temprature"),
+        ({"api_key": KEY}, "api_key"),
+    ],
+)
+def test_mistakes_are_said_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ChatSpec(**{"endpoints": ["http://host"], "model": "m", **settings})
+
+
+@pytest.mark.parametrize(
+    ("url", "service"),
+    [
+        ("http://host:8000", "host:8000"),
+        ("http://host:8000/v1/", "host:8000"),
+        ("https://api.openai.com/v1", "api.openai.com"),
+        ("https://open.bigmodel.cn/api/paas/v4", "open.bigmodel.cn/api/paas/v4"),
+        ("https://x.com/compatible-mode/v1", "x.com/compatible-mode"),
+    ],
+)
+def test_the_service_is_where_it_stands(url: str, service: str) -> None:
+    assert ChatSpec(endpoints=[url], model="m").service_name == service
+
+
+def test_what_decides_the_answers() -> None:
+    one = ChatSpec(endpoints=["http://a"], model="m", service="s")
+    assert one.identity() == ChatSpec(endpoints=["http://b"], model="m", service="s", attempts=1).identity()
+    assert one.identity() != ChatSpec(endpoints=["http://a"], model="m", service="s", seed=1).identity()
+
+
+def test_a_path_below_a_gateway_is_kept(one: HostileServer) -> None:
+    url = f"{one.url}/api/paas/v4"
+    (completion,) = completed(requests=asked("q"), endpoints=[url])
+    assert completion.endpoint == url
+    assert {path for path, _, _ in one.asked} == {"/api/paas/v4/models", "/api/paas/v4/chat/completions"}
+
+
+def test_the_spec_loads_no_client() -> None:
+    script = "import sys, rmbatch.judges.spec\nChat = rmbatch.judges.spec.ChatSpec\nprint('openai' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"

@@ -1,0 +1,329 @@
+"""What judges say, with every trap that has cost somebody a wrong score: a verdict that is not clear is none."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmbatch.judges.verdict import choice, json_object, number, ranking, tagged, without_thinking
+
+GAME = {"A": "first", "B": "second", "C": "tie", "tie": "tie"}
+VERDICT = {
+    "type": "object",
+    "properties": {"verdict": {"enum": ["A", "B"]}, "reason": {"type": "string"}},
+    "required": ["verdict"],
+}
+
+
+def why(reason: str | None) -> str | None:
+    return reason and reason.partition(":")[0].removeprefix("verdict_")
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "said"),
+    [
+        ("", "", ""),
+        ("A", "", "A"),
+        ("<think>B, no, A</think>\n\nA", "B, no, A", "A"),
+        ("  <think>\n[[B]]\n</think>[[A]]", "[[B]]", "[[A]]"),
+        ("[[B]] it is\n</think>\n[[A]]", "[[B]] it is", "[[A]]"),  # the template has opened the thinking
+        ("<think>so [[B]] and", "so [[B]] and", ""),  # cut off: nothing was said
+        ("<thinking>x</thinking> A", "x", "A"),
+        ("[THINK]x[/THINK]A", "x", "A"),
+        ("<think>a</think>B<think>c</think>A", "aBc", "A"),  # what comes last is said
+        ("<think>a</think> <think>b", "a b", ""),  # cut off in its second thought
+        ("It uses <think> tags. [[A]]", "", "It uses <think> tags. [[A]]"),  # a mention opens nothing
+        ('{"why": "a </think> in it", "verdict": "A"}', "", '{"why": "a </think> in it", "verdict": "A"}'),
+    ],
+)
+def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
+    assert without_thinking(text) == (thought, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("[[A]]", "first", None),
+        ("Both are good. [[B]]", "second", None),
+        ("[[C]]", "tie", None),
+        ("[[ a ]]", "first", None),
+        ("[[A]] so my verdict is [[A]]", "first", None),  # twice the same is one
+        ("[[C]] (a tie) [[tie]]", "tie", None),  # two labels, one meaning
+        ("[[A]] or rather [[B]]", None, "ambiguous"),  # the last one does not win
+        ("Verdict: B. No: [[A]]", None, "ambiguous"),
+        ("[[D]]", None, "out_of_range"),
+        ("[[A]] [[D]]", None, "out_of_range"),
+        ("[[A/B]]", None, "out_of_range"),
+        ("A", "first", None),
+        ("b", "second", None),
+        ("**B**", "second", None),
+        ("B.", "second", None),
+        ("```\nA\n```", "first", None),
+        ("Response A", "first", None),
+        ("Tie", "tie", None),
+        ("The reasoning is long.\n\nB", "second", None),
+        ("A\n\nB", None, "ambiguous"),
+        ("**A**\nIs fine.\n**B**", None, "ambiguous"),  # headings, and then it was cut off
+        ("A:\nIs fine.\nB:\nIs not.\n\nA", "first", None),
+        ("Verdict: A", "first", None),
+        ("**Final verdict:** Response B", "second", None),
+        ("final verdict is **A**.", "first", None),
+        ("The better response is B because it is shorter.", "second", None),
+        ("The winner is Assistant A!", "first", None),
+        ("Winner: [A]", "first", None),
+        ("verdict: Tie", "tie", None),
+        ('The format is "[[A]]" or "[[B]]". [[A]]', None, "ambiguous"),
+        ("", None, "missing"),
+        ("   ", None, "missing"),
+        ("A better answer would cite sources.", None, "missing"),  # an article
+        ("Verdict: A response that is concise wins", None, "missing"),  # an article after a colon
+        ("The answer is a good one", None, "missing"),
+        ("ALWAYS BAD CAB", None, "missing"),  # labels inside words
+        ("Verdict: A or B", None, "missing"),
+        ("Verdict: A, B", None, "missing"),
+        ("Verdict: A/B", None, "missing"),
+        ("Verdict: A>B", None, "missing"),  # no label of this game
+        ("The winner is not A", None, "missing"),
+        ("The correct answer is B, as the first response says.", None, "missing"),  # the question's answer
+        ("The correct answer is B. [[A]]", "first", None),
+        ("Verdict: A is better.", "first", None),
+        ("Verdict: A is better in style, B in substance", None, "missing"),
+        ("I like both A and B", None, "missing"),
+        ("Verdict: A\nVerdict: B", None, "ambiguous"),
+        ("Verdict: Abstain", None, "missing"),
+        ("Response A\nIs fine.\nResponse B\n", None, "missing"),
+        ("A\nBecause it is short.", None, "missing"),  # or a heading
+        ("Some text about it\n\n**B:**", None, "missing"),  # a heading after which it was cut off
+        (None, None, "malformed"),
+        (1, None, "malformed"),
+    ],
+)
+def test_choices(text: Any, value: str | None, reason: str | None) -> None:
+    reading = choice(text, GAME)
+    assert (reading.value, why(reading.reason)) == (value, reason)
+
+
+def test_labels_with_signs_are_told_apart() -> None:
+    labels = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
+    for label, value in labels.items():
+        assert choice(f"So it is [[{label}]].", labels).value == value
+        assert choice(f"My final verdict is: {label}", labels).value == value
+    assert choice("[[A>B]] [[A>>B]]", labels).value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("7", 7.0, None),
+        ("0", 0.0, None),  # zero is a score
+        (" 7.5\n", 7.5, None),
+        ("7.", 7.0, None),
+        ("**7**", 7.0, None),
+        ("7/10", 7.0, None),
+        ("7 out of 10", 7.0, None),
+        ("[[7]]", 7.0, None),
+        ("It is good. Score: 7", 7.0, None),
+        ("Score: 7. It could be better.", 7.0, None),  # prose behind it
+        ("Score: 7\n\nIt has 3 errors and 12 lines.", 7.0, None),  # other numbers
+        ("**Overall Score (0-10):** 8/10", 8.0, None),
+        ("The rating is 6.5.", 6.5, None),
+        ("My reasons are these.\n\n8", 8.0, None),
+        ("Rating: [[7]]", 7.0, None),
+        ("3 errors. Score: 7", 7.0, None),
+        ("Score: 7\n1. It is short\n2. It is clear", 7.0, None),
+        ("1. It is short\n2. It is clear", None, "missing"),  # the end of a list is no score
+        ("It is good.\n\n**8/10**", 8.0, None),
+        ("It is good.\n\n7-8", None, "ambiguous"),
+        ("7 is my score", None, "ambiguous"),
+        ("Score: 7 ... final score: 7/10", 7.0, None),
+        ("On a scale of 0-10", None, "missing"),
+        ("7/5", None, "out_of_range"),  # another scale
+        ("10/10 vs 7/10", None, "ambiguous"),
+        ("Score: 10/10\nScore: 7/10", None, "ambiguous"),
+        ("Score: 7. Final score: 8", None, "ambiguous"),
+        ("[[7]] [[8]]", None, "ambiguous"),
+        ("-3", None, "out_of_range"),
+        ("Score: -3", None, "out_of_range"),
+        ("Score: −3", None, "out_of_range"),  # a true minus sign
+        ("11", None, "out_of_range"),
+        ("NaN", None, "malformed"),
+        ("Score: NaN", None, "missing"),
+        ("inf", None, "malformed"),
+        ("70%", None, "ambiguous"),
+        ("Score: 70%", None, "ambiguous"),
+        ("7-8", None, "ambiguous"),
+        ("7 to 8", None, "ambiguous"),
+        ("Score: 7 or 8", None, "ambiguous"),
+        ("7,5", None, "ambiguous"),  # a decimal comma, or two numbers
+        ("1e1", None, "ambiguous"),
+        ("7b", None, "ambiguous"),
+        ("Score: 3rd", None, "ambiguous"),
+        ("seven", None, "missing"),
+        ("", None, "missing"),
+        ("٧", None, "missing"),
+        (7, 7.0, None),
+        (7.5, 7.5, None),
+        (0, 0.0, None),
+        (True, None, "malformed"),  # true is 1 in Python
+        (float("nan"), None, "out_of_range"),
+        (float("inf"), None, "out_of_range"),
+        (10**400, None, "out_of_range"),
+        (None, None, "malformed"),
+        ([7], None, "malformed"),
+    ],
+)
+def test_numbers_from_0_to_10(text: Any, value: float | None, reason: str | None) -> None:
+    reading = number(text, 0, 10)
+    assert (reading.value, why(reading.reason)) == (value, reason)
+
+
+def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
+    assert number("7.5", 0, 10, whole=True).value is None
+    assert number("7.0", 0, 10, whole=True).value == 7
+    assert number("70%", 0, 100).value == 70
+    assert number("Score: 70 %.", 0, 100).value == 70
+    assert number("-1", -2, 2).value == -1
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("[2, 1, 3]", ("2", "1", "3"), None),
+        ("[[2, 1, 3]]", ("2", "1", "3"), None),
+        ("2 > 1 > 3", ("2", "1", "3"), None),
+        ("2, 1, 3", ("2", "1", "3"), None),
+        ("Ranking: 2 > 1 > 3", ("2", "1", "3"), None),
+        ("Because it is so.\nResponse 2 > Response 1 > Response 3", ("2", "1", "3"), None),
+        ('["2", "1", "3"]', ("2", "1", "3"), None),
+        ("[2, 1, 3], that is, [2, 1, 3]", ("2", "1", "3"), None),
+        ("[2, 1, 3]\nOverall, the second is best.", ("2", "1", "3"), None),
+        ("Final ranking: 2 > 1 > 3. It is clear, I think.", ("2", "1", "3"), None),
+        ("Overall, the second is best.", None, "missing"),
+        ("[2, 1, 3]\n1, 2, 3", None, "ambiguous"),
+        ("2 > 1 > 4", None, "out_of_range"),
+        ("[2, 1, 3] or [1, 2, 3]", None, "ambiguous"),
+        ("[2, 1]", None, "missing"),
+        ("[2, 1, 1]", None, "ambiguous"),
+        ("[2, 1, 3, 4]", None, "out_of_range"),
+        ("[0, 1, 2]", None, "out_of_range"),  # counted from 0
+        ("3 < 1 < 2", None, "missing"),
+        ("2 > 1 = 3", None, "ambiguous"),
+        ("2 > 1 < 3", None, "ambiguous"),
+        ("The best is 2", None, "missing"),
+        ("", None, "missing"),
+        ([2, 1, 3], ("2", "1", "3"), None),
+        ([2, 1, True], None, "missing"),
+        ([], None, "missing"),
+        ({"a": 1}, None, "malformed"),
+        (None, None, "malformed"),
+    ],
+)
+def test_rankings(text: Any, value: tuple[str, ...] | None, reason: str | None) -> None:
+    reading = ranking(text, ["1", "2", "3"])
+    assert (reading.value, why(reading.reason)) == (value, reason)
+
+
+def test_rankings_of_letters() -> None:
+    assert ranking("B > a > C", ["A", "B", "C"]).value == ("B", "A", "C")
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "reason"),
+    [
+        ('{"verdict": "A"}', "A", None),
+        ('```json\n{"verdict": "A"}\n```', "A", None),
+        ('Here it is: {"verdict": "A"} as asked.', "A", None),
+        ('{"verdict": "A", "reason": "line\nline"}', "A", None),  # an unescaped newline
+        ('{"verdict": "A", "reason": "a } and a { in it"}', "A", None),
+        ('{"verdict": "A", "scores": {"verdict": "B"}}', "A", None),  # the inner one is no verdict
+        ('{"verdict": "A"} {"verdict": "A"}', "A", None),
+        (r'so \boxed{4} and {x}: {"verdict": "B"}', "B", None),
+        ('It answered {"answer": 4}. {"verdict": "B"}', "B", None),  # a quote, not of the schema
+        ('{"verdict": "A"} {"verdict": "B"}', None, "ambiguous"),
+        ('{"verdict": "A", "verdict": "B"}', None, "ambiguous"),  # json keeps the last
+        ('{"verdict": "A", "verdict": "A"}', "A", None),
+        ('{"verdict": "A", "x": {"y": 1, "y": 2}}', None, "ambiguous"),
+        ('{"verdict": "C"}', None, "malformed"),
+        ('{"reason": "none"}', None, "malformed"),
+        ('{"verdict": "A"', None, "malformed"),
+        ('{"reason": "x", "inner": {"verdict": "A"}', None, "malformed"),  # cut off: the inner one is whole
+        ("{'verdict': 'A'}", None, "malformed"),
+        ('{"verdict": "A", "score": NaN}', None, "malformed"),
+        ('{"verdict": "A",}', None, "malformed"),
+        ("[[A]]", None, "missing"),
+        ("", None, "missing"),
+        ("{" * 100_000, None, "missing"),
+        ('{"verdict": "A", "x": ' + '{"y": ' * 400 + "1" + "}" * 401, "A", "?"),  # deeper than the checker goes
+        ('{"a":' * 100_000, None, "malformed"),
+    ],
+)
+def test_json(text: str, verdict: str | None, reason: str | None) -> None:
+    reading = json_object(text, VERDICT)
+    if reason == "?":
+        assert (reading.value is None) == (why(reading.reason) == "malformed")
+    else:
+        assert (reading.value and reading.value["verdict"], why(reading.reason)) == (verdict, reason)
+
+
+def test_json_without_a_schema_must_be_one() -> None:
+    assert json_object('x {"a": 1} y').value == {"a": 1}
+    assert json_object('x {"a": 1} {"a": 1.5}').value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("<score>7</score>", "7", None),
+        ("<reason>x</reason> <Score> 7 </Score>", "7", None),
+        ("<score>7</score> again <score>7</score>", "7", None),
+        ("<score>7</score> no, <score>8</score>", None, "ambiguous"),
+        ("<score>7", None, "malformed"),  # cut off
+        ("7</score>", None, "malformed"),
+        ("<score><score>7</score></score>", None, "malformed"),
+        ("<score>7</score> <score>", None, "malformed"),
+        ("<score> </score>", None, "missing"),
+        ("<scores>7</scores>", None, "missing"),
+        ("", None, "missing"),
+    ],
+)
+def test_tags(text: str, value: str | None, reason: str | None) -> None:
+    reading = tagged(text, "score")
+    assert (reading.value, why(reading.reason)) == (value, reason)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="AB[]{}\"': \n0179/-.<>,e", max_size=40))
+def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
+    labels = ["A", "B"]
+    for reading in (
+        choice(text, GAME),
+        number(text, 0, 10),
+        ranking(text, labels),
+        json_object(text, VERDICT),
+        tagged(text, "A"),
+    ):
+        assert (reading.value is None) != (reading.reason is None)
+
+
+@pytest.mark.parametrize("unit", ["[[", "Verdict: ", "Score: ", "1 > ", "<score>", '{"', "<think>", "( ", "**", " \n"])
+def test_long_answers_take_no_long_time(unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    for read in (
+        lambda: choice(text, GAME),
+        lambda: number(text, 0, 10),
+        lambda: ranking(text, ["1", "2"]),
+        lambda: json_object(text),
+        lambda: tagged(text, "score"),
+        lambda: without_thinking(text),
+    ):
+        read()
+
+
+def test_what_json_gives_is_read_on() -> None:
+    said = json_object(json.dumps({"verdict": "A", "score": 7, "order": [2, 1]})).value
+    assert said is not None
+    assert choice(said["verdict"], GAME).value == "first"
+    assert number(said["score"], 1, 10).value == 7
+    assert ranking(said["order"], ["1", "2"]).value == ("2", "1")
