@@ -246,6 +246,11 @@ class Ledger:
         if not self.private.create("plan.json", plan.to_json()):
             raise JobError("another run has just planned this output")
 
+    def withdraw(self) -> None:
+        """Forget a plan by which no row was worked off, so that a job that was mended may be planned anew."""
+        if not self.commits() and self.grouped() is None:
+            self.private.delete(["plan.json"])
+
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
         return self._decoded(

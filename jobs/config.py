@@ -203,10 +203,12 @@ def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
 
 
 def _reward_files(rewards: Any) -> set[str]:
-    """The user's own files among rewards that may be made of rewards."""
+    """The user's own files among rewards that may be made of rewards: code, chat templates, folders of models."""
     if not isinstance(rewards, dict):
         return set()
     found = {path for value in rewards.values() for path in _reward_files(value)}
+    model, template = rewards.get("model"), rewards.get("chat_template")
+    found |= {path for path in (model, template) if isinstance(path, str) and Path(path).exists()}
     ref = rewards.get("reward")
     if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
         found.add(ref.rpartition(":")[0])
@@ -223,6 +225,12 @@ def _without_how_it_runs(rewards: Any) -> Any:
 
 def _digest(path: str) -> str:
     file = Path(path)
+    if file.is_dir():  # a model: its weights are too many to read here
+        files = sorted(each for each in file.iterdir() if each.is_file())
+        seen = [
+            (each.name, each.stat().st_size, each.read_bytes() if each.suffix == ".json" else b"") for each in files
+        ]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 

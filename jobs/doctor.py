@@ -26,6 +26,8 @@ from rmbatch.served.findings import Finding
 from rmbatch.served.probes import full_findings
 from rmbatch.served.reward import ModelReward, model_rewards
 
+OF_ROWS = ("too_long", "malformed", "rows", "marks_in_text")
+"""Checks of the first rows, which a model behind a gate or on a route may never be asked about: they stop no run."""
 ROWS = 64
 """First rows of the input that are looked at."""
 _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
@@ -63,13 +65,14 @@ def check_models(models: Mapping[str, ModelReward], dataset: InputDataset, roles
         return
     found = cheap_findings(models, dataset, roles)
     for name, findings in found.items():
-        warned = list(dict.fromkeys(finding.check for finding in findings if finding.level == "warning"))
+        told = [each for each in findings if each.level == "warning" or (each.level != "ok" and each.check in OF_ROWS)]
+        warned = list(dict.fromkeys(each.check for each in told))
         if warned:
             display.say(f"warning: model {name}: {', '.join(warned)}; `rmbatch doctor` says more")
     refused = []
     for name, findings in found.items():
         try:
-            doctor.refuse(findings, f"model {name}")
+            doctor.refuse([each for each in findings if each.check not in OF_ROWS], f"model {name}")
         except UserError as error:
             refused.append(str(error))
     if refused:

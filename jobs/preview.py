@@ -57,8 +57,8 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
     display.console.print(table(job.job, lines))
     models = served_models(prepared)
     for name, reward in models.items():
-        sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS)
-        display.console.print(table(f"model {name}", estimated(reward, sample, prepared.roles, num_rows, gpu)))
+        sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows)
+        display.console.print(table(f"model {name}", estimated(name, reward, sample, prepared.roles, gpu)))
     with connected(unasked(models)):
         display.console.print(_drawn(preview(dataset, prepared), prepared))
 

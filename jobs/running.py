@@ -100,7 +100,11 @@ def run_job(job: Job, display: Display) -> Summary:
             if not plan.conditional_put:
                 display.say("warning: this store ignores conditional puts; a second run would be noticed only later")
         prepared = prepare(job, plan.dataset.schema)
-        manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
+        try:
+            manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
+        except UserError:
+            ledger.withdraw()
+            raise
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
 
 

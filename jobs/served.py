@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from connectors.errors import UserError
 from jobs.config import RunConfig
 from jobs.display import Display
 from jobs.preparation import Prepared
+from jobs.sampling import Sample
+from rmbatch.names import nearest
 from rmbatch.rows import Roles, flatten
 from rmbatch.served.connections import Unasked
 from rmbatch.served.economics import Economics, economics
 from rmbatch.served.estimate import MFU, Interval, estimate, gpu_hours
-from rmbatch.served.hardware import flops_per_token, peak_flops
+from rmbatch.served.hardware import PEAKS, flops_per_token, peak_flops
 from rmbatch.served.reward import ModelReward, model_rewards
 from rmbatch.served.usage import PREFIX
 
@@ -88,39 +90,42 @@ def unasked(models: Mapping[str, ModelReward]) -> dict[str, Unasked]:
     return {reward.spec.engine_key: Unasked() for reward in models.values()}
 
 
-def estimated(reward: ModelReward, sample: pa.Table, roles: Roles, num_rows: int, gpu: str) -> list[tuple[str, str]]:
-    """What a model will have to do for ``num_rows`` rows, by a sample of them, as lines for people."""
-    view = flatten(sample, roles)
+def estimated(name: str, reward: ModelReward, sample: Sample, roles: Roles, gpu: str) -> list[tuple[str, str]]:
+    """What a model will have to do, by a sample, as lines for people. Raises UserError for a GPU that is unknown."""
+    view = flatten(sample.rows, roles)
     encoded = reward.encoder.encode(view.column("prompt"), view.column("response"))
-    offsets = np.arange(sample.num_rows + 1) if view.offsets is None else view.offsets
-    row = np.repeat(np.arange(sample.num_rows), np.diff(offsets))
-    found = estimate(encoded.ids, encoded.prompt, row, num_sampled=sample.num_rows, num_rows=num_rows)
-    computed = _between(found.computed)
-    lines = [
-        ("tokens", f"{_between(found.tokens)}; {computed} to compute, each prompt once (by {found.num_sampled:,} rows)")
-    ]
-    failed = len(encoded.error) - encoded.error.null_count
-    if failed:
-        lines.append(
-            ("no score", f"{failed / len(encoded.error):.1%} of the sample, e.g. {encoded.error.drop_null()[0]}")
-        )
+    offsets = np.arange(sample.rows.num_rows + 1) if view.offsets is None else view.offsets
+    place = np.repeat(sample.place, np.diff(offsets))
+    found = estimate(encoded.ids, encoded.prompt, place, num_sampled=sample.num_places, num_all=sample.all_places)
     spec = reward.spec
+    once = spec.engine == "vllm" and spec.steps is None  # the others have no prefix cache
+    computed = found.computed if once else found.tokens
+    most = "at most " if "." in name else ""  # behind a gate or on a route, only some of the rows come to it
+    how = ", each prompt once" if once else ""
+    lines = [
+        ("tokens", f"{most}{_between(found.tokens)}; {_between(computed)} to compute{how}"),
+        ("sample", f"{sample.rows.num_rows:,} rows from {sample.num_places:,} places"),
+    ]
+    failed = encoded.error.drop_null()
+    if len(failed):
+        lines.append(("no score", f"{len(failed) / len(encoded.error):.1%} of the sample, e.g. {failed[0]}"))
     flops = flops_per_token(reward.encoder.config.to_dict(), found.length)
     peak = peak_flops(gpu, spec.dtype if spec.dtype != "auto" else _dtype(reward))
-    if spec.num_gpus and flops is not None and peak is not None:
-        hours = gpu_hours(found, flops, peak)
-        most = spec.replica_range[1] * spec.num_gpus
-        lines.append(("GPU hours", f"{_between(hours)} of one {gpu}, at {MFU[0]:.0%} to {MFU[1]:.0%} of its peak"))
-        lines.append(("time", f"{_between(hours.scaled(1 / most))} h with {most:g} of them"))
+    if peak_flops(gpu, "float16") is None:
+        raise UserError(f"--gpu: nothing is known of {gpu!r}; {nearest(gpu.lower(), PEAKS)}")
+    if spec.engine != "endpoint" and spec.num_gpus and flops is not None and peak is not None:
+        hours = gpu_hours(computed, flops, peak)
+        devices = spec.replica_range[1] * spec.num_gpus
+        lines.append(
+            ("GPU hours", f"{most}{_between(hours)} of one {gpu}, at {MFU[0]:.0%} to {MFU[1]:.0%} of its peak")
+        )
+        lines.append(("time", f"{most}{_between(hours.scaled(1 / devices))} h with {devices:g} of them"))
     return lines
 
 
 def _between(interval: Interval) -> str:
-    return (
-        f"{interval.low:,.3g} to {interval.high:,.3g}"
-        if interval.high < 1000
-        else f"{interval.low:,.0f} to {interval.high:,.0f}"
-    )
+    digits = ".3g" if interval.high < 1000 else ".0f"
+    return f"{interval.low:,{digits}} to {interval.high:,{digits}}"
 
 
 @contextmanager
@@ -132,8 +137,8 @@ def engines(run: RunConfig, models: Mapping[str, ModelReward], display: Display)
     from rmbatch.pipeline.pools import started
 
     for reward in models.values():
+        reward.pin()
         if reward.spec.store is not None:
-            reward.pin()
             _ = reward.fingerprint  # read here once, and not in every task
         reward.encoder.read()
     may_grow = bool(run.address or os.environ.get("RAY_ADDRESS"))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, RayActorError
 
 from connectors.errors import JobError
 from rmbatch.served.engine import VALUES, EngineError, EngineLost, Outputs
@@ -78,6 +78,7 @@ class Pool:
         self._greetings: dict[int, Any] = {}
         self._up: set[int] = set()
         self._asked_at = 0.0
+        self._gone: set[int] = set()
         self._num_deaths = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,17 +103,21 @@ class Pool:
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=ASK_AGAIN_S) if under_way else ([], [])
             for reference in done:
                 asked = under_way.pop(reference)
-                if self._settle(reference, asked, answers, queues):
-                    reference = self._replicas[asked.replica].score_alone.remote(_of(ids, asked.chunk))
+                ticket = self._settle(reference, asked, answers, queues)
+                if ticket is not None:
+                    reference = self._replicas[asked.replica].score_alone.remote(_of(ids, asked.chunk), ticket)
                     under_way[reference] = replace(asked, waits=False)
         return answers.outputs()
 
-    def _settle(self, reference: Any, asked: Asked, answers: "_Answers", queues: dict[int, deque[Chunk]]) -> bool:
-        """Keep a chunk's answers, or ask again what was lost with its engine; True: its turn to be alone has come."""
+    def _settle(self, reference: Any, asked: Asked, answers: "_Answers", queues: dict[int, deque[Chunk]]) -> Any:
+        """Keep a chunk's answers, or ask again what was lost with its engine; a ticket where its turn has come."""
         try:
             answer = ray.get(reference)
             if asked.waits:
-                return True
+                return answer
+            if answer is None:
+                queues.setdefault(asked.replica, deque()).appendleft(asked.chunk)
+                return None
             answers.keep(asked.chunk.rows, answer)
             self._num_deaths = 0
         except (RayActorError, EngineLost) as lost:
@@ -122,8 +127,8 @@ class Pool:
                 answers.give_up(asked.chunk.rows, "killed_engine: engines died each time they read this conversation")
             queues.setdefault(asked.replica, deque()).extendleft(reversed(again))
         except EngineError as error:
-            raise JobError(f"model {self._spec.model!r}: {error}") from error
-        return False
+            raise JobError(f"model {self._spec.model!r}: {_said(error)}") from error
+        return None
 
     def _queues(self, lengths: np.ndarray, prompt: np.ndarray) -> dict[int, deque[Chunk]]:
         """The conversations as chunks, each prompt's at the replica that this prompt always prefers."""
@@ -149,7 +154,7 @@ class Pool:
 
     def _look(self) -> None:
         for index, replica in enumerate(self._replicas):
-            if index not in self._up and index not in self._greetings:
+            if index not in self._up | self._gone and index not in self._greetings:
                 self._greetings[index] = replica.load.remote()
         if not self._greetings:
             return
@@ -161,8 +166,12 @@ class Pool:
             del self._greetings[index]
             try:
                 why = ray.get(greeting)
-            except RayActorError as lost:
-                self._lose(index, lost)
+            except ActorDiedError as died:  # for good: the job has ended it
+                self._gone.add(index)
+                if len(self._gone) == len(self._replicas):
+                    raise JobError(f"model {self._spec.model!r}: no engine is left") from died
+                continue
+            except RayActorError:  # it died, and begins anew
                 time.sleep(ASK_AGAIN_S / 4)
                 continue
             if why:
@@ -174,8 +183,15 @@ class Pool:
             self._up.discard(replica)
             self._num_deaths += 1
         if self._num_deaths > MAX_DEATHS:
-            said = str(lost).strip().splitlines()[0]
-            raise JobError(f"model {self._spec.model!r}: {self._num_deaths} engines died in a row: {said}") from lost
+            raise JobError(
+                f"model {self._spec.model!r}: {self._num_deaths} engines died in a row: {_said(lost)}"
+            ) from lost
+
+
+def _said(error: Exception) -> str:
+    """What an error from an actor says, in one line; Ray's own text is a traceback."""
+    said = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
+    return said[0]
 
 
 class _Answers:

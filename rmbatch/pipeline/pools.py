@@ -45,8 +45,14 @@ class Pools:
     @property
     def max_tasks(self) -> int:
         """How many tasks leave the engines their CPUs: one that dies needs them again to come back."""
-        taken = sum(spec.cpus * len(replicas) for spec, replicas in self._replicas.values())
-        return max(int((ray.cluster_resources().get("CPU", 1.0) - taken) / TASK_CPUS), 1)
+        there = ray.cluster_resources()
+        taken = 0.0
+        for spec, replicas in self._replicas.values():
+            placed = len(replicas)
+            if spec.num_gpus:
+                placed = min(placed, max(int(there.get("GPU", 0.0) / spec.num_gpus), spec.replica_range[0]))
+            taken += spec.cpus * placed
+        return max(int((there.get("CPU", 1.0) - taken) / TASK_CPUS), 1)
 
     def meters(self, max_age_s: float = METER_EVERY_S) -> dict[str, dict[str, float]]:
         """By engine key: ``busy_s`` and ``idle_s`` of all its engines since they were loaded, and ``replicas``."""
@@ -76,9 +82,11 @@ class Pools:
         for key, (_, replicas) in self._replicas.items():
             if key not in self._devices:
                 try:
-                    self._devices[key] = ray.get(replicas[0].device.remote(), timeout=5.0)
+                    device = ray.get(replicas[0].device.remote(), timeout=1.0)
                 except (RayError, GetTimeoutError):
                     continue
+                if device:
+                    self._devices[key] = device
         return self._devices
 
     def _note(self, place: tuple[str, int], reference: Any) -> None:
@@ -127,15 +135,17 @@ def _close(replicas: Sequence[Any]) -> None:
 
 
 def fit(models: Mapping[str, ServedModel], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
-    """How many replicas of each model to start. Raises UserError where even the fewest are too many."""
+    """How many replicas of each model to start. Raises UserError where even the fewest are too many.
+
+    ``may_grow``: nothing is too many, and engines on GPUs may wait for GPUs to come. None may wait for CPUs alone: it
+    would take those of the tasks.
+    """
     counts = {name: spec.replica_range[0] for name, spec in models.items()}
     left = {"CPU": resources.get("CPU", 0.0) - TASK_CPUS, "GPU": resources.get("GPU", 0.0)}
     needs = {name: {"CPU": spec.cpus, "GPU": spec.num_gpus} for name, spec in models.items()}
-    if may_grow:
-        return {name: spec.replica_range[1] for name, spec in models.items()}
     for kind in left:
         left[kind] -= sum(counts[name] * needs[name][kind] for name in models)
-        if left[kind] < -1e-9:
+        if left[kind] < -1e-9 and not may_grow:
             asked = ", ".join(f"{name} {counts[name]} x {needs[name][kind]:g}" for name in models)
             cure = "gpus: 0 runs a model on CPUs" if kind == "GPU" else "set fewer replicas or cpus"
             raise UserError(
@@ -143,8 +153,11 @@ def fit(models: Mapping[str, ServedModel], resources: Mapping[str, float], may_g
                 f"the cluster has {resources.get(kind, 0.0):g} {kind}s); {cure}"
             )
     for name, spec in models.items():
+        if may_grow and spec.num_gpus:
+            counts[name] = spec.replica_range[1]
+            continue
         room = [int(left[kind] / needs[name][kind] + 1e-9) for kind in left if needs[name][kind] > 0]
-        more = min([spec.replica_range[1] - counts[name], *room])
+        more = max(min([spec.replica_range[1] - counts[name], *room]), 0)
         counts[name] += more
         for kind in left:
             left[kind] -= more * needs[name][kind]
@@ -186,6 +199,8 @@ class _Loading:
             _await_loaded(name, spec, replicas, say)
         except (UserError, JobError) as error:
             self._failure = error
+            for replica in replicas:
+                ray.kill(replica)  # for good, so that no task waits for it
         except RayError:
             return  # the job has ended before the engines were needed
 

@@ -35,6 +35,8 @@ class Replica:
         self._engine: Engine | None = None
         self._loading = asyncio.Lock()
         self._door = Door()
+        self._reservation: asyncio.TimerHandle | None = None
+        self._num_reservations = 0
         self._meter = Meter()
 
     async def alive(self) -> None:
@@ -60,22 +62,30 @@ class Replica:
         async with self._door.together():
             return await self._score(ids)
 
-    async def reserve(self) -> None:
-        """Returns when nothing is in flight; nothing will be, until ``score_alone`` has been answered.
+    async def reserve(self) -> tuple[int, int]:
+        """A ticket, when nothing is in flight; nothing will be, until ``score_alone`` has been answered.
 
         Apart from it, so that who waits here knows: an engine that dies meanwhile died of something else.
         """
         await self._loaded()
         await self._door.close()
-        self._reserved = asyncio.get_running_loop().call_later(RESERVED_S, self._door.open)
+        self._num_reservations += 1
+        self._reservation = asyncio.get_running_loop().call_later(RESERVED_S, self._end_reservation)
+        return os.getpid(), self._num_reservations
 
-    async def score_alone(self, ids: pa.Array) -> Outputs:
-        """The engine's outputs, in the time that was reserved."""
-        self._reserved.cancel()
+    async def score_alone(self, ids: pa.Array, ticket: tuple[int, int]) -> Outputs | None:
+        """The engine's outputs, in the time that was reserved; None: it is over."""
+        if self._reservation is None or ticket != (os.getpid(), self._num_reservations):
+            return None
+        self._reservation.cancel()
         try:
             return await self._score(ids)
         finally:
-            self._door.open()
+            self._end_reservation()
+
+    def _end_reservation(self) -> None:
+        self._reservation = None
+        self._door.open()
 
     async def _loaded(self) -> None:
         why = await self.load()
@@ -103,7 +113,9 @@ class Replica:
         return self._meter.read()
 
     async def device(self) -> str:
-        """The name of the GPU that it runs on, or "cpu"."""
+        """The name of the GPU that it runs on, or "cpu"; empty before the engine is loaded."""
+        if self._engine is None:
+            return ""
         import torch
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -177,12 +189,14 @@ class Meter:
         self._since = time.monotonic()
         self._busy_s = self._idle_s = 0.0
         self._inside = 0
+        self._has_begun = False
 
     def begin(self) -> None:
         """The engine is loaded: time counts from here."""
         self._turn()
         self._busy_s = self._idle_s = 0.0
         self._finished = self._since
+        self._has_begun = True
 
     def enter(self) -> None:
         """A call has come."""
@@ -199,6 +213,8 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """See ``Replica.meter``."""
+        if not self._has_begun:
+            return {"busy_s": 0.0, "idle_s": 0.0}
         self._turn()
         return {"busy_s": self._busy_s, "idle_s": self._idle_s}
 

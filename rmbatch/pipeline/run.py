@@ -25,6 +25,7 @@ from rmbatch.pipeline.sink import LedgerSink
 from rmbatch.pipeline.source import UnitSource
 from rmbatch.served import usage
 from rmbatch.served.connections import Connection, connected
+from rmbatch.served.reward import model_rewards
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -63,7 +64,11 @@ def run_pieces(
 
     def finish(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
         with connected(connections or {}):
-            yield pa.table({"num_rows": [sink.write(_reported(map(work, blocks), board))]})
+            num_rows = sink.write(_reported(map(work, blocks), board))
+            for stage in work.stages:
+                for _, reward in model_rewards(getattr(stage, "rewards", {})):
+                    reward.keep()
+            yield pa.table({"num_rows": [num_rows]})
 
     quiet()
     source = UnitSource(dataset, tasks, work.group, block_rows, work=finish)

@@ -296,6 +296,8 @@ _CUTS: dict[str, Callable[[_Conversation, int, Any], bool]] = {
 
 def loaded(spec: ServedModel, load: Callable[[], Any]) -> Any:
     """What ``load`` gives; what transformers says of a model that is not there becomes a UserError."""
+    if spec.model.startswith(("/", "./", "../")) and not Path(spec.model).is_dir():
+        raise UserError(f"model: there is no folder {spec.model}")
     try:
         return load()
     except ModuleNotFoundError as missing:

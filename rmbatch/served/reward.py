@@ -7,8 +7,10 @@
 model with several outputs keeps them all, as parts; a process reward model keeps each step's score in ``steps``.
 """
 
+import atexit
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from connectors.errors import JobError, UserError
+from connectors.errors import UserError
 from connectors.storage import StorageOptions
 from rmbatch.messages import TEXT
 from rmbatch.names import nearest
@@ -34,6 +36,9 @@ from rmbatch.served.fingerprint import Fingerprint, fingerprint, resolved_commit
 from rmbatch.served.spec import ServedModel, Steps
 from rmbatch.served.store import ScoreStore, keys_of
 
+KEEP_EVERY_S = 30.0
+"""How often new scores are written to the store: a segment each time, so not after each batch."""
+
 
 class ModelReward(Reward):
     """Scores of a served reward model. Pickles without its tokenizer; its engine is elsewhere."""
@@ -44,6 +49,7 @@ class ModelReward(Reward):
 
     def __init__(self, spec: ServedModel) -> None:
         self.spec = spec
+        self._kept_at = -math.inf
 
     def __repr__(self) -> str:
         return f"reward_model({self.spec.model!r})"
@@ -69,6 +75,7 @@ class ModelReward(Reward):
         """Where its scores are kept; None: nowhere."""
         if self.spec.store is None:
             return None
+        atexit.register(self.keep)
         return ScoreStore.open(self.spec.store, StorageOptions(), self.fingerprint.hex, self.fingerprint.details)
 
     @cached_property
@@ -81,7 +88,12 @@ class ModelReward(Reward):
         architecture = (getattr(config, "architectures", None) or [""])[0]
         if architecture.endswith("ForRewardModel") and "id2label" not in config.to_diff_dict():
             labels = {0: "score"}  # transformers assumes two where nothing is said; these have one
-        return tuple(re.sub(r"[^A-Za-z0-9_-]+", "_", str(labels[place])) for place in sorted(labels))
+        names = tuple(re.sub(r"[^A-Za-z0-9_-]+", "_", str(labels[place])) for place in sorted(labels))
+        if len({*names}) < len(names):
+            raise UserError(
+                f"model {self.spec.model!r} calls outputs alike ({', '.join(names)}); name them: outputs: [...]"
+            )
+        return names
 
     @cached_property
     def chosen(self) -> int:
@@ -149,12 +161,19 @@ class ModelReward(Reward):
         outputs = self._from_engine(ids.take(pa.array(new)), prompt[new])
         kept = np.flatnonzero(_all_finite(outputs.values))
         self.store.add(keys[new[kept]], outputs.values.take(pa.array(kept)))
-        self.store.flush()
+        if time.monotonic() - self._kept_at > KEEP_EVERY_S:
+            self.keep()
         index = np.arange(len(ids))
         index[new] = len(ids) + np.arange(len(new))
         values = pa.concat_arrays([known, outputs.values]).take(pa.array(index))
         error = pa.concat_arrays([pa.nulls(len(ids), pa.string()), outputs.error]).take(pa.array(index))
         return Outputs(values, error)
+
+    def keep(self) -> None:
+        """Write to the store what is new; done every now and then, and at the end of a task or process."""
+        self._kept_at = time.monotonic()
+        if self.spec.store is not None and self.store is not None:
+            self.store.flush()
 
     def _from_engine(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
         outputs = connection(self.spec).ask(ids, prompt)
@@ -186,9 +205,10 @@ class ModelReward(Reward):
         lengths = np.asarray(pc.list_value_length(values.drop_null()))
         width = len(self.outputs)
         if (lengths != width).any() if exact else (lengths % width).any():
-            raise JobError(
-                f"model {self.spec.model!r} gives {lengths[0]} outputs, and by its configuration it has {width} "
-                f"({', '.join(self.outputs)}); name them in order: outputs: [...]"
+            whose = "its configuration names" if self.spec.outputs is None else "`outputs` names"
+            raise UserError(
+                f"model {self.spec.model!r} gives {lengths[0]} outputs, and {whose} {width} "
+                f"({', '.join(self.outputs)}); name all in order: outputs: [...]"
             )
 
     def _activated(self, outputs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -53,6 +54,23 @@ HOW_IT_RUNS = (
 """Settings that change no score, and so may change between runs of one job."""
 
 
+_READ_BY = {
+    "tensor_parallel": ("vllm",),
+    "quantization": ("vllm",),
+    "dtype": ("vllm", "transformers"),
+    "engine_args": ("vllm", "transformers"),
+    "batch_tokens": ("transformers",),
+    "replicas": ("vllm", "transformers"),
+    "gpus": ("vllm", "transformers"),
+    "cpus": ("vllm", "transformers"),
+    "startup_timeout_s": ("vllm", "transformers"),
+    "api": ("endpoint",),
+    "in_flight": ("endpoint",),
+    "served_name": ("endpoint",),
+}
+"""Settings that not every engine reads."""
+
+
 class ServedModel(Part):
     """A reward model, and everything that decides what it says of a response."""
 
@@ -81,8 +99,9 @@ class ServedModel(Part):
     """Run the model repository's own code."""
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     """What is applied to the outputs; none: raw rewards."""
-    outputs: list[str] | None = None
-    """Names of the model's outputs, in order. None: those of its configuration (id2label)."""
+    outputs: Annotated[list[Plain], Field(min_length=1)] | None = None
+    """Names of the model's outputs, in order, all different, of letters, digits, _ and -. None: those of its
+    configuration (id2label)."""
     output: str | int | None = None
     """The output that is the score, by name or place; needed where there are several. None: the only one; of a
     process reward model the last."""
@@ -119,8 +138,13 @@ class ServedModel(Part):
     def _fits_together(self) -> Self:
         if (self.engine == "endpoint") != bool(self.endpoints):
             raise ValueError("endpoints: give the servers' URLs together with engine: endpoint, and only there")
-        if self.engine != "vllm" and self.tensor_parallel > 1:
-            raise ValueError(f"tensor_parallel: {self.engine} runs on one GPU; engine: vllm can be spread")
+        for name, engines in _READ_BY.items():
+            if self.engine not in engines and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: engine: {self.engine} does not read it; it is for {' and '.join(engines)}")
+        if self.tensor_parallel > 1 and self.gpus is not None and 0 < self.gpus < self.tensor_parallel:
+            raise ValueError(f"gpus: {self.gpus:g} are fewer than tensor_parallel: {self.tensor_parallel}")
+        if self.outputs is not None and len({*self.outputs}) < len(self.outputs):
+            raise ValueError(f"outputs: {self.outputs} names one twice")
         if self.replica_range[0] > self.replica_range[1]:
             raise ValueError(f"replicas: the fewest ({self.replica_range[0]}) are more than the most")
         if self.steps is not None and self.engine == "endpoint" and self.api != "vllm":

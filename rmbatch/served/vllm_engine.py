@@ -1,7 +1,8 @@
 """vLLM as an engine: classification heads, vLLM's reward architectures, and process reward models with step pooling.
 
 vLLM's core runs in this process, stepped by one thread, so that it dies with it: as a process of its own it survives
-the SIGKILL of the process that started it (seen on 0.32), and would hold its GPU. Requests of all calls are in flight
+the SIGKILL of the process that started it (seen on 0.32), and would hold its GPU. (Its workers, where it starts any,
+end when the core does.) Requests of all calls are in flight
 together; vLLM batches them and computes a prefix that they share once.
 
     engine = VllmEngine(ServedModel(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B"))
@@ -61,7 +62,7 @@ class VllmEngine:
         self._why_dead = ""
         try:
             self._engine, self._params, tag = _load(spec)
-        except EngineError:
+        except (EngineError, ModuleNotFoundError):
             raise
         except Exception as error:  # whatever vLLM raises while it loads is about this model
             raise EngineError(_first_line(error)) from error

@@ -140,8 +140,9 @@ def test_a_run_says_which_warnings_there_are(models: dict[str, str], answers: Pa
 
 
 def test_a_run_with_rows_that_are_too_long(models: dict[str, str], answers: Path) -> None:
-    with pytest.raises(UserError, match=r"rm: too_long: 128 of 128 conversations \(100.0%\)"):
-        checked(job(answers, {"rm": {"model": models["scalar"], **HELD, "max_length": 8}}))
+    """The first rows may be others than those that reach a model behind a gate: they stop no run."""
+    told = checked(job(answers, {"rm": {"model": models["scalar"], **HELD, "max_length": 8}}))
+    assert told == "warning: model rm: too_long; `rmbatch doctor` says more\n"
 
 
 def test_the_first_rows_come_from_as_many_files_as_it_takes(tmp_path: Path) -> None:

@@ -186,6 +186,27 @@ class _Told:
         pass
 
 
+def test_a_job_that_was_mended_runs_on_the_same_output(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
+    engine = {"engine": "transformers", "gpus": 0, "cpus": 0.4, "dtype": "float32"}
+    job = {
+        "job": "score",
+        "input": {"path": write(tmp_path / "in.jsonl", prompts(3))},
+        "rewards": {"rm": {"model": models["scalar"], **engine, "engine_args": {"no_such": 1}}},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    with pytest.raises(UserError, match="no_such"):
+        run(job)
+    summary = run({**job, "rewards": {"rm": {"model": models["scalar"], **engine, "store": str(tmp_path / "s")}}})
+    assert summary.tally["scored.rm"] == 12
+    again = {**job, "rewards": {"rm": {"model": models["scalar"], **engine, "store": str(tmp_path / "s")}}}
+    repeated = run({**again, "output": {"path": str(tmp_path / "other")}})
+    assert repeated.served["rm"]["stored"] == 9  # three of each prompt's four candidates are different
+    assert repeated.served["rm"]["tokens"] == 0
+    assert [row["score.rm"] for row in by("id", rows(tmp_path / "other"))] == [
+        row["score.rm"] for row in by("id", rows(tmp_path / "out"))
+    ]
+
+
 def test_a_model_that_cannot_be_loaded_stops_the_job(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     broken = make_model(tmp_path / "broken", "scalar")
     (Path(broken) / "model.safetensors").write_bytes(b"no weights")

@@ -83,7 +83,13 @@ def test_what_does_not_fit_is_refused(settings: dict[str, Any], resources: dict[
     spec = {"a": ServedModel(model="a", **settings)}
     with pytest.raises(UserError, match=message):
         fit(spec, resources, may_grow=False)
-    assert fit(spec, resources, may_grow=True)["a"] >= 1  # nodes may still come
+    assert fit(spec, resources, may_grow=True)["a"] == spec["a"].replica_range[0]  # nodes may still come
+
+
+def test_on_a_cluster_that_may_grow_engines_wait_for_gpus_and_never_for_cpus() -> None:
+    models = {"gpu": ServedModel(model="a", replicas=(1, 8)), "cpu": ServedModel(model="b", replicas=(1, 8), gpus=0)}
+    assert fit(models, {"CPU": 2, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 1}
+    assert fit(models, {"CPU": 5, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 3}
 
 
 def test_alone_waits_for_the_others_and_keeps_them_out() -> None:

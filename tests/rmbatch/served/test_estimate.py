@@ -13,7 +13,7 @@ def test_what_responses_share_is_computed_once() -> None:
     ids = pa.array([[1, 2, 3, 9], [1, 2, 3, 8, 8], [1, 2, 3], None, [5, 5]], IDS)
     prompt = np.array([7, 7, 7, 7, 4])
     assert shared_tokens(ids, prompt).tolist() == [0, 3, 3, 0, 0]
-    found = estimate(ids, prompt, np.array([0, 0, 0, 0, 1]), num_sampled=2, num_rows=2)
+    found = estimate(ids, prompt, np.array([0, 0, 0, 0, 1]), num_sampled=2, num_all=2)
     assert (found.tokens.mean, found.computed.mean) == (14.0, 8.0)
     assert found.tokens.low == found.tokens.high == 14.0  # the sample is the whole input
     assert found.length == 3.5
@@ -27,19 +27,19 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         taken = lengths[draw.integers(0, len(lengths), 256)]
         ids = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(taken)]), np.zeros(taken.sum(), np.int32))
         rows = np.arange(256)
-        found = estimate(ids, rows, rows, num_sampled=256, num_rows=len(lengths))
+        found = estimate(ids, rows, rows, num_sampled=256, num_all=len(lengths))
         held += found.tokens.low <= lengths.sum() <= found.tokens.high
     assert 175 <= held <= 200
 
 
 def test_no_rows() -> None:
-    found = estimate(pa.array([], IDS), np.zeros(0, np.int64), np.zeros(0, np.int64), num_sampled=0, num_rows=10)
+    found = estimate(pa.array([], IDS), np.zeros(0, np.int64), np.zeros(0, np.int64), num_sampled=0, num_all=10)
     assert found.tokens == Interval(0.0, 0.0, 0.0)
 
 
 def test_gpu_hours() -> None:
-    found = estimate(pa.array([[1] * 1000], IDS), np.array([1]), np.array([0]), num_sampled=1, num_rows=1)
-    hours = gpu_hours(found, flops_per_token=3.6e9, peak=1e12)
+    found = estimate(pa.array([[1] * 1000], IDS), np.array([1]), np.array([0]), num_sampled=1, num_all=1)
+    hours = gpu_hours(found.computed, flops_per_token=3.6e9, peak=1e12)
     assert (hours.low, hours.high) == pytest.approx((0.002, 0.004))
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import rmbatch
-from connectors.errors import JobError, UserError
+from connectors.errors import UserError
 from rmbatch.rewards.composition import Gate
 from rmbatch.served import usage
 from rmbatch.served.connections import connected
@@ -149,7 +149,7 @@ def test_an_error_is_not_kept(tiny: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_a_model_that_gives_another_number_of_outputs_stops_the_job(tiny: dict[str, str]) -> None:
-    with pytest.raises(JobError, match=r"gives 2 outputs, and by its configuration it has 1 .* outputs: \[\.\.\.\]"):
+    with pytest.raises(UserError, match=r"gives 2 outputs, and its configuration names 1 .* outputs: \[\.\.\.\]"):
         scored(reward_model(tiny["scalar"]), {"prompt": ["a"], "response": ["x"]}, Answering(lambda ids: [1.0, 2.0]))
 
 
@@ -184,7 +184,13 @@ def test_it_travels_without_its_tokenizer(tiny: dict[str, str]) -> None:
         ({"gpu": 1}, "no setting 'gpu'; did you mean 'gpus'"),
         ({"engine": "endpoint"}, "endpoints: give the servers' URLs"),
         ({"replicas": (3, 1)}, "the fewest"),
-        ({"tensor_parallel": 2, "engine": "transformers"}, "tensor_parallel: transformers runs on one GPU"),
+        ({"tensor_parallel": 2, "engine": "transformers"}, "tensor_parallel: engine: transformers does not read it"),
+        ({"batch_tokens": 100}, "batch_tokens: engine: vllm does not read it; it is for transformers"),
+        ({"tensor_parallel": 4, "gpus": 1}, "gpus: 1 are fewer than tensor_parallel: 4"),
+        ({"outputs": ["a", "a"]}, "names one twice"),
+        ({"outputs": []}, "outputs"),
+        ({"outputs": ["a b.c"]}, "outputs"),
+        ({"max_length": True}, "max_length"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
