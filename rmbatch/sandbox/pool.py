@@ -210,7 +210,9 @@ def _environment() -> dict[str, str]:
     """Nothing of ours; one hash seed, so that a program does the same each time."""
     fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", "TZ": "UTC"}
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    libraries = os.environ.get("LD_LIBRARY_PATH")
+    # What Python itself may need; some packages (cv2) add folders of their own to it when they are imported.
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    libraries = ":".join(folder for folder in folders if folder and "site-packages" not in folder)
     return fixed | single | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
 
 

@@ -41,7 +41,7 @@ GREEDY = [
             while True: kept.append(bytearray(1 << 20))
         """,
         CALM,
-        ("memory",),
+        ("memory", "timeout"),
     ),
     Hostile(
         "memory bomb of many processes",
