@@ -293,11 +293,6 @@ def _shaped(value: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor | 
 
 def load(spec: ServedModel) -> LoadedModel:
     """The model on its device, tried out. Raises EngineError, or whatever transformers and the model's code raise."""
-    if spec.quantization is not None:
-        raise EngineError(
-            f"quantization: {spec.quantization}: transformers takes it from the checkpoint; leave it out, or take "
-            "`engine: vllm`"
-        )
     if Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
         raise EngineError(f"there is no folder {spec.model}")
     auto_class = _auto_class(spec)

@@ -123,8 +123,9 @@ def test_a_setting_that_changes_scores(model: Path, changed: dict[str, Any]) -> 
         {"output": 0},
         {"startup_timeout_s": 5},
         {"hang_timeout_s": 5},
-        {"batch_tokens": 1024},
-        {"in_flight": 1},
+        {"engine": "transformers", "batch_tokens": 1024},
+        {"engine": "endpoint", "endpoints": ["http://a"], "revision": "mine", "in_flight": 1},
+        {"engine": "endpoint", "endpoints": ["http://b"], "revision": "mine"},
         {"golden": [{"prompt": "2 + 2?", "response": "4", "score": 1.0}]},
         {"chat_template": "{{ messages }}"},  # the text in use is what counts, wherever it comes from
         {"revision": "main"},  # a folder has none
@@ -132,7 +133,10 @@ def test_a_setting_that_changes_scores(model: Path, changed: dict[str, Any]) -> 
     ids=str,
 )
 def test_a_setting_that_changes_no_score(model: Path, changed: dict[str, Any]) -> None:
-    assert named(model, **changed) == named(model)
+    other = {"engine": changed.get("engine", "vllm")}
+    if other["engine"] == "endpoint":
+        other |= {"endpoints": ["http://localhost"], "revision": "mine"}
+    assert named(model, **changed) == named(model, **other)
 
 
 def test_how_steps_become_one_score_is_free(model: Path) -> None:

@@ -492,11 +492,6 @@ def test_code_that_does_not_fit(
         # a causal model has no head: transformers makes one of random numbers and says so in a log
         ("causal", {}, "finds no weights for score.weight in the checkpoint, .*; it was saved as Qwen2ForCausalLM"),
         ("process", {}, "finds no weights for score.weight"),
-        (
-            "scalar",
-            {"quantization": "fp8"},
-            "quantization: fp8: transformers takes it from the checkpoint; leave it out",
-        ),
         ("scalar", {"steps": Steps(tag="two words")}, "steps.tag: 'two words' is . tokens"),
         ("scalar", {"steps": Steps(tag=STEP)}, "leave out `steps:`"),
         ("scalar", {"engine_args": {"atn_implementation": "eager"}}, "did you mean 'attn_implementation'"),
