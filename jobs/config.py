@@ -208,7 +208,10 @@ def _reward_files(rewards: Any) -> set[str]:
         return set()
     found = {path for value in rewards.values() for path in _reward_files(value)}
     model, template = rewards.get("model"), rewards.get("chat_template")
-    found |= {path for path in (model, template) if isinstance(path, str) and Path(path).exists()}
+    if isinstance(model, str) and Path(model).is_dir():
+        found.add(model)
+    if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
+        found.add(template)
     ref = rewards.get("reward")
     if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
         found.add(ref.rpartition(":")[0])

@@ -56,8 +56,10 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
         lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
     display.console.print(table(job.job, lines))
     models = served_models(prepared)
+    sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows) if models else None
     for name, reward in models.items():
-        sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows)
+        assert sample is not None
+        reward.leave_store()
         display.console.print(table(f"model {name}", estimated(name, reward, sample, prepared.roles, gpu)))
     with connected(unasked(models)):
         display.console.print(_drawn(preview(dataset, prepared), prepared))

@@ -339,9 +339,8 @@ def _say_changes(plan: Plan | None, job: Job, display: Display) -> None:
 
 
 def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: Worked, seconds: float) -> Summary:
-    share = worked.num_rows / max(
-        sum(file.num_rows for file in plan.dataset.files.values()), 1
-    )  # a limit leaves out the rest
+    num_rows = sum(file.num_rows for file in plan.dataset.files.values())  # a limit leaves out the rest
+    share = worked.num_rows / max(num_rows, 1)
     summary = Summary(
         ledger.output.url,
         manifest["rows"],

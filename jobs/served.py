@@ -1,7 +1,7 @@
 """What a job does about its served models: finds them among its rewards, runs their engines, tells what they cost.
 
 models = served_models(prepared)                  # {"rm": ModelReward}
-with engines(job, models, display) as served:
+with engines(job.run, models, display) as served:
     run_pieces(..., connections=served.connections, task_cpus=served.task_cpus)
 served.told(counts)                               # {"rm": Economics}
 """

@@ -65,6 +65,10 @@ class ModelReward(Reward):
             self.spec = self.spec.model_copy(update={"revision": resolved_commit(self.spec)})
             vars(self).pop("encoder", None)
 
+    def leave_store(self) -> None:
+        """Neither look into the store nor keep anything there: to know which scores are its own takes all weights."""
+        self.spec = self.spec.model_copy(update={"store": None})
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What its scores are kept under; reads the weights once. Raises UserError where nothing tells them apart."""

@@ -120,7 +120,7 @@ class ServedModel(Part):
     in_flight: Positive = 256
     """endpoint: requests under way from one task."""
     replicas: Positive | tuple[Positive, Positive] = 1
-    """Engines, or the fewest to begin with and the most to grow to."""
+    """Engines, or the fewest and the most: as many as the cluster has room for when the job starts."""
     gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs of one replica, in parts too; 0: it runs on CPUs. None: one, or as many as tensor_parallel."""
     cpus: Annotated[float, Field(gt=0)] = 1.0

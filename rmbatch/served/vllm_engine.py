@@ -2,8 +2,8 @@
 
 vLLM's core runs in this process, stepped by one thread, so that it dies with it: as a process of its own it survives
 the SIGKILL of the process that started it (seen on 0.32), and would hold its GPU. (Its workers, where it starts any,
-end when the core does.) Requests of all calls are in flight
-together; vLLM batches them and computes a prefix that they share once.
+end when the core does.) Requests of all calls are in flight together; vLLM batches them and computes a prefix that they
+share once.
 
     engine = VllmEngine(ServedModel(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B"))
     outputs = await engine.score(ids)

@@ -1,5 +1,6 @@
 """What a job file may say: each mistake is one line with the key, the value and the cure; what a job is known by."""
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -298,3 +299,25 @@ def test_a_dumped_job_reads_as_itself() -> None:
         "{rewards: {a: accuracy, b: {reward: f1_score, x: 1}}, combine: {a: 1, on_null: 0}, run: {on_error: null}}"
     )
     assert parse_job(job.model_dump(mode="json"), "JOB") == job
+
+
+def test_files_that_decide_scores_are_part_of_a_job(tmp_path: Path) -> None:
+    """A chat template may be a file or the text itself, which is too long for a file's name."""
+    template, model = tmp_path / "t.jinja", tmp_path / "model"
+    model.mkdir()
+    template.write_text("{{ messages }}")
+    (model / "config.json").write_text("{}")
+
+    def files(chat_template: str) -> dict[str, str]:
+        job = best().model_dump(mode="json")
+        job |= {"rewards": {"math": {"model": str(model), "chat_template": chat_template}}, "combine": None}
+        found: dict[str, str] = fingerprint_fields(parse_job(job, "JOB"))["reward_files"]
+        return found
+
+    before = files(str(template))
+    assert set(before) == {str(template), str(model)}
+    template.write_text("{{ other }}")
+    (model / "config.json").write_text('{"a": 1}')
+    after = files(str(template))
+    assert all(after[path] != before[path] for path in before)
+    assert set(files("{{ messages }}" * 500)) == {str(model)}
