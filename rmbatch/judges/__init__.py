@@ -1,4 +1,4 @@
-"""What judges are built on: chat completions from any OpenAI-compatible server, kept answers, verdicts, prices.
+"""LLM judges: principles and a prompt, a model's critique, and a strictly read verdict as a score.
 
-Judges themselves (prompts, scales, games) are not here yet. Importing this package loads nothing.
+How models are asked is ``rmbatch/chat/``. Importing this package loads nothing.
 """

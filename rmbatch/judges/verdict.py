@@ -1,9 +1,9 @@
 r"""What a judge has said, read strictly: a verdict that is missing, doubled or out of range is none, and says why.
 
 Nothing here guesses. A label counts only where it is marked (``[[A]]``), stated (``Verdict: A``) or stands alone; if
-two places say different things, that is ``verdict_ambiguous``, whichever came last. What was thought is no verdict.
+two places say different things, that is ``verdict_ambiguous``, whichever came last.
 
-    reading = choice(without_thinking(text)[1], {"A": "first", "B": "second", "C": "tie"})
+    reading = choice(text, {"A": "first", "B": "second", "C": "tie"})
     reading.value, reading.reason                  # "first", None; or None, "verdict_ambiguous: A and B"
     number("Score: 7/10", 1, 10).value             # 7.0; "7/5" and "7-8" are none
     ranking("[[2, 1, 3]]", ["1", "2", "3"]).value  # ("2", "1", "3")
@@ -34,9 +34,6 @@ _BEFORE = r"(?:(?:response|assistant|answer|option|candidate|model)\s+)?"
 _DECORATION = "*_`\"'“”.!()[]{} \t"
 _MARK = re.compile(r"\[\[([^\[\]\n]*)\]\]")
 _FENCE = re.compile(r"^[ \t]*```[^\n]*$", re.MULTILINE)
-_THOUGHT_START = re.compile(r"\s*(?:<think(?:ing)?>|\[THINK\])")
-_THOUGHT_END = re.compile(r"</think(?:ing)?>|\[/THINK\]")
-_THOUGHT_TAG = re.compile(r"</?think(?:ing)?>|\[/?THINK\]")
 _OBJECT = re.compile(r"\{\s*[\"'}]")
 """Where an object begins, or what is meant as one; other braces are prose, as in \\boxed{4}."""
 
@@ -55,24 +52,6 @@ class Reading(Generic[T]):
 
     value: T | None = None
     reason: str | None = None
-
-
-def without_thinking(text: str) -> tuple[str, str]:
-    """What was thought, and what was said: of models whose server leaves ``<think>…</think>`` in their text.
-
-    Templates may open the thinking, so that only its end is there; cut off it has no end, and nothing is said.
-    Text that is one JSON value is said as a whole, whatever its strings hold.
-    """
-    said = text.strip()
-    if said.startswith(("{", "[{")) and _is_json(said):
-        return "", text
-    ends = list(_THOUGHT_END.finditer(text))
-    start = ends[-1].end() if ends else 0
-    if _THOUGHT_START.match(text, start):
-        start = len(text)
-    if not start:
-        return "", text
-    return _THOUGHT_TAG.sub("", text[:start]).strip(), text[start:].lstrip()
 
 
 def json_object(text: str, schema: Mapping[str, Any] | None = None) -> Reading[dict[str, Any]]:
@@ -228,14 +207,6 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _number_at(text: str, is_all: bool, low: float, high: float, whole: bool) -> Reading[float] | None:

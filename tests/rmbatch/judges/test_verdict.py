@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbatch.judges.verdict import choice, json_object, number, ranking, tagged, without_thinking
+from rmbatch.chat.thinking import without_thinking
+from rmbatch.judges.verdict import choice, json_object, number, ranking, tagged
 
 GAME = {"A": "first", "B": "second", "C": "tie", "tie": "tie"}
 VERDICT = {

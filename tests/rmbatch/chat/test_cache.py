@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from connectors.storage import StorageOptions
-from rmbatch.judges.cache import SUFFIX, ResponseCache, key_of
+from rmbatch.chat.cache import SUFFIX, ResponseCache, key_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -119,7 +119,7 @@ def test_half_a_line_is_no_answer_and_hides_no_other(tmp_path: Path) -> None:
 
 def test_a_killed_process_has_lost_no_answer(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom tests.rmbatch.judges.test_cache import answer, key, opened\n"
+        "import sys\nfrom tests.rmbatch.chat.test_cache import answer, key, opened\n"
         f"cache = opened({str(tmp_path)!r})\n"
         "for n in range(10**6):\n    cache.add(key(n), answer(n))\n    print(n, flush=True)\n"
     )

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rmbatch.judges.chat import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
-from rmbatch.judges.prices import Usage
+from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
+from rmbatch.chat.prices import Usage
 from rmbatch.served.endpoints import Patience
 from rmbatch.served.engine import EngineError, EngineLost
 from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
@@ -487,7 +487,7 @@ def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(one: HostileS
     names = [f"n{n}" for n in range(400)]
     one.always = Late(0.02)
     script = (
-        "import asyncio\nfrom rmbatch.judges.chat import *\n"
+        "import asyncio\nfrom rmbatch.chat.client import *\n"
         f"spec = ChatSpec(endpoints=[{one.url!r}], model='judge', in_flight=4, cache={str(tmp_path)!r})\n"
         f"requests = [ChatRequest([{{'role': 'user', 'content': f'n{{n}}'}}]) for n in range({len(names)})]\n"
         "asyncio.run(ChatClient(spec).complete(requests))\n"
@@ -556,6 +556,6 @@ def test_a_path_below_a_gateway_is_kept(one: HostileServer) -> None:
 
 
 def test_the_spec_loads_no_client() -> None:
-    script = "import sys, rmbatch.judges.spec\nChat = rmbatch.judges.spec.ChatSpec\nprint('openai' in sys.modules)"
+    script = "import sys, rmbatch.chat.spec\nChat = rmbatch.chat.spec.ChatSpec\nprint('openai' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"

@@ -24,7 +24,7 @@ import openai
 import orjson
 
 from connectors.errors import JobError
-from rmbatch.judges.spec import api_url
+from rmbatch.chat.spec import api_url
 from rmbatch.served.endpoint_client import BadAnswer, Client, Reply, TryFailed
 from rmbatch.served.endpoints import Check, Endpoints, Patience
 

@@ -25,10 +25,10 @@ from typing import Any, Self
 import orjson
 
 from connectors.storage import StorageOptions
-from rmbatch.judges.cache import ResponseCache, key_of
-from rmbatch.judges.completion import Completion, read_completion
-from rmbatch.judges.spec import ChatSpec
-from rmbatch.judges.transport import BudgetExhausted, ChatEndpoints, ChatReply
+from rmbatch.chat.cache import ResponseCache, key_of
+from rmbatch.chat.completion import Completion, read_completion
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
 from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.served.endpoints import Ask, Failure, Patience, Post
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from rmbatch.judges.completion import Completion
-from rmbatch.judges.prices import Price, Usage, cost, count
+from rmbatch.chat.completion import Completion
+from rmbatch.chat.prices import Price, Usage, cost, count
 from rmbatch.served.endpoints import Failure
 
 GPT = Price(input=2.0, cached=0.5, output=8.0)

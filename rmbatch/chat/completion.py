@@ -10,9 +10,9 @@ text.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmbatch.judges.prices import Usage
-from rmbatch.judges.transport import ChatReply
-from rmbatch.judges.verdict import without_thinking
+from rmbatch.chat.prices import Usage
+from rmbatch.chat.thinking import without_thinking
+from rmbatch.chat.transport import ChatReply
 from rmbatch.served.endpoint_client import BadAnswer
 from rmbatch.served.endpoints import Failure
 
