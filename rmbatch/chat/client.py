@@ -30,7 +30,7 @@ from rmbatch.chat.completion import Completion, read_completion
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
 from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply, TryFailed
-from rmbatch.served.endpoints import Ask, Failure, Patience, Post
+from rmbatch.served.endpoints import Admission, Ask, Failure, Patience, Post
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
@@ -56,8 +56,16 @@ class ChatRequest:
 class ChatClient:
     """Servers and kept answers as one; used from one event loop."""
 
-    def __init__(self, spec: ChatSpec, options: StorageOptions | None = None, patience: Patience | None = None) -> None:
-        """``options``: of the cache's store; ``patience``: instead of what the spec says. Raises EngineError."""
+    def __init__(
+        self,
+        spec: ChatSpec,
+        options: StorageOptions | None = None,
+        patience: Patience | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        """``options``: of the cache's store; ``patience``: instead of what the spec says; ``admission``: who holds the
+        spec's ``rate`` and ``budget`` (None: this client alone does). Raises EngineError.
+        """
         self._spec = spec
         patience = patience or Patience(
             attempts=spec.attempts,
@@ -67,7 +75,12 @@ class ChatClient:
         )
         key = os.environ.get(spec.api_key_env)
         self._endpoints = ChatEndpoints(
-            spec.endpoints, self._check, in_flight=spec.in_flight, api_key=key, patience=patience
+            [each.url for each in spec.endpoints],
+            self._check,
+            in_flight=spec.in_flight,
+            api_key=key,
+            patience=patience,
+            admission=admission,
         )
         self._client = self._endpoints.client
         self._service = spec.service_name

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from rmbatch.chat.prices import Price
 from rmbatch.served.engine import EngineError
 from rmbatch.served.spec import Part, Positive, Seconds
 
@@ -19,15 +20,63 @@ _OWN = {
     *("frequency_penalty", "logprobs", "top_logprobs", "reasoning_effort", "response_format", "stream"),
 }
 _HOW_IT_RUNS = {
-    *("endpoints", "api_key_env", "timeout_s", "connect_timeout_s", "give_up_s", "in_flight", "attempts", "cache"),
+    *("endpoints", "api_key_env", "timeout_s", "connect_timeout_s", "first_token_timeout_s", "give_up_s"),
+    *("in_flight", "actors", "attempts", "cache", "rate", "budget", "price", "batch"),
 }
+
+
+class Endpoint(Part):
+    """One server among several that answer the same."""
+
+    url: str
+    """Base URL as OpenAI's clients take it (``https://api.openai.com/v1``); a bare ``http://host:8000`` gets /v1."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Its share of the requests, against those of the same priority."""
+    priority: int = 0
+    """Servers of the highest priority are asked; the next ones only while none of those is up, or all are out of quota
+    or have asked to wait."""
+    api_key_env: str | None = None
+    """The environment variable that has its key. None: the spec's ``api_key_env``."""
+
+
+class Limits(Part):
+    """How much may be used; None: without limit."""
+
+    requests: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """HTTP requests, every try counted."""
+    tokens: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Of prompts and answers together, as the server counts them."""
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """US dollars, by ``price``."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.requests is None and self.tokens is None and self.usd is None:
+            raise ValueError("write at least one of requests, tokens and usd")
+        return self
+
+
+class Batch(Part):
+    """Requests go through the provider's batch API: cheaper, and answered within a day or so."""
+
+    window: str = "24h"
+    """The ``completion_window`` that is asked for."""
+    poll_s: Seconds = 30.0
+    """How often it is looked whether a batch is done."""
+    max_requests: Positive = 50_000
+    """Requests in one batch; OpenAI takes 50,000."""
+    max_mb: Positive = 100
+    """Size of one batch's file; OpenAI takes 200 MB."""
+    deadline_s: Seconds | None = None
+    """How long a batch is waited for before it is cancelled and what it has not answered has no score. None: until the
+    provider ends it."""
 
 
 class ChatSpec(Part):
     """Who is asked, how it samples, and how patiently."""
 
-    endpoints: Annotated[list[str], Field(min_length=1)]
-    """Base URLs as OpenAI's clients take them (``https://api.openai.com/v1``); a bare ``http://host:8000`` gets /v1."""
+    endpoints: Annotated[list[Endpoint], Field(min_length=1)]
+    """Servers that answer the same: URLs, or more about each."""
     model: Annotated[str, Field(min_length=1)]
     """As the servers call it."""
     service: str | None = None
@@ -64,14 +113,42 @@ class ChatSpec(Part):
     """The longest that one try may take."""
     connect_timeout_s: Seconds = 10.0
     """Of that, the longest to get a connection."""
+    first_token_timeout_s: Seconds | None = None
+    """Of that, the longest until the answer begins; it is then streamed. None: not streamed."""
     give_up_s: Seconds | None = None
     """The longest from a request's first try to its last. None: three times ``timeout_s``."""
     in_flight: Positive = 256
-    """Requests under way at a time, all endpoints together."""
+    """Requests under way at a time, all endpoints together, in each actor."""
+    actors: Positive = 1
+    """Processes that ask, in a job; one sends some hundred requests a second."""
     attempts: Positive = 8
     """Tries of one request; being told to wait is not one."""
     cache: str | None = None
-    """A folder or URL where answers are kept and found again by other jobs. None: nothing is kept."""
+    """A folder or URL where answers are kept and found again by other jobs. None: beside a job's output; in Python
+    nothing is kept."""
+    rate: Limits | None = None
+    """What may be used each minute, by all workers of a job together."""
+    budget: Limits | None = None
+    """What may be used by a job in all its runs; then it stops, and goes on when there is more."""
+    price: Price | None = None
+    """Of a million tokens. None: costs are not known."""
+    batch: Batch | None = None
+    """None: each request is sent on its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_urls(cls, written: Any) -> Any:
+        """``endpoint: URL`` for one, and URLs for servers of which there is nothing more to say."""
+        if not isinstance(written, dict):
+            return written
+        written = dict(written)
+        if "endpoint" in written:
+            if "endpoints" in written:
+                raise ValueError("write endpoint for one server or endpoints for several, not both")
+            written["endpoints"] = [written.pop("endpoint")]
+        if isinstance(written.get("endpoints"), list):
+            written["endpoints"] = [{"url": each} if isinstance(each, str) else each for each in written["endpoints"]]
+        return written
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -79,11 +156,16 @@ class ChatSpec(Part):
             raise ValueError(f"extra_body: {own[0]} has a key of its own, or is set by rmbatch; write it there")
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n: {self.n} samples of temperature 0 are the same; set a temperature above 0")
-        for url in self.endpoints:
+        for each in self.endpoints:
             try:
-                api_url(url)
+                api_url(each.url)
             except EngineError as error:
                 raise ValueError(str(error)) from None
+        if len({api_url(each.url) for each in self.endpoints}) < len(self.endpoints):
+            raise ValueError("endpoints: one is there twice; give it more weight instead")
+        for limits in (self.rate, self.budget):
+            if limits is not None and limits.usd is not None and self.price is None:
+                raise ValueError("usd: what a request costs is not known; write price: {input: …, output: …}")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -93,7 +175,7 @@ class ChatSpec(Part):
     @property
     def service_name(self) -> str:
         """``service``, with None filled in."""
-        hosts = (api_url(url).split("://", 1)[1].removesuffix("/v1") for url in self.endpoints)
+        hosts = (api_url(each.url).split("://", 1)[1].removesuffix("/v1") for each in self.endpoints)
         return self.service or ",".join(sorted(set(hosts)))
 
 

@@ -26,7 +26,7 @@ import orjson
 from connectors.errors import JobError
 from rmbatch.chat.spec import api_url
 from rmbatch.served.endpoint_client import BadAnswer, Client, Reply, TryFailed
-from rmbatch.served.endpoints import Check, Endpoints, Patience
+from rmbatch.served.endpoints import Admission, Check, Endpoints, Patience
 
 _OUT_OF_BUDGET = frozenset(
     {
@@ -160,14 +160,21 @@ class ChatEndpoints(Endpoints):
     """``Endpoints`` that send through ``OpenAiClient``."""
 
     def __init__(
-        self, urls: Sequence[str], check: Check, *, in_flight: int, api_key: str | None, patience: Patience
+        self,
+        urls: Sequence[str],
+        check: Check,
+        *,
+        in_flight: int,
+        api_key: str | None,
+        patience: Patience,
+        admission: Admission | None = None,
     ) -> None:
         # Endpoints takes one /v1 off the end, because reward models are asked beside it.
         urls = [f"{api_url(url)}/v1" for url in urls]
         self.client = OpenAiClient(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
         )
-        super().__init__(urls, check, in_flight=in_flight, patience=patience, client=self.client)
+        super().__init__(urls, check, in_flight=in_flight, patience=patience, client=self.client, admission=admission)
 
 
 @cache

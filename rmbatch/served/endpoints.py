@@ -98,6 +98,23 @@ class Post(Generic[T]):
     """Raises BadAnswer."""
 
 
+class Permit(Protocol):
+    """That one request may be sent."""
+
+    def settle(self, value: object | None) -> None:
+        """It was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none."""
+
+
+class Admission(Protocol):
+    """Who decides when requests may be sent."""
+
+    async def admit(self, num_bytes: int, *, again: bool) -> Permit:
+        """Waits until one more request of so many bytes may be sent; ``again``: it was tried before.
+
+        What it raises ends all.
+        """
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why there is no answer; as text ``stable_code: message``."""
@@ -134,9 +151,11 @@ class Endpoints:
         patience: Patience | None = None,
         seed: int | None = None,
         client: Client | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """``in_flight``: requests under way at a time, all servers together; ``seed``: of the backoff's jitter;
-        ``client``: how one try is sent, where it is not plain HTTP with that key and patience."""
+        ``client``: how one try is sent, where it is not plain HTTP with that key and patience; ``admission``: who
+        decides when (None: whenever there is room)."""
         self._patience = patience = patience or Patience()
         self._client = client or Client(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
@@ -144,6 +163,7 @@ class Endpoints:
         self._endpoints = [_Endpoint(url, float(in_flight)) for url in dict.fromkeys(map(base_url, urls))]
         self._check = check
         self._in_flight = in_flight
+        self._admission = admission
         self._slots = asyncio.Semaphore(in_flight)
         self._random = random.Random(seed)
         self._picks = itertools.count(1)
@@ -187,13 +207,24 @@ class Endpoints:
         async with self._slots:
             tries = _Tries()
             while True:
-                endpoint = await self._picked(tries)
-                answer = await self._tried(endpoint, post, tries)
+                answer = await self._tried_when_admitted(post, tries)
                 if answer is not None:
                     return answer
                 if self._is_its_fault(tries):
                     return Answer(None, tries.last, tries.num)
                 await asyncio.sleep(self._backoff_s(tries))
+
+    async def _tried_when_admitted(self, post: Post[T], tries: "_Tries") -> Answer[T] | None:
+        if self._admission is None:
+            return await self._tried(await self._picked(tries), post, tries)
+        permit = await self._admission.admit(len(post.body), again=tries.num > 0)
+        value: object | None = None
+        try:
+            answer = await self._tried(await self._picked(tries), post, tries)
+            value = None if answer is None else answer.value
+            return answer
+        finally:
+            permit.settle(value)
 
     def close(self) -> None:
         """Close all connections, from any thread, while the event loop still exists; what is under way is lost."""
