@@ -19,9 +19,9 @@ from jobs.display import Display
 from jobs.preparation import Job
 from jobs.sampling import first_rows
 from jobs.score import built_rewards
+from rmbatch.connections import close_all
 from rmbatch.rows import FlatView, Roles, flatten, guess_roles
 from rmbatch.served import doctor
-from rmbatch.served.connections import close_all
 from rmbatch.served.findings import Finding
 from rmbatch.served.probes import full_findings
 from rmbatch.served.reward import ModelReward, model_rewards

@@ -16,7 +16,7 @@ from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 from jobs.sampling import first_blocks, readable, spread_rows
 from jobs.served import estimated, served_models, unasked
-from rmbatch.served.connections import connected
+from rmbatch.connections import connected
 
 PREVIEW_ROWS = 5
 ESTIMATED_ROWS = 256

@@ -25,8 +25,7 @@ from rmbatch.served.connections import Unasked
 from rmbatch.served.economics import Economics, economics
 from rmbatch.served.estimate import MFU, Interval, estimate, gpu_hours
 from rmbatch.served.hardware import PEAKS, flops_per_token, peak_flops
-from rmbatch.served.reward import ModelReward, model_rewards
-from rmbatch.served.usage import PREFIX
+from rmbatch.served.reward import USED, ModelReward, model_rewards
 
 
 def served_models(prepared: Prepared) -> dict[str, ModelReward]:
@@ -68,7 +67,7 @@ class Served:
         found = {}
         for name, reward in self.models.items():
             key = reward.spec.engine_key
-            mine = {k.removeprefix(f"{PREFIX}{key}."): n for k, n in counts.items() if k.startswith(f"{PREFIX}{key}.")}
+            mine = {k.removeprefix(f"{USED}{key}."): n for k, n in counts.items() if k.startswith(f"{USED}{key}.")}
             length = mine.get("tokens", 0) / max(mine.get("requests", 0), 1)
             dtype = reward.spec.dtype if reward.spec.dtype != "auto" else _dtype(reward)
             peak = peak_flops(devices.get(key, ""), dtype)

@@ -19,12 +19,12 @@ from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec
+from rmbatch import usage
+from rmbatch.connections import connected
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.scoreboard import Scoreboard
 from rmbatch.pipeline.sink import LedgerSink
 from rmbatch.pipeline.source import UnitSource
-from rmbatch.served import usage
-from rmbatch.served.connections import Connection, connected
 from rmbatch.served.reward import model_rewards
 
 A = TypeVar("A")
@@ -48,7 +48,7 @@ def run_pieces(
     epoch: int,
     board: Scoreboard,
     block_rows: int | None = None,
-    connections: Mapping[str, Connection] | None = None,
+    connections: Mapping[str, Any] | None = None,
     task_cpus: float = 1.0,
     max_tasks: int | None = None,
 ) -> None:

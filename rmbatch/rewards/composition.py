@@ -11,7 +11,7 @@ error says ``not_reached``. A null is never averaged away: what it does to the w
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, Literal, Self
 
@@ -78,6 +78,15 @@ class Composition(Reward):
     def _ask(self, name: str, batch: "_Batch") -> dict[str, Scores]:
         found = self.parts[name].score_parts(batch.column, batch.num_rows, batch.offsets)
         return {_end(name, inner): scores for inner, scores in found.items()}
+
+
+def atoms(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
+    """The rewards that are made of no others, by the names that their columns end in."""
+    for name, reward in rewards.items():
+        if isinstance(reward, Composition):
+            yield from ((f"{name}.{inner}", found) for inner, found in atoms(reward.parts))
+        else:
+            yield name, reward
 
 
 class WeightedSum(Composition):

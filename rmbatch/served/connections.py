@@ -1,23 +1,18 @@
-"""Where a model's engine is: in this process, or wherever a job has put it.
+"""The way to a served model's engine: in this process, or wherever a job has put it (``rmbatch/connections.py``).
 
-Rewards ask by their spec and do not know. A job that has started engines elsewhere connects them before rewards are
-asked; without that, the first question loads the model here, once for all rewards that share it.
-
-    outputs = connection(spec).ask(ids, prompt)
-    with connected({spec.engine_key: pool}): ...
+outputs = connection(spec).ask(ids, prompt)
 """
 
 import asyncio
 import atexit
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
+from rmbatch.connections import forget, reached
 from rmbatch.served.engine import VALUES, Engine, EngineError, EngineLost, Outputs, open_engine
 from rmbatch.served.order import engine_order
 from rmbatch.served.spec import ServedModel
@@ -33,32 +28,9 @@ class Connection(Protocol):
         """
 
 
-_connections: dict[str, Connection] = {}
-_lock = threading.Lock()
-
-
 def connection(spec: ServedModel) -> Connection:
     """The way to the engine of a model; loads it in this process where there is none. Raises UserError."""
-    with _lock:
-        if spec.engine_key not in _connections:
-            _connections[spec.engine_key] = _Here(spec)
-        return _connections[spec.engine_key]
-
-
-@contextmanager
-def connected(connections: Mapping[str, Connection]) -> Iterator[None]:
-    """For the time being, the models of these engine keys are reached like this."""
-    with _lock:
-        before = dict(_connections)
-        _connections.update(connections)
-    try:
-        yield
-    finally:
-        with _lock:
-            for key in connections:
-                _connections.pop(key, None)
-                if key in before:
-                    _connections[key] = before[key]
+    return reached(spec.engine_key, lambda: _Here(spec))
 
 
 class _Here:
@@ -77,8 +49,7 @@ class _Here:
         try:
             outputs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except EngineLost as lost:
-            with _lock:
-                _connections.pop(self._spec.engine_key, None)
+            forget(self._spec.engine_key)
             raise JobError(f"model {self._spec.model}: {lost}") from lost
         except EngineError as error:
             raise JobError(f"model {self._spec.model}: {error}") from error
@@ -107,12 +78,3 @@ class Unasked:
         del prompt
         why = "not_asked: no model is loaded for a plan"
         return Outputs(pa.nulls(len(ids), VALUES), pa.array([why] * len(ids), pa.string()))
-
-
-def close_all() -> None:
-    """Let go of all engines in this process."""
-    with _lock:
-        here = [each for each in _connections.values() if isinstance(each, _Here)]
-        _connections.clear()
-    for each in here:
-        each.close()

@@ -23,12 +23,12 @@ from pydantic import ValidationError
 
 from connectors.errors import UserError
 from connectors.storage import StorageOptions
+from rmbatch import usage
 from rmbatch.messages import TEXT
 from rmbatch.names import nearest
-from rmbatch.rewards.composition import Composition
+from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
-from rmbatch.served import usage
 from rmbatch.served.connections import connection
 from rmbatch.served.conversation import Encoder
 from rmbatch.served.engine import Outputs
@@ -36,6 +36,8 @@ from rmbatch.served.fingerprint import Fingerprint, fingerprint, resolved_commit
 from rmbatch.served.spec import ServedModel, Steps
 from rmbatch.served.store import ScoreStore, keys_of
 
+USED = "served."
+"""What the names of all counts of engines begin with; then come the engine's key and what is counted."""
 KEEP_EVERY_S = 30.0
 """How often new scores are written to the store: a segment each time, so not after each batch."""
 
@@ -146,7 +148,7 @@ class ModelReward(Reward):
         outputs = Outputs(pa.array([], pa.large_list(pa.float32())), pa.array([], pa.string()))
         if len(first):
             outputs = self._found_or_asked(wanted.take(pa.array(first)), prompt[there[first]])
-        usage.record(self.spec.engine_key, {"repeated": len(there) - len(first)})
+        self._record({"repeated": len(there) - len(first)})
         places = np.zeros(len(ids), np.int64)
         places[there] = which.reshape(-1)
         index = pa.array(places, mask=~np.asarray(ids.is_valid()))
@@ -159,7 +161,7 @@ class ModelReward(Reward):
         keys = keys_of(ids)
         known = self.store.find(keys)
         new = np.flatnonzero(np.asarray(known.is_null()))
-        usage.record(self.spec.engine_key, {"stored": len(ids) - len(new)})
+        self._record({"stored": len(ids) - len(new)})
         if len(new) == 0:
             return Outputs(known, pa.nulls(len(ids), pa.string()))
         outputs = self._from_engine(ids.take(pa.array(new)), prompt[new])
@@ -181,8 +183,11 @@ class ModelReward(Reward):
 
     def _from_engine(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
         outputs = connection(self.spec).ask(ids, prompt)
-        usage.record(self.spec.engine_key, outputs.usage)
+        self._record(outputs.usage)
         return outputs
+
+    def _record(self, counts: Mapping[str, int]) -> None:
+        usage.record({f"{USED}{self.spec.engine_key}.{name}": count for name, count in counts.items()})
 
     def _matrix(self, values: pa.Array) -> np.ndarray:
         """One row of outputs a response, float64, NaN where there are none."""
@@ -273,8 +278,4 @@ def reward_model(model: str | ServedModel, **settings: Any) -> ModelReward:
 
 def model_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, ModelReward]]:
     """The served models among rewards, those inside compositions too, by the names that their columns end in."""
-    for name, reward in rewards.items():
-        if isinstance(reward, ModelReward):
-            yield name, reward
-        elif isinstance(reward, Composition):
-            yield from ((f"{name}.{inner}", found) for inner, found in model_rewards(reward.parts))
+    return ((name, each) for name, each in atoms(rewards) if isinstance(each, ModelReward))

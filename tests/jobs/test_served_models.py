@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from connectors.errors import JobError, UserError
-from rmbatch.served.connections import close_all
+from rmbatch.connections import close_all
 from rmbatch.served.reward import reward_model
 from tests.jobs.running import by, rows, run
 from tests.tiny_models import OUTPUTS, STEP, make_model

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from connectors.errors import UserError
+from rmbatch.connections import close_all, connected
 from rmbatch.messages import TEXT
 from rmbatch.rows import FlatView, flatten, guess_roles
-from rmbatch.served.connections import close_all, connected, connection
+from rmbatch.served.connections import connection
 from rmbatch.served.doctor import cheap_findings, refuse
 from rmbatch.served.engine import Outputs
 from rmbatch.served.findings import Finding

@@ -12,9 +12,9 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
+from rmbatch import usage
+from rmbatch.connections import connected
 from rmbatch.rewards.composition import Gate
-from rmbatch.served import usage
-from rmbatch.served.connections import connected
 from rmbatch.served.engine import VALUES, Outputs
 from rmbatch.served.reward import ModelReward, model_rewards, reward_model
 from tests.tiny_models import OUTPUTS, STEP
