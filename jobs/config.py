@@ -5,7 +5,7 @@ job.input.path, job.rewards["math"].knobs, job.select.keep
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from connectors.errors import UserError
 from jobs.jobfile import shown, validate
 from jobs.reward_config import Config, Name, RewardConfig
+from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
 from rmbatch.combine import CombineRule
 from rmbatch.names import nearest
 from rmbatch.scoring import TOTAL
@@ -207,11 +208,14 @@ def _reward_files(rewards: Any) -> set[str]:
     if not isinstance(rewards, dict):
         return set()
     found = {path for value in rewards.values() for path in _reward_files(value)}
-    model, template = rewards.get("model"), rewards.get("chat_template")
+    model, principles = rewards.get("model"), rewards.get("principles")
     if isinstance(model, str) and Path(model).is_dir():
         found.add(model)
-    if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
-        found.add(template)
+    for template in (rewards.get("chat_template"), rewards.get("template")):
+        if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
+            found.add(template)
+    if isinstance(principles, str) and principles.endswith((".yaml", ".yml")):
+        found.add(principles)
     ref = rewards.get("reward")
     if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
         found.add(ref.rpartition(":")[0])
@@ -219,10 +223,12 @@ def _reward_files(rewards: Any) -> set[str]:
 
 
 def _without_how_it_runs(rewards: Any) -> Any:
-    """Rewards that may be made of rewards, without the settings of served models that change no score."""
+    """Rewards that may be made of rewards, without the settings of served models and judges that change no score."""
     if not isinstance(rewards, dict):
         return rewards
-    dropped = HOW_IT_RUNS if isinstance(rewards.get("model"), str) else ()
+    dropped: Collection[str] = HOW_IT_RUNS if isinstance(rewards.get("model"), str) else ()
+    if isinstance(rewards.get("judge"), str):
+        dropped = HOW_JUDGES_ARE_ASKED
     return {key: _without_how_it_runs(value) for key, value in rewards.items() if key not in dropped}
 
 

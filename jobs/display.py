@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from rmbatch.chat.spending import Spending
 from rmbatch.scoring import null_codes
 from rmbatch.served.economics import Economics
 
@@ -106,6 +107,8 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
     for name, cost in speed.get("served", {}).items():
         lines.append((f"model {name}", Economics(**cost).line()))
+    for name, cost in speed.get("judged", {}).items():
+        lines.append((f"judge {name}", Spending(**cost).line()))
     if speed.get("seconds"):
         lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
         lines.append(("time", f"{speed['seconds']:,.1f} s"))

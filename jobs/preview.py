@@ -11,7 +11,9 @@ from rich.text import Text
 
 from connectors.dataset import InputDataset
 from connectors.schema import visible_columns
+from jobs import judged
 from jobs.display import Display, table
+from jobs.judged import job_judges
 from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 from jobs.sampling import first_blocks, readable, spread_rows
@@ -20,7 +22,7 @@ from rmbatch.connections import connected
 
 PREVIEW_ROWS = 5
 ESTIMATED_ROWS = 256
-"""Rows by which a served model's work is estimated."""
+"""Rows by which the work of a served model or a judge is estimated."""
 CELL = 100
 """Characters of a value that are shown."""
 
@@ -55,13 +57,16 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
     if listing.skipped:
         lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
     display.console.print(table(job.job, lines))
-    models = served_models(prepared)
-    sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows) if models else None
+    models, judges = served_models(prepared), job_judges(prepared)
+    sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows) if models or judges else None
     for name, reward in models.items():
         assert sample is not None
         reward.leave_store()
         display.console.print(table(f"model {name}", estimated(name, reward, sample, prepared.roles, gpu)))
-    with connected(unasked(models)):
+    for name, judge in judges.items():
+        assert sample is not None
+        display.console.print(table(f"judge {name}", judged.estimated(judge, sample, prepared.roles)))
+    with connected({**unasked(models), **judged.unasked_judges(judges)}):
         display.console.print(_drawn(preview(dataset, prepared), prepared))
 
 

@@ -6,6 +6,7 @@ any:  {route: {to: {maths: {when: {column: source, equals: gsm8k}, then: math_ve
 fast: {cascade: {parts: {words: f1_score, maths: math_verify}, bands: {words: [0.2, 0.8]}}}
 both: {sum: {parts: {exact: accuracy, words: f1_score}, weights: {exact: 1.0, words: 0.5, on_null: null}}}
 rm:   {model: Skywork/Skywork-Reward-V2-Llama-3.1-8B, max_length: 8192, replicas: [1, 8]}
+help: {judge: pointwise, principles: helpfulness, endpoint: "http://host:8000", model: Qwen/Qwen3-32B}
 """
 
 import re
@@ -17,12 +18,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
+from connectors.errors import UserError
 from rmbatch.combine import CombineRule
+from rmbatch.judges.library import LIBRARY
+from rmbatch.judges.reward import JudgeReward
+from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
 from rmbatch.rewards.bound import bind
 from rmbatch.rewards.composition import Cascade, Gate, Router, WeightedSum, When
 from rmbatch.rewards.evaluation import Reward
@@ -59,6 +66,8 @@ class RewardConfig(Config):
     """Everything else that stands beside `reward`."""
     served: ServedModel | None = None
     """`model` and everything that stands beside it."""
+    judged: SerializeAsAny[JudgeSpec] | None = None
+    """`judge` (a kind, or a name of the alignment library) and everything that stands beside it."""
     sum: "SumConfig | None" = None
     """A weighted sum of parts."""
     gate: "GateConfig | None" = None
@@ -73,12 +82,14 @@ class RewardConfig(Config):
     def _gather_knobs(cls, written: Any) -> Any:
         if isinstance(written, str):
             return {"reward": written}
-        known = {"reward", "model", "served", *_COMPOSITIONS}
+        if isinstance(written, Mapping) and (written.get("judge") or written.get("reward") in LIBRARY):
+            return {"judged": _judge(written)}
+        known = {"reward", "model", "served", "judged", *_COMPOSITIONS}
         chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
         if len(chosen) != 1:
             several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
-            ways = f"like {{reward: f1_score}} or {{model: FOLDER}}; or one of {', '.join(_COMPOSITIONS)}"
-            raise ValueError(f"write which reward it is, {ways}{several}")
+            ways = "like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; or one of"
+            raise ValueError(f"write which reward it is, {ways} {', '.join(_COMPOSITIONS)}{several}")
         if written.get("model") is not None:
             return {"served": written}
         if written.get("reward") is None or isinstance(written.get("knobs"), Mapping):
@@ -89,6 +100,8 @@ class RewardConfig(Config):
     def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         if self.served is not None:
             return self.served.model_dump(mode="json")
+        if self.judged is not None:
+            return self.judged.model_dump(mode="json")
         unused = ("knobs",) if self.reward is None else ()
         return {key: value for key, value in dump(self).items() if value is not None and key not in unused}
 
@@ -98,9 +111,23 @@ class RewardConfig(Config):
             return bind(self.reward, self.knobs)
         if self.served is not None:
             return ModelReward(self.served)
+        if self.judged is not None:
+            return JudgeReward(self.judged)
         made = self.sum or self.gate or self.route or self.cascade
         assert made is not None
         return made.build()
+
+
+def _judge(written: Mapping[str, Any]) -> JudgeSpec:
+    """The judge of an entry; ``reward`` with a name of the library, as RM-Gallery has it, is meant as a judge too."""
+    settings = {key: value for key, value in written.items() if key != "reward"}
+    settings.setdefault("judge", written.get("reward"))
+    try:
+        return judge_spec(settings)
+    except ValidationError as invalid:
+        raise ValueError(judge_mistake(settings["judge"], invalid)) from None
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 _COMPOSITIONS = ("sum", "gate", "route", "cascade")

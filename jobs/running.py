@@ -30,9 +30,11 @@ from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
 from jobs.doctor import check_models
+from jobs.judged import Judged, clients, job_judges
 from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
 from jobs.score import built_rewards
 from jobs.served import Served, engines, served_models
+from rmbatch.chat.spending import Spending
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.scoring import null_codes
 from rmbatch.served.economics import Economics
@@ -60,6 +62,8 @@ class Summary:
     """Input bytes likewise."""
     served: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By served model: what it cost in this run, as ``rmbatch.served.economics.Economics``."""
+    judged: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By judge: what it cost in this run, as ``rmbatch.chat.spending.Spending``."""
 
 
 def run_job(job: Job, display: Display) -> Summary:
@@ -114,6 +118,7 @@ class Worked:
 
     num_rows: int = 0
     served: Mapping[str, Economics] = field(default_factory=dict)
+    judged: Mapping[str, Spending] = field(default_factory=dict)
 
 
 def _work_and_finish(
@@ -134,6 +139,7 @@ def _work_and_finish(
 def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display, run: str) -> Worked:
     """Score (and choose) every row that no record covers."""
     from rmbatch.pipeline.blocks import BlockWork
+    from rmbatch.pipeline.pools import TASK_CPUS
     from rmbatch.pipeline.run import run_pieces
     from rmbatch.pipeline.scoreboard import Scoreboard
 
@@ -144,6 +150,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
     if commits:
         display.say(f"resuming: {plan.dataset.num_rows - left:,} of {plan.dataset.num_rows:,} rows are finished")
     told: Mapping[str, Economics] = {}
+    spent: Mapping[str, Spending] = {}
     if missing:
         work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
         board = Scoreboard.start()
@@ -153,9 +160,11 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
         done = dataset.num_rows - left
         models = served_models(prepared)
         check_models(models, dataset, prepared.roles, display)
+        options = storage_options(job.output.storage or job.input.storage)
         with (
             engines(job.run, models, display) as served,
-            _watched(job, board, served, display, total=dataset.num_rows, done=done, before=before),
+            clients(job_judges(prepared), ledger, options, display) as judged,
+            _watched(job, board, served, judged, display, total=dataset.num_rows, done=done, before=before),
         ):
             run_pieces(
                 dataset,
@@ -165,15 +174,16 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
                 run=run,
                 epoch=lease.epoch,
                 board=board,
-                block_rows=job.run.block_rows,
-                connections=served.connections,
-                task_cpus=served.task_cpus,
+                block_rows=job.run.block_rows or judged.block_rows,
+                connections={**served.connections, **judged.connections},
+                task_cpus=TASK_CPUS if served.models or judged.judges else 1.0,
                 max_tasks=served.max_tasks,
             )
             told = served.told(board.counts(), at_the_end=True)
+            spent = judged.told(board.counts())
     if job.run.max_null_share is not None:
         _refuse_too_many_nulls(ledger, job.run.max_null_share)
-    return Worked(left, told)
+    return Worked(left, told, spent)
 
 
 def _refuse_too_many_nulls(ledger: Ledger, limit: float) -> None:
@@ -200,7 +210,15 @@ def _grouped(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, display: 
 
 @contextmanager
 def _watched(
-    job: Job, board: Any, served: Served, display: Display, *, total: int, done: int, before: Mapping[str, int]
+    job: Job,
+    board: Any,
+    served: Served,
+    judged: Judged,
+    display: Display,
+    *,
+    total: int,
+    done: int,
+    before: Mapping[str, int],
 ) -> Iterator[None]:
     """Shows the tasks' progress while they run, and stops them early when too many scores are null."""
     ended = threading.Event()
@@ -209,7 +227,8 @@ def _watched(
         def watch() -> None:
             while not ended.wait(POLL_S):
                 counts = Counter(board.counts())
-                told = served.told(counts)
+                told: dict[str, Economics | Spending] = {**served.told(counts), **judged.told(counts)}
+                judged.keep_spent()
                 advance_to(done + counts["rows"], "; ".join(f"{name}: {each.line()}" for name, each in told.items()))
                 counts.update(before)
                 why = too_many_nulls(counts, job.run.max_null_share, MIN_JUDGED)
@@ -349,6 +368,7 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         worked.num_rows / seconds,
         plan.dataset.num_bytes * share / seconds,
         {name: each.plain() for name, each in worked.served.items()},
+        {name: each.plain() for name, each in worked.judged.items()},
     )
     _keep_summary(ledger, summary)
     return summary

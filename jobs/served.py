@@ -2,7 +2,7 @@
 
 models = served_models(prepared)                  # {"rm": ModelReward}
 with engines(job.run, models, display) as served:
-    run_pieces(..., connections=served.connections, task_cpus=served.task_cpus)
+    run_pieces(..., connections=served.connections)
 served.told(counts)                               # {"rm": Economics}
 """
 
@@ -44,15 +44,6 @@ class Served:
     def connections(self) -> Mapping[str, Any]:
         """By engine key, for the tasks."""
         return self.pools.connections if self.pools else {}
-
-    @property
-    def task_cpus(self) -> float:
-        """What one task takes of the cluster: little where it mostly waits for engines."""
-        if not self.models:
-            return 1.0
-        from rmbatch.pipeline.pools import TASK_CPUS
-
-        return TASK_CPUS
 
     @property
     def max_tasks(self) -> int | None:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":
     """The reward that ``ref`` names (or the function or class itself), with its knobs set, ready to score.
 
-    ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func`` or an installed package's name.
+    ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func``, an installed package's name, or a judge of
+    the alignment library, whose knobs are those of ``judge``.
     Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To declare a reward of your
     own, see ``rmbatch.rewards.reward``.
     """
+    from rmbatch.judges.library import LIBRARY
     from rmbatch.rewards.bound import bind
 
+    if isinstance(ref, str) and ref in LIBRARY:
+        return judge(ref, **knobs)
     return bind(ref, knobs)
 
 
@@ -37,6 +41,17 @@ def reward_model(model: str, **settings: Any) -> "Reward":
     from rmbatch.served.reward import reward_model
 
     return reward_model(model, **settings)
+
+
+def judge(name: str, **settings: Any) -> "Reward":
+    """The reward of an LLM judge: ``pointwise``, ``pairwise``, ``listwise``, ``stepwise``, or a library name.
+
+    ``settings``: ``endpoint``, ``model``, ``principles`` and whatever else ``rmbatch.judges.spec`` lists for the kind.
+    Raises UserError for what does not fit.
+    """
+    from rmbatch.judges.reward import judge
+
+    return judge(name, **settings)
 
 
 def list_rewards() -> list[str]:

@@ -4,8 +4,8 @@ There are no built-in prices: they change, and a guess would be believed. Where 
 not say how many tokens it took, the cost is None and ``unknown`` says why. Tries that failed are not in it, for servers
 do not say what those cost.
 
-    spent = count("gpt-4.1", completions)                # a Counter: spent += count(…) in any worker, in any order
-    cost(spent, {"gpt-4.1": Price(input=2.0, cached=0.5, output=8.0)}).usd
+    spent = count(completions)                           # a Counter: spent += count(…) in any worker, in any order
+    cost(spent, Price(input=2.0, cached=0.5, output=8.0)).usd
 """
 
 from collections import Counter
@@ -16,8 +16,6 @@ from typing import Annotated, Protocol
 from pydantic import Field
 
 from rmbatch.served.spec import Part
-
-PREFIX = "judge."
 
 _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -63,9 +61,9 @@ class Cost:
     """What was spent, as far as it is known."""
 
     known_usd: float
-    """Of the models that have a price and the requests whose tokens are known: at least this."""
-    unknown: tuple[str, ...] = ()
-    """What is missing, a line each."""
+    """Of the requests whose tokens are known: at least this."""
+    unknown: str = ""
+    """What is missing; empty where all is known."""
 
     @property
     def usd(self) -> float | None:
@@ -73,8 +71,8 @@ class Cost:
         return None if self.unknown else self.known_usd
 
 
-def count(model: str, completions: Iterable[Paid]) -> Counter[str]:
-    """Tokens, tries and answers of a model, as ``judge.MODEL.what``; what came from a cache counts as ``saved``."""
+def count(completions: Iterable[Paid]) -> Counter[str]:
+    """Tokens, tries and answers; what came from a cache counts as ``saved_…``."""
     counts: Counter[str] = Counter()
     for completion in completions:
         kind, usage = "saved_" if completion.from_cache else "", completion.usage
@@ -87,33 +85,26 @@ def count(model: str, completions: Iterable[Paid]) -> Counter[str]:
             counts[f"{kind}reasoning_tokens"] += usage.reasoning
         elif completion.endpoint and not completion.from_cache:
             counts["untold_answers"] += 1
-    return Counter({f"{PREFIX}{model}.{what}": number for what, number in counts.items() if number})
+    return Counter({what: number for what, number in counts.items() if number})
 
 
-def cost(counts: Mapping[str, int], prices: Mapping[str, Price]) -> Cost:
-    """The price of what ``count`` has counted; other counts are left alone."""
-    models: dict[str, Counter[str]] = {}
-    for name, number in counts.items():
-        model, dot, what = name.removeprefix(PREFIX).rpartition(".")  # models have dots in their names
-        if name.startswith(PREFIX) and dot:
-            models.setdefault(model, Counter())[what] = number
-    known, unknown = 0.0, []
-    for model, of in sorted(models.items()):
-        price = prices.get(model)
-        if not of["prompt_tokens"] and not of["completion_tokens"] and not of["untold_answers"]:
-            continue
-        if price is None:
-            tokens = of["prompt_tokens"] + of["completion_tokens"]
-            unknown.append(f"no price is set for {model} ({tokens} tokens); set its input and output")
-            continue
-        known += _usd(of, price)
-        if of["untold_answers"]:
-            unknown.append(f"{model} did not say the tokens of {of['untold_answers']} answers")
-    return Cost(known, tuple(unknown))
+def cost(counts: Mapping[str, int], price: Price | None) -> Cost:
+    """The price of what ``count`` has counted.
+
+    Counts are whole numbers and multiplied once, so the order in which workers add does not change it.
+    """
+    prompt, completion = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
+    untold = counts.get("untold_answers", 0)
+    if not prompt and not completion and not untold:
+        return Cost(0.0)
+    if price is None:
+        return Cost(0.0, f"no price is set ({prompt + completion:,} tokens); set price: {{input: …, output: …}}")
+    known = usd_of(Usage(prompt, completion, counts.get("cached_tokens", 0)), price)
+    return Cost(known, f"the tokens of {untold} answers were not told" if untold else "")
 
 
-def _usd(of: Counter[str], price: Price) -> float:
-    """Counts are whole numbers and multiplied once, so the order in which workers add does not change it."""
+def usd_of(usage: Usage, price: Price) -> float:
+    """What so many tokens cost."""
     cached_price = price.input if price.cached is None else price.cached
-    fresh = of["prompt_tokens"] - of["cached_tokens"]
-    return (fresh * price.input + of["cached_tokens"] * cached_price + of["completion_tokens"] * price.output) / 1e6
+    fresh = usage.prompt - usage.cached
+    return (fresh * price.input + usage.cached * cached_price + usage.completion * price.output) / 1e6

@@ -19,10 +19,11 @@ _OWN = {
     *("model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty"),
     *("frequency_penalty", "logprobs", "top_logprobs", "reasoning_effort", "response_format", "stream"),
 }
-_HOW_IT_RUNS = {
+HOW_IT_RUNS = {
     *("endpoints", "api_key_env", "timeout_s", "connect_timeout_s", "first_token_timeout_s", "give_up_s"),
     *("in_flight", "actors", "attempts", "cache", "rate", "budget", "price", "batch"),
 }
+"""Settings that change no answer, and so may change between runs of one job."""
 
 
 class Endpoint(Part):
@@ -170,7 +171,7 @@ class ChatSpec(Part):
 
     def identity(self) -> dict[str, Any]:
         """What decides the answers, as plain values: everything but where and how fast it runs."""
-        return {**self.model_dump(mode="json", exclude=_HOW_IT_RUNS), "service": self.service_name}
+        return {**self.model_dump(mode="json", exclude=HOW_IT_RUNS), "service": self.service_name}
 
     @property
     def service_name(self) -> str:

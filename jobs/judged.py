@@ -1,0 +1,135 @@
+"""What a job does about its judges: finds them among its rewards, runs their clients, tells and keeps what they cost.
+
+judges = job_judges(prepared)                     # {"kind": JudgeReward}
+with clients(judges, ledger, options, display) as judged:
+    run_pieces(..., connections=judged.connections)
+judged.told(counts)                               # {"kind": Spending}
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from connectors.ledger import Ledger
+from connectors.storage import StorageOptions
+from jobs.display import Display
+from jobs.preparation import Prepared
+from jobs.sampling import Sample
+from rmbatch.chat.connections import Unasked, chat_key
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.chat.spending import Spending, spending
+from rmbatch.judges.asking import USED
+from rmbatch.judges.reward import JudgeReward, judge_rewards
+from rmbatch.rows import Roles, flatten
+
+ANSWERS = "answers"
+"""Folder beside the output's records where answers are kept, if a judge names no other."""
+SPENT = "spent.json"
+TOKEN_BYTES = 4
+"""Of text, for an estimate: English has about so many a token, Chinese fewer."""
+
+
+def job_judges(prepared: Prepared) -> dict[str, JudgeReward]:
+    """The job's judges, those inside compositions too, by the names that their columns end in."""
+    return dict(judge_rewards(prepared.score_stage.rewards))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The clients of a running job; without judges it is empty."""
+
+    judges: Mapping[str, JudgeReward] = field(default_factory=dict)
+    specs: Mapping[str, ChatSpec] = field(default_factory=dict)
+    """By judge: who is asked, as its client has it."""
+    chats: Any = None
+    ledger: Ledger | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What was spent when it was last kept."""
+
+    @property
+    def connections(self) -> Mapping[str, Any]:
+        """By the client keys that judges ask by, for the tasks."""
+        if not self.chats:
+            return {}
+        there = self.chats.connections
+        return {chat_key(judge.spec.chat()): there[chat_key(self.specs[name])] for name, judge in self.judges.items()}
+
+    @property
+    def block_rows(self) -> int | None:
+        """Rows that a task should take at a time; None: as many as without judges."""
+        return self.chats.block_rows if self.chats else None
+
+    def told(self, counts: Mapping[str, int]) -> dict[str, Spending]:
+        """What each judge has cost so far, by the counts of the tasks."""
+        found = {}
+        for name, judge in self.judges.items():
+            start = f"{USED}{chat_key(judge.spec.chat())}."
+            mine = {key.removeprefix(start): number for key, number in counts.items() if key.startswith(start)}
+            found[name] = spending(mine, judge.spec.price)
+        return found
+
+    def keep_spent(self) -> None:
+        """Keep what was spent against budgets, so that another run of the job goes on counting."""
+        if self.chats is None or self.ledger is None:
+            return
+        spent = {**self.kept, **self.chats.spent()}
+        if spent != self.kept:
+            self.ledger.private.write(SPENT, orjson.dumps(spent, option=orjson.OPT_INDENT_2))
+            self.kept.update(spent)
+
+
+def unasked_judges(judges: Mapping[str, JudgeReward]) -> dict[str, Unasked]:
+    """Connections for a look at a job that asks nobody."""
+    return {chat_key(judge.spec.chat()): Unasked() for judge in judges.values()}
+
+
+@contextmanager
+def clients(
+    judges: Mapping[str, JudgeReward], ledger: Ledger, options: StorageOptions, display: Display
+) -> Iterator[Judged]:
+    """The clients of the judges while rows are worked on; raises UserError where no server can be asked."""
+    if not judges:
+        yield Judged()
+        return
+    from rmbatch.pipeline.chats import started
+
+    answers = ledger.private.folder(ANSWERS).url
+    specs = {name: _with_cache(judge.spec.chat(), answers) for name, judge in judges.items()}
+    spent = orjson.loads(ledger.private.read_if_exists(SPENT) or b"{}")
+    named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
+    with started(named, options, spent, display.say) as chats:
+        judged = Judged(judges, specs, chats, ledger, dict(spent))
+        try:
+            yield judged
+        finally:
+            judged.keep_spent()
+        chats.compact()
+
+
+def _with_cache(spec: ChatSpec, answers: str) -> ChatSpec:
+    return spec.model_copy(update={"cache": spec.cache or answers})
+
+
+def estimated(judge: JudgeReward, sample: Sample, roles: Roles) -> list[tuple[str, str]]:
+    """What a judge will have to be asked, by a sample, as lines for people."""
+    view = flatten(sample.rows, roles)
+    questions = judge.questions(view.column, view.offsets)
+    share = sample.all_places / max(sample.num_places, 1)
+    num_votes = sum(question.num_votes for question in questions)
+    tokens = sum(len(question.text.encode()) for question in questions) / TOKEN_BYTES * share
+    lines = [
+        ("requests", f"about {len(questions) * share:,.0f}, {num_votes * share:,.0f} answers"),
+        ("prompts", f"about {tokens:,.0f} tokens, by {TOKEN_BYTES} bytes each"),
+    ]
+    price, longest = judge.spec.price, judge.spec.max_tokens
+    if price is not None:
+        least = tokens * (price.input if price.cached is None else min(price.cached, price.input)) / 1e6
+        lines.append(("prompts cost", f"about ${tokens * price.input / 1e6:,.2f}, ${least:,.2f} if all were cached"))
+        if longest is not None:
+            lines.append(("answers cost", f"at most ${num_votes * share * longest * price.output / 1e6:,.2f}"))
+    if questions:
+        lines.append(("first question", questions[0].text))
+    return lines

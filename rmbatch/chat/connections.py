@@ -1,0 +1,99 @@
+"""The way to chat servers: a client in this process, or the actors of a job (``rmbatch/connections.py``).
+
+    completions = chat_connection(spec).complete([ChatRequest(…), …])
+
+Called from ordinary code; the client's event loop runs in a thread of its own, so this works inside a notebook's loop.
+"""
+
+import asyncio
+import atexit
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from connectors.errors import JobError, UserError
+from connectors.storage import StorageOptions
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.connections import forget, reached
+from rmbatch.served.engine import EngineError, EngineLost
+
+if TYPE_CHECKING:
+    from rmbatch.chat.admission import LeaseSource
+    from rmbatch.chat.client import ChatClient, ChatRequest
+    from rmbatch.chat.completion import Completion
+
+
+class ChatConnection(Protocol):
+    """A way to a client, or to several."""
+
+    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
+        """What became of each request, in their order. Raises JobError where all must stop."""
+
+
+def chat_key(spec: ChatSpec) -> str:
+    """What two judges have in common that share a client."""
+    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return f"chat.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def chat_connection(spec: ChatSpec) -> ChatConnection:
+    """The way to these servers; opens a client in this process where there is none. Raises UserError."""
+    return reached(chat_key(spec), lambda: _Here(spec))
+
+
+class _Here:
+    """A client in this process."""
+
+    def __init__(self, spec: ChatSpec) -> None:
+        self._spec = spec
+        self._client = opened(spec)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="chat", daemon=True).start()
+        atexit.register(self.close)
+
+    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
+        asked = self._client.complete(requests)
+        try:
+            return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        except (EngineError, EngineLost) as error:
+            forget(chat_key(self._spec))
+            raise JobError(f"model {self._spec.model!r}: {error}") from error
+        except JobError:  # out of budget: the client stays stopped, and another one may have more
+            forget(chat_key(self._spec))
+            raise
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=10)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "LeaseSource | None" = None) -> "ChatClient":
+    """A client of its own for these servers. Raises UserError for settings that cannot work here.
+
+    ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone.
+    """
+    try:
+        from rmbatch.chat.admission import admission_for
+        from rmbatch.chat.client import ChatClient
+    except ModuleNotFoundError as missing:
+        raise UserError(
+            f"judges need the package {missing.name!r}, not installed here: pip install 'rmbatch[judge]'"
+        ) from None
+    try:
+        return ChatClient(spec, options, admission=admission_for(spec, source))
+    except EngineError as error:
+        raise UserError(f"model {spec.model!r}: {error}") from error
+
+
+class Unasked:
+    """A ``ChatConnection`` to nowhere, for a look at a job that asks nobody: no answers, and an error that says so."""
+
+    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
+        from rmbatch.chat.completion import Completion
+        from rmbatch.served.endpoints import Failure
+
+        return [Completion(failure=Failure("not_asked", "no judge is asked for a plan"))] * len(requests)

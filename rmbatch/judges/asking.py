@@ -1,0 +1,119 @@
+"""Puts questions to a judge and reads its verdicts: votes, a second chance for what cannot be read, never a default.
+
+    votes = asked(spec, [Question("Which is better? …", form, num_votes=3)])
+    votes[0][0].value                                    # what the form's verdict is, or None and votes[0][0].error
+
+What cannot be read is no verdict: the vote keeps the code and all that was said.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rmbatch import usage
+from rmbatch.chat.connections import chat_connection, chat_key
+from rmbatch.judges.form import Form
+from rmbatch.judges.spec import JudgeSpec
+
+if TYPE_CHECKING:
+    from rmbatch.chat.client import ChatRequest
+    from rmbatch.chat.completion import Completion
+
+USED = "chat."
+"""What the names of all counts of chats begin with; then come the client's key and what is counted."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one thing."""
+
+    text: str
+    form: Form
+    num_votes: int = 1
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One verdict, or why there is none."""
+
+    value: Any = None
+    error: str | None = None
+    """``stable_code: message``; None where there is a value."""
+    said: str = ""
+    """The reasons; where the verdict could not be read, all that was said."""
+
+
+def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
+    """The votes on each question. Raises JobError where all must stop."""
+    from rmbatch.chat.client import ChatRequest
+
+    requests = [
+        ChatRequest(_messages(spec, question), question.form.schema, n=question.num_votes) for question in questions
+    ]
+    votes = [
+        _votes(spec, question, completion)
+        for question, completion in zip(questions, _completed(spec, requests), strict=True)
+    ]
+    return _repaired(spec, questions, votes) if spec.repair else votes
+
+
+def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
+    """The votes, those whose verdict could not be read asked for once more."""
+    from rmbatch.chat.client import ChatRequest
+
+    places = [
+        (row, place)
+        for row, some in enumerate(votes)
+        for place, vote in enumerate(some)
+        if vote.error is not None and vote.error.startswith("verdict_") and vote.said
+    ]
+    requests = []
+    for row, place in places:
+        vote, form = votes[row][place], questions[row].form
+        why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
+        said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
+        seed = None if spec.seed is None else spec.seed + place  # else equal answers of a row would be one
+        requests.append(ChatRequest([*_messages(spec, questions[row]), *said], form.schema, seed=seed, n=1))
+    votes = [list(some) for some in votes]
+    for (row, place), completion in zip(places, _completed(spec, requests), strict=True):
+        (again,) = _votes(spec, replace(questions[row], num_votes=1), completion)
+        if again.error is None:
+            votes[row][place] = again
+    return votes
+
+
+def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
+    if not requests:
+        return []
+    from rmbatch.chat.prices import count
+
+    chat = spec.chat()
+    completions = chat_connection(chat).complete(requests)
+    key = chat_key(chat)
+    usage.record({f"{USED}{key}.{name}": number for name, number in count(completions).items()})
+    return completions
+
+
+def _votes(spec: JudgeSpec, question: Question, completion: "Completion") -> list[Vote]:
+    if completion.failure is not None:
+        return [Vote(error=str(completion.failure))] * question.num_votes
+    return [
+        _vote(spec, question.form, text, is_cut)
+        for text, is_cut in zip(completion.texts, completion.cut_off, strict=True)
+    ]
+
+
+def _vote(spec: JudgeSpec, form: Form, text: str | None, is_cut: bool) -> Vote:
+    if text is None:
+        return Vote(error="refused_by_filter: this sample was withheld")
+    reading = form.read(text, spec.structured)
+    if reading.reason is None:
+        return Vote(reading.value, said=form.critique_in(text, spec.structured))
+    if is_cut:
+        return Vote(error=f"verdict_cut_off: the answer ended at max_tokens; {reading.reason}", said=text)
+    return Vote(error=reading.reason, said=text)
+
+
+def _messages(spec: JudgeSpec, question: Question) -> list[dict[str, str]]:
+    system = [] if spec.system is None else [{"role": "system", "content": spec.system}]
+    return [*system, {"role": "user", "content": question.text}]

@@ -1,0 +1,115 @@
+"""What a judge is asked: a jinja2 template, its variables checked before any row, rendered row by row.
+
+    prompt = Prompt("pairwise", template=None)           # the kind's own template
+    prompt.columns                                       # what else it reads of the rows: ()
+    prompt.render(prompt=…, response_a="4", response_b="5", …)
+
+Variables of every template: ``prompt`` (the conversation as text), ``messages`` (as a list of role and content),
+``reference`` (text or none), ``about`` and ``principles`` (of the principle set: a list of name and text),
+``answer_format`` (how the verdict is to be written), ``mark`` (letters that no response can know, for tags), ``low``
+and ``high`` (of the scale). Of a kind: see ``OF_KIND``. Any other name is a column of the rows.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from connectors.errors import UserError
+
+COMMON = ("prompt", "messages", "reference", "about", "principles", "answer_format", "mark", "low", "high")
+OF_KIND: dict[str, tuple[str, ...]] = {
+    "pointwise": ("response",),
+    "pairwise": ("response_a", "response_b"),
+    "listwise": ("responses",),
+    "stepwise": ("steps", "response"),
+}
+"""By kind: what is judged; a template of one's own must show the first of them, of a pair both."""
+
+
+class Prompt:
+    """A template of one kind of judge. Pickles as its text."""
+
+    def __init__(self, kind: str, template: str | None) -> None:
+        """Raises UserError for a template that cannot be read, or does not show what is judged."""
+        self.kind = kind
+        self.text = _text(kind, template)
+        used = self._variables()
+        judged = OF_KIND[kind]
+        missing = [name for name in (judged if kind == "pairwise" else judged[:1]) if name not in used]
+        if kind == "stepwise" and "response" in used:
+            missing = []
+        if missing:
+            raise UserError(f"template: it never shows {{{{ {missing[0]} }}}}, which a {kind} judge judges")
+        if "answer_format" not in used:
+            raise UserError("template: it never shows {{ answer_format }}, so no verdict of it could be read")
+        self.columns = tuple(sorted(used - {*COMMON, *judged}))
+        """Columns of the rows that it shows, by role or name."""
+        self.shows_reference = "reference" in used
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_template"}
+
+    def render(self, **variables: Any) -> str:
+        """The text that is sent. Raises UserError for what goes wrong in the template."""
+        import jinja2
+
+        try:
+            text: str = self._template.render(variables)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            raise UserError(f"template: {type(error).__name__}: {error}") from None
+        return text.strip()
+
+    @cached_property
+    def _template(self) -> Any:
+        return _environment().from_string(self.text)
+
+    def _variables(self) -> set[str]:
+        """The names that it takes from outside, those of its macros among them."""
+        from jinja2 import TemplateSyntaxError, meta, nodes
+
+        try:
+            tree = _environment().parse(self.text)
+        except TemplateSyntaxError as error:
+            raise UserError(f"template: line {error.lineno}: {error.message}") from None
+        used = set(meta.find_undeclared_variables(tree))
+        if any(tree.find_all((nodes.FromImport, nodes.Import, nodes.Include))):
+            used |= {"prompt", "about", "principles", "mark"}
+        return used
+
+
+def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
+    """A conversation as text: each message under who said it."""
+    return "\n\n".join(f"[{message['role']}]\n{message['content'] or ''}" for message in messages)
+
+
+def mark_of(text: str) -> str:
+    """Eight letters that follow from a prompt and that no response to it can know, so none can close a tag."""
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=4, person=b"rmbatch-mark").hexdigest()
+
+
+def _text(kind: str, template: str | None) -> str:
+    if template is None:
+        return _packaged(f"{kind}.jinja")
+    if not template.endswith(".jinja"):
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"template: {template} cannot be read: {error}") from None
+
+
+def _packaged(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Any:
+    """Templates are data: sandboxed, and a name that is not there is an error."""
+    from jinja2 import DictLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    loader = DictLoader({"parts.jinja": _packaged("parts.jinja")})
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )

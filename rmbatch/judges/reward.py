@@ -1,0 +1,99 @@
+"""An LLM judge as a reward: columns to questions, the votes on them to scores.
+
+    rm = rmbatch.judge("pairwise", principles="helpfulness", endpoint="http://host:8000", model="qwen3-32b")
+    rm.evaluate({"prompt": "What is 2 + 2?", "responses": ["4", "5"]})     # two Results, 1.0 and 0.0
+
+What a judge has not said clearly is null, with ``verdict_…`` as its error and all that was said as its reason.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from connectors.errors import UserError
+from rmbatch.judges import listwise, pairwise, pointwise, stepwise
+from rmbatch.judges.asking import Question, asked
+from rmbatch.judges.judged import Judge, Plan, Responses, as_scores
+from rmbatch.judges.principles import load_principles
+from rmbatch.judges.prompt import Prompt
+from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
+from rmbatch.rewards.composition import atoms
+from rmbatch.rewards.contract import Scores, no_scores
+from rmbatch.rewards.evaluation import Columns, Offsets, Reward
+
+_PLANS: dict[str, Callable[[Judge, Responses], Plan]] = {
+    "pointwise": pointwise.plan,
+    "pairwise": pairwise.plan,
+    "listwise": listwise.plan,
+    "stepwise": stepwise.plan,
+}
+
+
+class JudgeReward(Reward):
+    """Scores of an LLM judge. Pickles with the texts of its template and principles; its client is elsewhere."""
+
+    name = "judge"
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        """Raises UserError for a template or principles that cannot be used."""
+        self.spec = spec
+        self._prompt = Prompt(spec.judge, spec.template)
+        self._principles = None if spec.principles is None else load_principles(spec.principles)
+        self.sees_reference = spec.reference or (spec.template is not None and self._prompt.shows_reference)
+        reference = ("reference",) if self.sees_reference else ()
+        self.columns = ("prompt", "response", *reference, *self._prompt.columns)
+        self.takes_offsets = spec.judge in ("pairwise", "listwise")
+
+    def __repr__(self) -> str:
+        return f"judge({self.spec.judge!r}, model={self.spec.model!r})"
+
+    @property
+    def part_names(self) -> Mapping[str, Sequence[str]]:
+        if self.spec.judge == "stepwise":
+            return {"": ("reason", "steps")}
+        return {"": ("reason",)} | ({pairwise.CONSISTENCY: ()} if self.spec.judge == "pairwise" else {})
+
+    def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
+        """As in ``Reward``. Raises JobError where no server can be asked any more, or the budget is used up."""
+        if num_rows == 0:
+            return dict.fromkeys(self.part_names, no_scores())
+        plan = self._planned(column, offsets)
+        parts = plan.outcomes(asked(self.spec, plan.questions))
+        return {name: as_scores(parts[name], "steps" in more) for name, more in self.part_names.items()}
+
+    def questions(self, column: Columns, offsets: Offsets | None = None) -> list[Question]:
+        """What would be asked, without asking it."""
+        return self._planned(column, offsets).questions
+
+    def _planned(self, column: Columns, offsets: Offsets | None) -> Plan:
+        if self.takes_offsets and offsets is None:
+            raise UserError(
+                f"a {self.spec.judge} judge compares the responses of one prompt, so it needs rows with a list of "
+                "`responses` (in a job also rows brought together by input.group)"
+            )
+        responses = Responses(
+            column("prompt").to_pylist(),
+            column("response").to_pylist(),
+            column("reference").to_pylist() if self.sees_reference else None,
+            {name: column(name).to_pylist() for name in self._prompt.columns},
+            offsets,
+        )
+        judge = Judge(self.spec, self._prompt, self._principles)
+        return _PLANS[self.spec.judge](judge, responses)
+
+
+def judge(name: str, **settings: Any) -> JudgeReward:
+    """The reward of a judge: a kind (pointwise, pairwise, listwise, stepwise) or a name of the alignment library.
+
+    ``settings`` as in ``rmbatch.judges.spec``. Raises UserError for what does not fit.
+    """
+    try:
+        return JudgeReward(judge_spec({**settings, "judge": name}))
+    except ValidationError as invalid:
+        raise UserError(judge_mistake(name, invalid)) from None
+
+
+def judge_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, JudgeReward]]:
+    """The judges among rewards, those inside compositions too, by the names that their columns end in."""
+    return ((name, each) for name, each in atoms(rewards) if isinstance(each, JudgeReward))

@@ -1,0 +1,104 @@
+"""Templates: what they may show, what they must show, and that they stay data."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.errors import UserError
+from rmbatch.judges.prompt import OF_KIND, Prompt, conversation, mark_of
+
+SEEN: dict[str, Any] = {
+    **{"prompt": "[user]\nq", "messages": [], "reference": None, "about": "It counts.", "principles": []},
+    **{"answer_format": "Answer.", "mark": "abcdef01", "low": 1, "high": 5},
+}
+JUDGED: dict[str, dict[str, Any]] = {
+    "pointwise": {"response": "r"},
+    "pairwise": {"response_a": "a", "response_b": "b"},
+    "listwise": {"responses": ["a", "b"]},
+    "stepwise": {"steps": ["one", "two"], "response": "one\n\ntwo"},
+}
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_the_kinds_own_templates(kind: str) -> None:
+    prompt = Prompt(kind, None)
+    assert prompt.columns == ()
+    text = prompt.render(**SEEN, **JUDGED[kind])
+    assert text.endswith("Answer.")
+    assert "It counts." in text
+    assert "<conversation-abcdef01>\n[user]\nq\n</conversation-abcdef01>" in text
+    assert "principles" not in text  # there are none
+    assert "reference" not in text
+    assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_what_candidates_share_comes_first(kind: str) -> None:
+    """So that a server computes it once for all candidates of a prompt."""
+    text = Prompt(kind, None).render(**SEEN, **JUDGED[kind])
+    judged = [text.index(f"\n{said}\n") for said in ("r", "a", "b", "one", "two") if f"\n{said}\n" in text]
+    assert judged
+    assert text.index("</conversation-") < min(judged)
+
+
+def test_a_template_of_ones_own_reads_columns() -> None:
+    prompt = Prompt("pointwise", "{{ rules }} / {{ response }} / {{ answer_format }}{% if tone %}!{% endif %}")
+    assert prompt.columns == ("rules", "tone")
+    assert prompt.render(**SEEN, response="r", rules="be kind", tone=None) == "be kind / r / Answer."
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "message"),
+    [
+        ("pointwise", "{{ prompt }} {{ answer_format }}", "never shows {{ response }}"),
+        ("pairwise", "{{ response_a }} {{ answer_format }}", "never shows {{ response_b }}"),
+        ("listwise", "{{ response }} {{ answer_format }}", "never shows {{ responses }}"),
+        ("pointwise", "{{ response }}", "never shows {{ answer_format }}"),
+        ("pointwise", "{{ response ", "line 1: "),
+        ("pointwise", "nowhere.jinja", "nowhere.jinja cannot be read"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, template: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Prompt(kind, template)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ response.__class__.__mro__ }}", "SecurityError"),
+        ("{{ prompt.nothing.more }}", "UndefinedError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_what_goes_wrong_in_a_template_is_said(template: str, message: str) -> None:
+    prompt = Prompt("pointwise", template + "{{ response }}{{ answer_format }}")
+    with pytest.raises(UserError, match=message):
+        prompt.render(**SEEN, response="r")
+
+
+def test_a_file_is_read_once_and_travels(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ response }} {{ answer_format }}")
+    prompt = Prompt("pointwise", str(file))
+    prompt.render(**SEEN, response="r")
+    file.unlink()
+    assert pickle.loads(pickle.dumps(prompt)).render(**SEEN, response="r") == "r Answer."
+
+
+def test_a_template_may_use_our_parts() -> None:
+    mine = '{% from "parts.jinja" import fenced with context %}{{ fenced("response", response) }}{{ answer_format }}'
+    assert "<response-abcdef01>\nr\n" in Prompt("pointwise", mine).render(**SEEN, response="r")
+
+
+def test_html_stays_as_it_is() -> None:
+    prompt = Prompt("pointwise", "{{ response }}{{ answer_format }}")
+    assert prompt.render(**SEEN, response="<b>&amp;{{ x }}") == "<b>&amp;{{ x }}Answer."
+
+
+def test_marks_follow_from_the_prompt() -> None:
+    assert mark_of("a") == mark_of("a") != mark_of("b")
+    assert mark_of("half a pair \ud83d")  # never raises
+    assert conversation([{"role": "user", "content": None}]) == "[user]\n"
