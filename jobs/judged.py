@@ -21,7 +21,7 @@ from jobs.sampling import Sample
 from rmbatch.chat.connections import Unasked, chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.spending import Spending, spending
-from rmbatch.judges.asking import USED
+from rmbatch.judges.asking import counted_as
 from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows import Roles, flatten
 
@@ -66,7 +66,7 @@ class Judged:
         """What each judge has cost so far, by the counts of the tasks."""
         found = {}
         for name, judge in self.judges.items():
-            start = f"{USED}{chat_key(judge.spec.chat())}."
+            start = counted_as(judge.spec)
             mine = {key.removeprefix(start): number for key, number in counts.items() if key.startswith(start)}
             found[name] = spending(mine, judge.spec.price)
         return found

@@ -6,12 +6,14 @@
 What cannot be read is no verdict: the vote keeps the code and all that was said.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rmbatch import usage
-from rmbatch.chat.connections import chat_connection, chat_key
+from rmbatch.chat.connections import chat_connection
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
 
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from rmbatch.chat.client import ChatRequest
     from rmbatch.chat.completion import Completion
 
-USED = "chat."
-"""What the names of all counts of chats begin with; then come the client's key and what is counted."""
+
+def counted_as(spec: JudgeSpec) -> str:
+    """What the names of all counts of a judge begin with."""
+    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return f"judge.{hashlib.sha256(text.encode()).hexdigest()[:16]}."
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,9 @@ def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Comp
         return []
     from rmbatch.chat.prices import count
 
-    chat = spec.chat()
-    completions = chat_connection(chat).complete(requests)
-    key = chat_key(chat)
-    usage.record({f"{USED}{key}.{name}": number for name, number in count(completions).items()})
+    completions = chat_connection(spec.chat()).complete(requests)
+    start = counted_as(spec)
+    usage.record({f"{start}{name}": number for name, number in count(completions).items()})
     return completions
 
 

@@ -1,0 +1,340 @@
+"""Jobs whose judges are real servers that misbehave: no row lost, no default verdict, no answer paid for twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import rmbatch
+from connectors.errors import JobError, UserError
+from jobs.config import parse_job
+from jobs.display import Display
+from jobs.preview import show_plan
+from rmbatch.connections import close_all
+from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Status, Truncated
+from tests.jobs.running import by, rows, run
+from tests.judging import answering, honest, judge_server, questions
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+ROOT = Path(__file__).parents[2]
+FILTERED = Json({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]})
+
+
+@pytest.fixture(autouse=True)
+def no_client_stays() -> Iterator[None]:
+    yield
+    close_all()
+
+
+@pytest.fixture
+def server() -> Iterator[HostileServer]:
+    with judge_server(honest) as server:
+        yield server
+
+
+def samples(num_rows: int, candidates: int = 3) -> list[dict[str, Any]]:
+    draw = random.Random(5)
+    return [
+        {"id": n, "prompt": f"Count {n}.", "responses": [f"is {draw.randrange(1, 10)}" for _ in range(candidates)]}
+        for n in range(num_rows)
+    ]
+
+
+def job(tmp_path: Path, found: list[dict[str, Any]], judges: dict[str, Any], **others: Any) -> dict[str, Any]:
+    path = tmp_path / "in.jsonl"
+    if not path.exists():  # a changed input would be refused
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in found))
+    return {
+        "job": "score",
+        "input": {"path": str(path)},
+        "rewards": judges,
+        "output": {"path": str(tmp_path / "out")},
+        **others,
+    }
+
+
+def asks(server: HostileServer, kind: str = "pointwise", **settings: Any) -> dict[str, Any]:
+    return {"judge": kind, "endpoint": server.url, "model": "judge", **settings}
+
+
+def right(found: list[dict[str, Any]], name: str = "kind") -> bool:
+    """Whether every response has the score that the honest judge gives, or none."""
+    return all(
+        score is None or score == int(response.rsplit(" ", 1)[-1])
+        for row in found
+        for score, response in zip(row[f"score.{name}"], row["responses"], strict=True)
+    )
+
+
+def test_every_kind_says_in_a_job_what_it_says_of_a_sample(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    kinds = {
+        "alone": asks(server),
+        "pairs": asks(server, "pairwise", score="bradley_terry"),
+        "list": asks(server, "listwise", score="ranking", n=2, temperature=0.5),
+        "steps": asks(server, "stepwise"),
+        "help": asks(server, "base_honesty_pointwise", reference=False),
+    }
+    found = samples(40)
+    summary = run(job(tmp_path, found, kinds))
+    written = by("id", rows(tmp_path / "out"))
+    asked = len(questions(server))
+    for name, settings in kinds.items():
+        given = {key: value for key, value in settings.items() if key != "judge"}
+        singly = rmbatch.judge(settings["judge"], **given).evaluate_batch(found)
+        for row, results in zip(written, singly, strict=True):
+            assert row[f"score.{name}"] == [result.score for result in results]  # type: ignore[union-attr]
+            assert row[f"reason.{name}"] == [result.reason for result in results]  # type: ignore[union-attr]
+    assert written[0]["score.pairs.consistency"] == [1.0] * 3
+    assert written[0]["steps.steps"] == [[1.0]] * 3
+    assert sum(told["answers"] for told in summary.judged.values()) == asked
+    assert summary.judged["alone"]["prompt_tokens"] == 100 * summary.judged["alone"]["answers"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_is_lost_and_nothing_asked_again_after_success(
+    local_ray: None, server: HostileServer, tmp_path: Path, seed: int
+) -> None:
+    found = samples(120)
+    texts = planned(server, found)
+    draw = random.Random(seed)
+    deeds: list[Deed] = [
+        *(Status(429), Status(429, {"Retry-After": "1"}), Status(500), Status(503), Reset(), Cut(), Truncated()),
+        *(Late(0.3), Json({"choices": []}), Json({"hello": "world"}), Json(7), Status(408)),
+    ]
+    for text in texts:
+        server.plan(text, *draw.choices(deeds, k=draw.choice([0, 0, 1, 1, 2])))
+    filtered, refused = draw.sample(texts, 2)
+    server._plans[filtered], server._plans[refused] = [FILTERED], [Status(400, body={"error": {"message": "too long"}})]
+    run(job(tmp_path, found, {"kind": asks(server)}))
+    written = by("id", rows(tmp_path / "out"))
+    assert [row["id"] for row in written] == list(range(120))
+    assert right(written)
+    errors = [error for row in written for error in row["error.kind"] if error]
+    codes = {error.split(":")[0] for error in errors}
+    assert codes == {"refused_by_filter", "endpoint_refused"}
+    assert all(
+        (score is None) == bool(error) for row in written for score, error in zip(row["score.kind"], row["error.kind"])
+    )
+    for text in texts:
+        assert server.seen[text].count("200") <= 1
+        assert "200" not in server.seen[text][:-1]
+
+
+def planned(server: HostileServer, found: list[dict[str, Any]]) -> list[str]:
+    """The texts of all distinct questions that a job over these samples asks."""
+    rmbatch.judge("pointwise", endpoint=server.url, model="judge").evaluate_batch(found)
+    texts = list(dict.fromkeys(seen.text for seen in questions(server)))
+    server.asked.clear()
+    server.seen.clear()
+    close_all()
+    return texts
+
+
+def test_of_two_servers_one_dies(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    with judge_server(honest) as other:
+        other.always = Late(0.05)
+        server.always = Late(0.05)
+        settings = asks(server, in_flight=16)
+        settings["endpoints"] = [settings.pop("endpoint"), other.url]
+        found = samples(200)
+
+        def dying(path: str, body: Any) -> Any:
+            if len(questions(other)) == 100:
+                other.always = Reset()
+            return answering(honest)(path, body)
+
+        other._answer = dying
+        run(job(tmp_path, found, {"kind": settings}))
+    written = rows(tmp_path / "out")
+    assert len(written) == 200
+    assert right(written)
+    assert all(error is None for row in written for error in row["error.kind"])
+    twice = [text for text in server.seen if server.seen[text].count("200") + other.seen[text].count("200") > 1]
+    assert not [text for text in twice if not text.startswith("/")]
+
+
+def test_the_job_stops_at_its_budget_and_goes_on_with_more(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    found = samples(100, candidates=1)
+    price = {"input": 1000.0, "output": 1000.0}
+    for row in found:
+        row["responses"][0] = f"row {row['id']} is 5"
+    poor = asks(server, budget={"requests": 40}, price=price, max_tokens=20)
+    with pytest.raises(JobError, match=r"budget"):
+        run(job(tmp_path, found, {"kind": poor}))
+    assert len(questions(server)) == 40
+    with pytest.raises(JobError, match=r"budget"):
+        run(job(tmp_path, found, {"kind": poor}))  # the same command buys nothing more
+    assert len(questions(server)) == 40
+    run(job(tmp_path, found, {"kind": {**poor, "budget": {"requests": 1000}}}))
+    texts = [seen.text for seen in questions(server)]
+    assert len(texts) == len(set(texts)) == 100
+    assert right(rows(tmp_path / "out"))
+
+
+def test_equal_questions_and_repeated_jobs_cost_nothing(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    found = samples(30)
+    kept = {"kind": asks(server, cache=str(tmp_path / "answers"))}
+    run(job(tmp_path, found, kept))
+    asked = len(questions(server))
+    assert asked == len({seen.text for seen in questions(server)})
+    again = job(tmp_path, found, kept)
+    again["output"] = {"path": str(tmp_path / "other")}
+    summary = run(again)
+    assert len(questions(server)) == asked
+    assert summary.judged["kind"]["answers"] == 0
+    assert summary.judged["kind"]["saved_answers"] > 0
+    assert right(rows(tmp_path / "other"))
+
+
+def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(server: HostileServer, tmp_path: Path) -> None:
+    """The whole command is killed, its Ray too; the same command then goes on."""
+    server.always = Late(0.1)
+    found = samples(300)
+    for row in found:
+        row["responses"] = [f"row {row['id']} {n} is {n + 1}" for n in range(3)]
+    settings = {"run": {"cpus": 2, "block_rows": 20}, "job": "score"}
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps({**job(tmp_path, found, {"kind": asks(server, in_flight=16)}), **settings}))
+    command = [sys.executable, "-m", "jobs", "run", str(file)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(questions(server)) < 250 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    time.sleep(3)  # workers of the dead job notice
+    seen = len(questions(server))
+    assert 250 <= seen < 900
+    answered = {text for text, got in server.seen.items() if "200" in got and not text.startswith("/")}
+    server.asked.clear()
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    asked_again = {each.text for each in questions(server)} & answered
+    assert len(asked_again) <= 16  # answered, but the process died before it had read them
+    assert right(rows(tmp_path / "out"))
+    assert len(rows(tmp_path / "out")) == 300
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"judge": "pointwize"}, "did you mean 'pointwise'"),
+        ({"scal": [1, 5]}, "a pointwise judge has no setting 'scal'; did you mean 'scale'"),
+        ({"orders": "both"}, "a pointwise judge has no setting 'orders'"),
+        ({"scale": [5, 1]}, "scale: must begin below its end"),
+        ({"principles": "helpfulnes"}, "did you mean 'helpfulness'"),
+        ({"score": "violations"}, "needs principles that can be violated"),
+        ({"template": "{{ response }}"}, "never shows {{ answer_format }}"),
+        ({"template": "{{ response }} {{ tone }} {{ answer_format }}"}, "tone"),
+        ({"budget": {"usd": 5}}, "write price"),
+        ({"judge": "pairwise", "n": 3}, "3 samples of temperature 0 are the same"),
+        ({"endpoint": "http://127.0.0.1:9"}, "no endpoint answers"),
+        ({"reference": True}, "reference"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(
+    local_ray: None, server: HostileServer, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run(job(tmp_path, samples(3), {"kind": {**asks(server), **settings}}))
+    assert "\n" not in str(error.value)
+    assert not questions(server)
+    run(job(tmp_path, samples(3), {"kind": asks(server)}))  # the output is free for the mended job
+
+
+@pytest.mark.parametrize(
+    ("deed", "message"),
+    [
+        (Status(401, body={"error": {"message": "invalid token"}}), "401 invalid token"),
+        (Status(403, body={"error": {"code": "insufficient_user_quota", "message": "用户额度不足"}}), "quota"),
+        (Status(404, body={"error": {"message": "no such model"}}), "404 no such model"),
+    ],
+)
+def test_what_every_request_would_meet_stops_the_job(
+    local_ray: None, server: HostileServer, tmp_path: Path, deed: Status, message: str
+) -> None:
+    found = samples(3)
+    for text in planned(server, found):
+        server.plan(text, deed)
+    with pytest.raises(JobError, match=message):
+        run(job(tmp_path, found, {"kind": asks(server)}))
+    for plan in server._plans.values():
+        plan.clear()
+    run(job(tmp_path, found, {"kind": asks(server)}))
+    assert right(rows(tmp_path / "out"))
+
+
+def test_judges_behind_a_gate_are_asked_only_what_passes(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    gate = {"gate": {"require": {"reward": "pattern_match", "pattern": "row"}, "then": asks(server), "otherwise": 0.0}}
+    found = [{"id": 0, "prompt": "q", "responses": ["row is 4", "is 5"]}]
+    run(job(tmp_path, found, {"kind": gate}))
+    (row,) = rows(tmp_path / "out")
+    assert row["score.kind"] == [4.0, 0.0]
+    assert row["error.kind.then"][1].startswith("not_reached")
+    assert len(questions(server)) == 1
+
+
+def test_the_best_of_n_by_games(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    found = samples(10)
+    asked = job(tmp_path, found, {"games": asks(server, "pairwise")}, select={"keep": 1})
+    run({**asked, "job": "best_of_n"})
+    for row in rows(tmp_path / "out"):
+        best = max(int(text.split()[-1]) for text in row["responses"])
+        assert int(row["select.response"].split()[-1]) == best
+
+
+def test_flat_rows_are_compared_within_their_group(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    flat = [
+        {"key": sample["id"], "prompt": sample["prompt"], "response": response}
+        for response_number in range(3)
+        for sample in samples(12)
+        for response in [sample["responses"][response_number]]
+    ]
+    asked = job(tmp_path, flat, {"games": asks(server, "listwise", score="ranking")})
+    asked["input"]["group"] = {"by": "key"}
+    run(asked)
+    assert len(rows(tmp_path / "out")) == 36
+    assert all(row["score.games"] is not None or "nothing" in row["error.games"] for row in rows(tmp_path / "out"))
+
+
+def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
+    told = StringIO()
+    asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
+    show_plan(parse_job(asked, "test"), Display(Console(file=told, width=200)))
+    assert not server.asked
+    assert "judge kind" in told.getvalue()
+    assert "about 150" in told.getvalue()
+    assert "You judge the last response" in told.getvalue()
+    assert "not_asked" in told.getvalue()
+
+
+def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    found = samples(5)
+    run(job(tmp_path, found, {"kind": asks(server)}))
+    run(job(tmp_path, found, {"kind": asks(server, in_flight=3, timeout_s=5.0)}))
+    with pytest.raises(UserError, match=r"rewards\.kind\.temperature: 0\.0 -> 1\.0"):
+        run(job(tmp_path, found, {"kind": asks(server, temperature=1.0)}))
