@@ -45,6 +45,8 @@ bench: $(SERVED)  ## The measurements behind docs/benchmarks.md; takes a quiet m
 	$(BIN)/python -m tests.bench.served_model
 	$(BIN)/python -m tests.bench.transformers_engine
 	$(BIN)/python -m tests.bench.score_store
+	$(BIN)/python -m tests.bench.chat_client
+	$(BIN)/python -m tests.bench.governor
 
 chaos: $(READY)  ## Kills, faulty storage and rows that kill their worker, at full size.
 	$(BIN)/python -m pytest tests/chaos -m chaos -s -q

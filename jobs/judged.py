@@ -45,9 +45,7 @@ class Judged:
     specs: Mapping[str, ChatSpec] = field(default_factory=dict)
     """By judge: who is asked, as its client has it."""
     chats: Any = None
-    ledger: Ledger | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What was spent when it was last kept."""
+    budgets: "Budgets | None" = None
 
     @property
     def connections(self) -> Mapping[str, Any]:
@@ -72,13 +70,24 @@ class Judged:
         return found
 
     def keep_spent(self) -> None:
-        """Keep what was spent against budgets, so that another run of the job goes on counting."""
-        if self.chats is None or self.ledger is None:
-            return
-        spent = {**self.kept, **self.chats.spent()}
-        if spent != self.kept:
-            self.ledger.private.write(SPENT, orjson.dumps(spent, option=orjson.OPT_INDENT_2))
-            self.kept.update(spent)
+        """Keep what was spent against budgets so far."""
+        if self.chats and self.budgets:
+            self.budgets.keep(self.chats.spent())
+
+
+class Budgets:
+    """What was spent against budgets, kept beside the output, so that another run of the job goes on counting."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._private = ledger.private
+        self.spent: dict[str, Any] = orjson.loads(self._private.read_if_exists(SPENT) or b"{}")
+
+    def keep(self, spent: Mapping[str, Any]) -> None:
+        """``spent``: by account."""
+        now = {**self.spent, **spent}
+        if now != self.spent:
+            self._private.write(SPENT, orjson.dumps(now, option=orjson.OPT_INDENT_2))
+            self.spent = now
 
 
 def unasked_judges(judges: Mapping[str, JudgeReward]) -> dict[str, Unasked]:
@@ -98,14 +107,10 @@ def clients(
 
     answers = ledger.private.folder(ANSWERS).url
     specs = {name: _with_cache(judge.spec.chat(), answers) for name, judge in judges.items()}
-    spent = orjson.loads(ledger.private.read_if_exists(SPENT) or b"{}")
+    budgets = Budgets(ledger)
     named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
-    with started(named, options, spent, display.say) as chats:
-        judged = Judged(judges, specs, chats, ledger, dict(spent))
-        try:
-            yield judged
-        finally:
-            judged.keep_spent()
+    with started(named, options, budgets.spent, display.say, budgets.keep) as chats:
+        yield Judged(judges, specs, chats, budgets)
         chats.compact()
 
 

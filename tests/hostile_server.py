@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,16 @@ class Json:
     body: Any
 
 
-Deed = Status | Late | Stall | Reset | Cut | Truncated | Json
+@dataclass(frozen=True)
+class Events:
+    """Status 200 and server-sent events: bytes as they are, each in a write of its own, and seconds of silence."""
+
+    pieces: Sequence[bytes | float]
+    is_cut: bool = False
+    """The connection then breaks off, instead of ending."""
+
+
+Deed = Events | Status | Late | Stall | Reset | Cut | Truncated | Json
 
 
 def sum_of_ids(path: str, body: Body) -> Hashable:
@@ -134,6 +143,11 @@ class HostileServer:
         """Requests with a body that got status 200."""
         return sum(got.count("200") for key, got in self.seen.items() if not isinstance(key, str))
 
+    @property
+    def num_connections(self) -> int:
+        """How many connections have brought requests since it lives."""
+        return len(self._connections)
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
@@ -182,12 +196,26 @@ class HostileServer:
             await asyncio.sleep(deed.seconds)
         if isinstance(deed, Reset):
             _reset(request.transport)
+        if isinstance(deed, Events):
+            return await self._streamed(request, deed)
         content = orjson.dumps(deed.body if isinstance(deed, Json) else right)
         if isinstance(deed, Truncated):
             content = content[: len(content) // 2]
         if isinstance(deed, Stall | Cut):
             return await self._half(request, content, deed)
         return web.Response(body=content, content_type="application/json")
+
+    async def _streamed(self, request: web.Request, deed: Events) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for piece in deed.pieces:
+            if isinstance(piece, bytes):
+                await response.write(piece)
+            else:
+                await asyncio.sleep(piece)
+        if deed.is_cut and request.transport is not None:
+            request.transport.close()
+        return response
 
     async def _half(self, request: web.Request, content: bytes, deed: Stall | Cut) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(content))})

@@ -1,7 +1,8 @@
 """Chat completions from servers that speak OpenAI's API: each request one outcome, none paid for twice.
 
 vLLM, a provider, or a gateway such as New API. Balancing, failover and backoff are ``served/endpoints.py``, one
-try is ``transport.py``, what is kept is ``cache.py``. It writes no prompts and reads no verdicts.
+try is ``transport.py``, what is kept is ``cache.py``; where the spec has ``batch``, ``batch.py`` takes the place of
+the first two. It writes no prompts and reads no verdicts.
 
     spec = ChatSpec(endpoints=["http://host:8000"], model="Qwen/Qwen3-32B", max_tokens=2048, cache="s3://team/answers")
     async with ChatClient(spec) as client:               # EngineError if none is up
@@ -25,12 +26,16 @@ from typing import Any, Self
 import orjson
 
 from connectors.storage import StorageOptions
+from rmbatch.chat.admission import LeasedAdmission
+from rmbatch.chat.batch import LINGER_S, BatchClient
+from rmbatch.chat.batch_api import BatchApi
 from rmbatch.chat.cache import ResponseCache, key_of
 from rmbatch.chat.completion import Completion, read_completion
-from rmbatch.chat.spec import ChatSpec
+from rmbatch.chat.spec import Batch, ChatSpec
 from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
 from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.served.endpoints import Admission, Ask, Failure, Patience, Post
+from rmbatch.served.engine import EngineError
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
@@ -73,16 +78,11 @@ class ChatClient:
             connect_timeout_s=spec.connect_timeout_s,
             give_up_s=spec.give_up_s,
         )
-        key = os.environ.get(spec.api_key_env)
-        self._endpoints = ChatEndpoints(
-            [each.url for each in spec.endpoints],
-            self._check,
-            in_flight=spec.in_flight,
-            api_key=key,
-            patience=patience,
-            admission=admission,
-        )
+        self._endpoints = ChatEndpoints(spec, self._check, patience=patience, admission=admission)
         self._client = self._endpoints.client
+        self._admission = admission
+        if isinstance(admission, LeasedAdmission):
+            admission.holding = self._endpoints
         self._service = spec.service_name
         self._under_way: dict[bytes, asyncio.Future[Completion]] = {}
         self._has_started, self._starting = False, asyncio.Lock()
@@ -90,6 +90,7 @@ class ChatClient:
         if spec.cache is not None:
             options = options or StorageOptions()
             self._cache = ResponseCache.open(spec.cache, options, service=self._service, model=spec.model)
+        self._batches = None if spec.batch is None else self._opened_batches(spec, spec.batch, patience, admission)
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,6 +107,8 @@ class ChatClient:
         if self._cache is not None and time.monotonic() - self._cache.refreshed_at > REFRESH_S:
             await asyncio.to_thread(self._cache.refresh)
         done: dict[int, Completion] = {}
+        if self._batches is not None:
+            requests = list(requests)  # all of them wait together
         waiting = enumerate(requests)
 
         async def work() -> None:
@@ -113,11 +116,14 @@ class ChatClient:
                 done[place] = await self._outcome(request)
 
         most = len(requests) if isinstance(requests, Sized) else self._spec.in_flight
-        workers = [asyncio.create_task(work()) for _ in range(min(most, self._spec.in_flight))]
+        at_a_time = most if self._batches is not None else min(most, self._spec.in_flight)
+        workers = [asyncio.create_task(work()) for _ in range(at_a_time)]
         try:
             await asyncio.gather(*workers)
         except Exception as error:  # whatever it is: nothing more is sent, and what is paid for is waited for
             self._client.stopped = self._client.stopped or error
+            if self._batches is not None:
+                self._batches.stop(error)
             while self._client.num_under_way:
                 await asyncio.sleep(0.02)
             raise
@@ -130,10 +136,19 @@ class ChatClient:
         return [done[place] for place in range(len(done))]
 
     async def close(self) -> None:
-        """Close all connections; what is under way is lost."""
+        """Close all connections; what is under way is lost, but batches of which there are records."""
         await self._client.disconnect()
+        if self._batches is not None:
+            await self._batches.close()
+        if isinstance(self._admission, LeasedAdmission):
+            await self._admission.close()
         if self._cache is not None:
             await asyncio.to_thread(self._cache.flush)
+
+    async def compact(self) -> None:
+        """Tidy up where answers are kept."""
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.compact)
 
     def body(self, request: ChatRequest) -> bytes:
         """What is sent, always the same bytes for the same request."""
@@ -186,11 +201,15 @@ class ChatClient:
             future.cancel()  # without effect if it has a result; else who waits for it asks for itself
 
     async def _asked(self, key: bytes, body: bytes, n: int) -> Completion:
-        await self._start()
-        answer = await self._endpoints.post(Post(PATH, body, partial(self._read, key=key, n=n)))
+        post = Post(PATH, body, partial(self._read, key=key, n=n))
+        if self._batches is not None:
+            answer = await self._batches.post(key, post)
+        else:
+            await self.start()
+            answer = await self._endpoints.post(post)
         if answer.value is None:
             return Completion(failure=answer.failure, num_tries=answer.num_tries)
-        return replace(answer.value, num_tries=answer.num_tries)
+        return replace(answer.value, num_tries=answer.num_tries, from_cache=answer.num_tries == 0)
 
     def _read(self, reply: Reply, key: bytes, n: int) -> Completion:
         """What the answer says, and the answer kept before anybody acts on it. Raises BadAnswer."""
@@ -200,8 +219,26 @@ class ChatClient:
             self._cache.add(key, {"endpoint": reply.url, "status": reply.status, "body": reply.body})
         return completion
 
-    async def _start(self) -> None:
-        if not self._has_started:
+    def _keep(self, key: bytes, reply: ChatReply) -> None:
+        """Keep an answer that nobody waits for, so that nobody knows how many samples were wanted. Raises BadAnswer."""
+        choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
+        self._read(reply, key, len(choices) if isinstance(choices, list) else 1)
+
+    def _opened_batches(
+        self, spec: ChatSpec, batch: Batch, patience: Patience, admission: Admission | None
+    ) -> BatchClient:
+        endpoint, *others = spec.endpoints
+        if others:
+            raise EngineError(f"batch: batches are made at one endpoint; write only {endpoint.url} or another one")
+        api = BatchApi(
+            endpoint.url, api_key=os.environ.get(endpoint.api_key_env or spec.api_key_env), patience=patience
+        )
+        linger_s = min(LINGER_S, batch.poll_s)
+        return BatchClient(api, batch, cache=self._cache, keep=self._keep, linger_s=linger_s, admission=admission)
+
+    async def start(self) -> None:
+        """Look whether a server is there, once; ``complete`` does so when it first needs one. Raises EngineError."""
+        if self._batches is None and not self._has_started:
             async with self._starting:
                 if not self._has_started:
                     await self._endpoints.start()
@@ -216,10 +253,6 @@ class ChatClient:
         except Refused as refused:
             if refused.status not in (404, 405, 501):
                 raise
-        except BudgetExhausted as out:
-            if not self._has_started:
-                raise
-            raise TryFailed("endpoint_overloaded", str(out)) from None
 
 
 def _response_format(structured: str, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:

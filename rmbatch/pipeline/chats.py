@@ -134,12 +134,8 @@ class Chats:
         return min(max(2 * most // num_tasks, MIN_BLOCK_ROWS), MAX_BLOCK_ROWS)
 
     def spent(self) -> dict[str, Any]:
-        """By account: what its governor has counted, in this run and those before; none where it cannot be asked."""
-        found = {}
-        for account, governor in self._governors.items():
-            with suppress(RayError):
-                found[account] = governor.spent()
-        return found
+        """By account: what its governor has counted, in this run and those before."""
+        return {account: governor.spent() for account, governor in self._governors.items()}
 
     def compact(self) -> None:
         """Tidy up where answers are kept."""
@@ -158,10 +154,12 @@ def started(
     options: StorageOptions,
     spent: Mapping[str, Any],
     say: Callable[[str], None],
+    keep_spent: Callable[[Mapping[str, Any]], None],
 ) -> Iterator[Chats]:
     """The clients of these keys, each with the name of a reward that asks it.
 
-    ``options``: of the stores where answers are kept; ``spent``: by account, as ``Chats.spent`` has told before.
+    ``options``: of the stores where answers are kept; ``spent``: by account, as ``Chats.spent`` has told before; ``keep_spent``: is told it at the
+    end, when nobody asks any more.
     Raises UserError where no server is there.
     """
     governors: dict[str, GovernorActor] = {}
@@ -187,6 +185,7 @@ def started(
         yield Chats(actors, governors)
     finally:
         _close([actor for _, mine in actors.values() for actor in mine])
+        keep_spent(Chats(actors, governors).spent())
         for governor in governors.values():
             governor.close()
 

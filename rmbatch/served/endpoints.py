@@ -7,10 +7,13 @@ It knows nothing of what is asked: reward models and judges alike say how to ask
     answers = await endpoints.post_all(Post("/classify", body, read) for body in bodies)
     endpoints.close()
 
-A request goes to the server with the fewest under way. What that answers decides how it goes on:
+A request goes to the server with the fewest under way for its ``weight``; to one of a lower ``priority`` only while
+none of a higher is up: those are dead, out of quota, or have asked to wait (not: have enough to do). What it answers
+decides how it goes on:
 
     connection lost, timeout, 5xx, 408, 409, 424, 425, nonsense   tried again, elsewhere first, ``attempts`` times
     429, 503                        tried again after Retry-After or a backoff, with fewer at a time for that server
+    out of quota                    tried elsewhere, and that server never again; BudgetExhausted when all are
     other 4xx                       the request's fault, at once: ``endpoint_refused``
     3xx, 401 to 405, 501            a mistake in the job: EngineError
 
@@ -21,18 +24,27 @@ are busy), EngineLost stops everything: the job can go on another day, and no ro
 """
 
 import asyncio
-import itertools
 import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from connectors.errors import JobError
 from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed, base_url
+from rmbatch.served.endpoint_state import Endpoint, Patience, Target
 from rmbatch.served.engine import EngineError, EngineLost
+
+# fmt: off
+__all__ = [
+    "Admission", "Answer", "Ask", "BudgetExhausted", "Check", "Endpoints", "Failure", "OutOfQuota", "Patience",
+    "Permit", "Post", "Target",
+]
+# fmt: on
 
 T = TypeVar("T")
 
@@ -40,37 +52,15 @@ _log = logging.getLogger(__name__)
 
 _START_TRIES = 3
 _CHECK_TIMEOUT_S = 60.0
-_BUSY_S = 30.0
-"""A server that has turned everything away for so long is left alone."""
 _POLL_S = 0.1
 
 
-@dataclass(frozen=True)
-class Patience:
-    """When to try again, and when to stop trying."""
+class BudgetExhausted(JobError):  # noqa: N818 - what has happened is no fault
+    """The providers' quota, or the cap, is used up; the job stops, and goes on when there is more."""
 
-    attempts: int = 8
-    """Tries of one request; being told to wait is not one."""
-    timeout_s: float = 600.0
-    """The longest that one try may take."""
-    connect_timeout_s: float = 10.0
-    """Of that, the longest to get a connection."""
-    give_up_s: float | None = None
-    """The longest from a request's first try to its last. None: three times ``timeout_s``."""
-    backoff_s: float = 0.5
-    """Before the second try, doubled with each; slept is anything between 0 and that."""
-    max_backoff_s: float = 30.0
-    failures_to_open: int = 5
-    """Failures in a row after which a server is left alone."""
-    cooldown_s: float = 5.0
-    """How long it is left alone before it is checked, and between checks."""
-    lost_after_s: float = 120.0
-    """How long all servers may be dead before EngineLost."""
 
-    @property
-    def whole_s(self) -> float:
-        """``give_up_s``, with None filled in."""
-        return 3 * self.timeout_s if self.give_up_s is None else self.give_up_s
+class OutOfQuota(BudgetExhausted):
+    """One server's key is used up; others may go on."""
 
 
 class Ask(Protocol):
@@ -143,7 +133,7 @@ class Endpoints:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        targets: Sequence[str | Target],
         check: Check,
         *,
         in_flight: int,
@@ -160,31 +150,38 @@ class Endpoints:
         self._client = client or Client(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
         )
-        self._endpoints = [_Endpoint(url, float(in_flight)) for url in dict.fromkeys(map(base_url, urls))]
+        by_url: dict[str, Target] = {}
+        for each in targets:
+            target = Target(each) if isinstance(each, str) else each
+            by_url.setdefault(base_url(target.url), target)
+        self._endpoints = [Endpoint(url, float(in_flight), it.weight, it.priority) for url, it in by_url.items()]
         self._check = check
         self._in_flight = in_flight
         self._admission = admission
         self._slots = asyncio.Semaphore(in_flight)
         self._random = random.Random(seed)
-        self._picks = itertools.count(1)
+        self._turn = 0.0
+        self._in_line, self._room = asyncio.Lock(), asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Check all servers, and leave those alone that are down; may be called in an event loop of its own.
 
-        Raises EngineError where all are down, or one is not what is wanted.
+        Raises EngineError where all are down, or one is not what is wanted, and BudgetExhausted where all are out of
+        quota.
         """
         try:
             await asyncio.gather(*map(self._first_check, self._endpoints))
         finally:
             await self._client.disconnect()
-        if all(each.is_open for each in self._endpoints):
+        self._stop_if_all_out()
+        if all(each.is_open or each.is_out for each in self._endpoints):
             raise EngineError(f"no endpoint answers: {self._told()}")
 
     async def post_all(self, posts: Iterable[Post[T] | Failure]) -> list[Answer[T]]:
         """What becomes of each, in their order; taken as they are needed, and a failure stays one.
 
-        Raises EngineError and EngineLost; what is under way is then dropped.
+        Raises EngineError, EngineLost and BudgetExhausted; what is under way is then dropped.
         """
         answers: dict[int, Answer[T]] = {}
         waiting = enumerate(posts)
@@ -203,7 +200,7 @@ class Endpoints:
         return [answers[place] for place in range(len(answers))]
 
     async def post(self, post: Post[T]) -> Answer[T]:
-        """What becomes of one request. Raises EngineError and EngineLost."""
+        """What becomes of one request. Raises EngineError, EngineLost and BudgetExhausted."""
         async with self._slots:
             tries = _Tries()
             while True:
@@ -217,6 +214,8 @@ class Endpoints:
     async def _tried_when_admitted(self, post: Post[T], tries: "_Tries") -> Answer[T] | None:
         if self._admission is None:
             return await self._tried(await self._picked(tries), post, tries)
+        async with self._in_line:  # no permit is taken while all servers are full or have asked to wait
+            await self._with_room()
         permit = await self._admission.admit(len(post.body), again=tries.num > 0)
         value: object | None = None
         try:
@@ -226,27 +225,56 @@ class Endpoints:
         finally:
             permit.settle(value)
 
+    def holds(self) -> dict[str, float]:
+        """The servers that have asked to be left alone (Retry-After), by URL, and for how many seconds more."""
+        now = time.monotonic()
+        return {each.url: each.wait_until - now for each in self._endpoints if each.wait_until > now}
+
+    def hold(self, url: str, seconds: float) -> None:
+        """Leave a server alone for so long, because another worker was asked to. Raises KeyError for an unknown one."""
+        {each.url: each for each in self._endpoints}[url].wait(seconds, time.monotonic(), self._patience)
+
     def close(self) -> None:
         """Close all connections, from any thread, while the event loop still exists; what is under way is lost."""
         self._client.close()
 
-    async def _picked(self, tries: "_Tries") -> "_Endpoint":
-        """The server to try next, already counted as having one more; waits for one. Raises EngineLost."""
+    async def _picked(self, tries: "_Tries") -> Endpoint:
+        """The server to try next, already counted as having one more; waits for one.
+
+        Raises EngineLost and BudgetExhausted.
+        """
+        async with self._in_line:  # of the thousands who may wait only the first looks for room
+            free = await self._with_room()
+            best = min(free, key=lambda each: (each in tries.this_round, each.in_flight / each.weight, each.turn))
+            self._turn = max(self._turn, best.turn)
+            best.turn = self._turn + 1 / best.weight
+            best.in_flight += 1
+            return best
+
+    async def _with_room(self) -> list[Endpoint]:
+        """The servers that may be asked, once there are any. Raises EngineLost and BudgetExhausted."""
         while True:
             now = time.monotonic()
-            for each in self._endpoints:
-                if each.is_open and not each.is_checked and each.check_at <= now:
-                    self._begin_check(each)
-            free = [each for each in self._endpoints if each.is_free(now)]
-            if free:
-                best = min(free, key=lambda each: (each in tries.this_round, each.in_flight, each.picked))
-                best.picked = next(self._picks)
-                best.in_flight += 1
-                return best
+            self._begin_checks(now)
+            if free := self._free(now):
+                return free
+            self._stop_if_all_out()
             self._stop_if_lost(now)
-            await asyncio.sleep(_POLL_S * self._random.uniform(0.5, 1))
+            await self._waited_for_room()
 
-    async def _tried(self, endpoint: "_Endpoint", post: Post[T], tries: "_Tries") -> Answer[T] | None:
+    def _free(self, now: float) -> list[Endpoint]:
+        """Those of the highest priority that is up which may be asked one more."""
+        up = [each for each in self._endpoints if each.is_up(now)]
+        highest = max((each.priority for each in up), default=0)
+        return [each for each in up if each.priority == highest and each.in_flight < each.limit]
+
+    async def _waited_for_room(self) -> None:
+        self._room.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_S):
+                await self._room.wait()
+
+    async def _tried(self, endpoint: Endpoint, post: Post[T], tries: "_Tries") -> Answer[T] | None:
         """What one try brings, None where there may be another."""
         sent_at = time.monotonic()
         tries.num += 1
@@ -260,6 +288,10 @@ class Endpoints:
             return Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
         except BadAnswer as bad:
             failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
+        except OutOfQuota as out:
+            endpoint.has_no_quota(str(out))
+            self._stop_if_all_out()
+            return None
         except TryFailed as why:
             failed = why
         else:
@@ -267,6 +299,7 @@ class Endpoints:
             return Answer(value, None, tries.num)
         finally:
             endpoint.in_flight -= 1
+            self._room.set()
         endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
         tries.has_failed(endpoint, failed)
         return None
@@ -285,25 +318,30 @@ class Endpoints:
     def _backoff_s(self, tries: "_Tries") -> float:
         """How long to wait before the next try: not at all while a server was not tried yet."""
         now = time.monotonic()
-        if any(each.is_free(now) and each not in tries.this_round for each in self._endpoints):
+        if any(each not in tries.this_round for each in self._free(now)):
             return 0.0
         longest = self._patience.backoff_s * 2.0 ** min(tries.rounds, 30)
         tries.this_round.clear()
         tries.rounds += 1
         return self._random.uniform(0, min(longest, self._patience.max_backoff_s))
 
+    def _stop_if_all_out(self) -> None:
+        if all(each.is_out for each in self._endpoints):
+            raise BudgetExhausted("; ".join(f"{each.url} is out of quota: {each.why}" for each in self._endpoints))
+
     def _stop_if_lost(self, now: float) -> None:
-        for each in self._endpoints:
+        left = [each for each in self._endpoints if not each.is_out]
+        for each in left:
             limit = self._patience.whole_s if each.is_busy else self._patience.lost_after_s
             if not each.is_open or now - each.opened_at <= limit:
                 return
-        since = max(each.opened_at for each in self._endpoints)
+        since = max(each.opened_at for each in left)
         raise EngineLost(f"no endpoint answers for {now - since:.0f} s: {self._told()}")
 
     def _told(self) -> str:
         return "; ".join(f"{each.url}: {each.why}" for each in self._endpoints)
 
-    async def _first_check(self, endpoint: "_Endpoint") -> None:
+    async def _first_check(self, endpoint: Endpoint) -> None:
         for left in reversed(range(_START_TRIES)):
             try:
                 await self._checked(endpoint)
@@ -312,6 +350,9 @@ class Endpoints:
                 if left:
                     wait = failed.wait_s or self._patience.backoff_s
                     await asyncio.sleep(min(wait, self._patience.max_backoff_s))
+            except OutOfQuota as out:
+                endpoint.has_no_quota(str(out))
+                return
             except (Refused, EngineError) as mistake:
                 raise EngineError(f"{endpoint.url}: {mistake}") from None
             else:
@@ -319,16 +360,20 @@ class Endpoints:
                 return
         endpoint.open(time.monotonic(), self._patience)
 
-    def _begin_check(self, endpoint: "_Endpoint") -> None:
-        endpoint.is_checked = True
-        task = asyncio.create_task(self._check_again(endpoint))
-        self._checks.add(task)  # a loop holds its tasks only weakly
-        task.add_done_callback(self._checks.discard)
+    def _begin_checks(self, now: float) -> None:
+        for each in self._endpoints:
+            if each.is_open and not each.is_out and not each.is_checked and each.check_at <= now:
+                each.is_checked = True
+                task = asyncio.create_task(self._check_again(each))
+                self._checks.add(task)  # a loop holds its tasks only weakly
+                task.add_done_callback(self._checks.discard)
 
-    async def _check_again(self, endpoint: "_Endpoint") -> None:
+    async def _check_again(self, endpoint: Endpoint) -> None:
         wait_s = self._patience.cooldown_s
         try:
             await self._checked(endpoint)
+        except OutOfQuota as out:
+            endpoint.has_no_quota(str(out))
         except (TryFailed, Refused, EngineError, EngineLost) as why:  # no request is concerned: it stays dead, no more
             endpoint.why = str(why)
             asked = why.wait_s if isinstance(why, TryFailed) else None
@@ -340,8 +385,9 @@ class Endpoints:
         finally:
             endpoint.check_at = time.monotonic() + wait_s
             endpoint.is_checked = False
+            self._room.set()
 
-    async def _checked(self, endpoint: "_Endpoint") -> None:
+    async def _checked(self, endpoint: Endpoint) -> None:
         limit = min(self._patience.timeout_s, _CHECK_TIMEOUT_S)
         try:
             async with asyncio.timeout(limit):
@@ -352,60 +398,6 @@ class Endpoints:
             raise TryFailed("endpoint_bad_answer", self._client.clean(str(bad))) from None
 
 
-@dataclass(eq=False)
-class _Endpoint:
-    """One server, and what is known of it. Open, as circuits are: no request goes there."""
-
-    url: str
-    limit: float
-    """Requests under way at a time: falls when it is overloaded and does not say how long, rises as it serves."""
-    in_flight: int = 0
-    picked: int = 0
-    failures: int = 0
-    why: str = ""
-    is_open: bool = False
-    is_busy: bool = False
-    is_checked: bool = False
-    opened_at: float = -math.inf
-    check_at: float = -math.inf
-    wait_until: float = -math.inf
-    served_at: float = -math.inf
-    lowered_at: float = -math.inf
-    busy_since: float = math.inf
-
-    def is_free(self, now: float) -> bool:
-        """Whether it may be asked one more."""
-        return not self.is_open and self.wait_until <= now and self.in_flight < self.limit
-
-    def has_served(self, now: float) -> None:
-        """It has answered, so it lives."""
-        self.failures, self.is_open, self.is_busy, self.busy_since, self.served_at = 0, False, False, math.inf, now
-        self.limit += max(1 / self.limit, 0.05)
-
-    def has_failed(self, failed: TryFailed, sent_at: float, now: float, patience: Patience) -> None:
-        """It has not; being busy is no sign of death until nothing else was heard of it for a while."""
-        self.why = str(failed)
-        self.is_busy = failed.wait_s is not None
-        if failed.code == "endpoint_overloaded":
-            self.busy_since = min(self.busy_since, now)
-            self.wait_until = max(self.wait_until, now + min(failed.wait_s or 0.0, patience.whole_s))
-            if not failed.wait_s and sent_at > self.lowered_at:  # what was under way together is one reason, not many
-                self.limit, self.lowered_at = max(1.0, 0.7 * min(self.limit, self.in_flight + 1)), now
-            is_dead = now - self.busy_since > _BUSY_S
-        else:
-            self.failures += 1
-            is_dead = self.failures >= patience.failures_to_open
-        if is_dead:
-            self.open(now, patience)
-
-    def open(self, now: float, patience: Patience) -> None:
-        """Leave it alone until a check goes well."""
-        if not self.is_open:
-            _log.warning("endpoint %s is left alone: %s", self.url, self.why)
-            self.is_open, self.opened_at = True, now
-            self.check_at = max(now + patience.cooldown_s, self.wait_until)
-
-
 @dataclass
 class _Tries:
     """What a request has been through."""
@@ -414,11 +406,11 @@ class _Tries:
     counted: int = 0
     rounds: int = 0
     began: float = math.inf
-    this_round: set[_Endpoint] = field(default_factory=set)
-    failed_on: set[_Endpoint] = field(default_factory=set)
+    this_round: set[Endpoint] = field(default_factory=set)
+    failed_on: set[Endpoint] = field(default_factory=set)
     last: Failure | None = None
 
-    def has_failed(self, endpoint: _Endpoint, failed: TryFailed) -> None:
+    def has_failed(self, endpoint: Endpoint, failed: TryFailed) -> None:
         """Another try has failed; where the server was only busy it does not count."""
         self.counted += failed.code != "endpoint_overloaded"
         self.this_round.add(endpoint)

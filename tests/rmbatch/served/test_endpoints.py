@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from rmbatch.served.endpoint_client import BadAnswer, Reply
-from rmbatch.served.endpoints import Answer, Ask, Endpoints, Failure, Patience, Post
+from rmbatch.served.endpoints import Answer, Ask, Endpoints, Failure, Patience, Post, Target
 from rmbatch.served.engine import EngineError, EngineLost
 from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 
@@ -48,11 +48,13 @@ def posts(*numbers: int) -> list[Post[int]]:
     return [Post("/double", orjson.dumps({"n": n}), read) for n in numbers]
 
 
-def asked(*servers: HostileServer | str, numbers: range | list[int], patience: Patience = CALM, **settings: Any) -> Any:
+def asked(
+    *servers: HostileServer | str | Target, numbers: range | list[int], patience: Patience = CALM, **settings: Any
+) -> Any:
     """The answers of freshly started endpoints."""
 
     async def work() -> list[Answer[int]]:
-        urls = [server if isinstance(server, str) else server.url for server in servers]
+        urls = [server.url if isinstance(server, HostileServer) else server for server in servers]
         endpoints = Endpoints(urls, is_up, **{"in_flight": 8, "seed": 0, **settings}, patience=patience)
         try:
             await endpoints.start()
@@ -313,6 +315,110 @@ def test_retry_after_is_kept_to_and_concerns_one_server(one: HostileServer, othe
     assert [answer.value for answer in answers] == [2 * n for n in range(10, 40)]
     assert time.monotonic() - began < 0.9  # the other one went on
     assert other.num_scored > 20
+
+
+def test_weights_share_the_work(one: HostileServer, other: HostileServer) -> None:
+    one.always = other.always = Late(0.02)
+    targets = [Target(one.url, weight=3), Target(other.url)]
+    answers = asked(*targets, numbers=range(120), in_flight=12)
+    assert [answer.value for answer in answers] == [2 * n for n in range(120)]
+    assert (one.most_under_way, other.most_under_way) == (9, 3)
+    assert abs(one.num_scored - 90) < 12
+
+
+def test_weights_hold_for_one_request_at_a_time(one: HostileServer, other: HostileServer) -> None:
+    asked(Target(one.url, weight=3), Target(other.url), numbers=range(40), in_flight=1)
+    assert (one.num_scored, other.num_scored) == (30, 10)
+
+
+def test_a_lower_priority_is_not_for_those_who_have_enough_to_do(one: HostileServer, other: HostileServer) -> None:
+    one.always, one.capacity = Late(0.01), 2
+    answers = asked(Target(one.url, priority=1), other.url, numbers=range(60), in_flight=16)
+    assert [answer.value for answer in answers] == [2 * n for n in range(60)]
+    assert one.seen[0]
+    assert not other.num_scored
+
+
+def test_a_lower_priority_is_for_when_the_higher_is_dead_and_only_then(
+    one: HostileServer, other: HostileServer
+) -> None:
+    async def work() -> None:
+        endpoints = Endpoints([other.url, Target(one.url, priority=7)], is_up, in_flight=4, patience=CALM, seed=0)
+        await endpoints.start()
+        await endpoints.post_all(posts(*range(20)))
+        assert (one.num_scored, other.num_scored) == (20, 0)
+        await asyncio.to_thread(one.die)
+        answers = await endpoints.post_all(posts(*range(20, 60)))
+        assert [answer.value for answer in answers] == [2 * n for n in range(20, 60)]
+        assert (one.num_scored, other.num_scored) == (20, 40)
+        await asyncio.to_thread(one.revive)
+        number = 60
+        while one.num_scored == 20:
+            await asyncio.sleep(0.02)
+            await endpoints.post_all(posts(number))
+            number += 1
+        before = other.num_scored
+        await endpoints.post_all(posts(*range(1000, 1020)))
+        assert other.num_scored == before
+        endpoints.close()
+
+    asyncio.run(work())
+
+
+def test_a_lower_priority_stands_in_while_the_higher_has_asked_to_wait(
+    one: HostileServer, other: HostileServer
+) -> None:
+    one.plan(0, Status(429, {"Retry-After": "1"}))
+    other.always = Late(0.02)
+    began = time.monotonic()
+    asked(Target(one.url, priority=1), other.url, numbers=range(20), in_flight=1)
+    assert time.monotonic() - began < 0.95
+    assert (one.num_scored, other.num_scored) == (0, 20)
+
+
+def test_what_a_server_has_asked_for_can_be_shared(one: HostileServer, other: HostileServer) -> None:
+    async def work() -> None:
+        first, second = (Endpoints([one.url, other.url], is_up, in_flight=4, patience=CALM, seed=0) for _ in range(2))
+        await asyncio.gather(first.start(), second.start())
+        assert first.holds() == {}
+        one.plan(0, Status(429, {"Retry-After": "2"}))
+        other.plan(0, Status(429, {"Retry-After": "1"}))
+        asking = asyncio.create_task(first.post_all(posts(0)))
+        while len(first.holds()) < 2:
+            await asyncio.sleep(0.01)
+        holds = first.holds()
+        assert 1 < holds[one.url] <= 2
+        assert 0 < holds[other.url] <= 1
+        asking.cancel()
+        second.hold(one.url, holds[one.url])
+        second.hold(one.url, 0.1)  # what is longer holds
+        await second.post_all(posts(*range(1, 21)))
+        assert (one.num_scored, other.num_scored) == (0, 20)
+        second.hold(one.url, 1e9)  # no longer than requests are tried
+        assert second.holds()[one.url] <= CALM.whole_s
+        with pytest.raises(KeyError):
+            second.hold("http://elsewhere", 1)
+        first.close()
+        second.close()
+
+    asyncio.run(work())
+
+
+def test_many_who_wait_for_one_server_are_served_in_their_order(one: HostileServer) -> None:
+    async def work() -> None:
+        endpoints = Endpoints([one.url], is_up, in_flight=500, patience=CALM, seed=0)
+        await endpoints.start()
+        endpoints.hold(one.url, 0.5)
+        began = time.process_time()
+        asking = asyncio.create_task(endpoints.post_all(posts(*range(500))))
+        await asyncio.sleep(0.4)
+        assert time.process_time() - began < 0.3  # one of them looks, not all
+        assert [answer.value for answer in await asking] == [2 * n for n in range(500)]
+        endpoints.close()
+
+    asyncio.run(work())
+    numbers = [body["n"] for _, body, _ in one.asked if body is not None]
+    assert sum(numbers[:250]) < sum(numbers[250:])
 
 
 def test_a_server_that_takes_few_at_a_time_gets_few_and_nobody_starves(one: HostileServer) -> None:

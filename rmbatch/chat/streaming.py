@@ -1,0 +1,153 @@
+"""A chat completion that comes in pieces (server-sent events), put together to what it would be in one piece.
+
+It knows bytes and JSON, no connections and no clock; what errors inside a stream mean is the caller's to say.
+
+    answer = StreamedAnswer()
+    async for data in events(pieces):                    # pieces of bytes, cut anywhere
+        answer.add(data)                                 # raises StreamError, BadAnswer
+        if answer.is_done: ...
+    answer.body()                                        # as without ``stream``; raises BadAnswer for half an answer
+
+openai's own reader makes an object of each event and does not tell whether the end was there.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import Any
+
+import orjson
+
+from rmbatch.served.endpoint_client import BadAnswer
+
+_LINE_END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
+"""A CR that ends a piece may be half of CR LF: the next piece tells."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_JOINED = ("content", "reasoning_content", "reasoning", "refusal")
+"""Texts of a message that come in pieces."""
+
+
+class StreamError(Exception):
+    """An error that came as an event."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+        """JSON."""
+
+
+async def events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """The data of each event, the last one's too if the stream ends without an empty line."""
+    rest, data = b"", list[bytes]()
+    async for piece in pieces:
+        *lines, rest = _LINE_END.split(rest + piece)
+        for line in lines:
+            if line:
+                data += _data_of(line)
+            elif data:
+                yield b"\n".join(data)
+                data = []
+    for line in rest.splitlines():
+        data += _data_of(line)
+    if data:
+        yield b"\n".join(data)
+
+
+def streamed(body: bytes) -> bytes:
+    """The request with the wish that its answer be streamed; it is a JSON object with something in it."""
+    return body[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
+
+
+class StreamedAnswer:
+    """What has come of an answer so far."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        """Whether there was a first token: anything of a text, or an end without one."""
+        self.is_done = False
+        """Whether its end was said; no more will come."""
+        self._about: dict[str, Any] = {}
+        self._usage: Any = None
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, data: bytes) -> None:
+        """One event more. Raises StreamError, and BadAnswer for what is none."""
+        if data.strip() == b"[DONE]":
+            self.is_done = True
+            return
+        try:
+            event = orjson.loads(data)
+            if event.get("error"):
+                raise StreamError(data)
+            self._about = self._about or event
+            self._usage = event.get("usage") or self._usage
+            for piece in event.get("choices") or ():
+                choice = self._choices.setdefault(int(piece.get("index") or 0), _Choice())
+                self.has_begun |= choice.add(piece)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BadAnswer(f"no chat completion: {type(error).__name__} {error}") from None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing but the word that it has ended: the count of tokens comes last."""
+        return self._has_ended and (self.is_done or self._usage is not None)
+
+    @property
+    def _has_ended(self) -> bool:
+        """Gateways say [DONE] where the server behind them was lost too, so each choice must say how it ended."""
+        return bool(self._choices) and all(each.finish_reason is not None for each in self._choices.values())
+
+    def body(self) -> dict[str, Any]:
+        """What the server would have answered in one piece. Raises BadAnswer where the stream broke off."""
+        if not self._has_ended:
+            raise BadAnswer("the stream ended before the answer")
+        choices = [choice.whole(index) for index, choice in sorted(self._choices.items())]
+        return {**self._about, "object": "chat.completion", "choices": choices, "usage": self._usage}
+
+
+class _Choice:
+    """One sample, as far as it has come."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._texts: dict[str, list[Any]] = {}
+        self._logprobs: dict[str, list[Any]] = {}
+
+    def add(self, piece: dict[str, Any]) -> bool:
+        """Add what one event says of it; returns whether that is more than that it has begun."""
+        delta, told = piece.get("delta") or {}, piece.get("finish_reason")
+        self.finish_reason = told or self.finish_reason
+        for name in _JOINED:
+            text = delta.get(name)
+            if not isinstance(text, str | list | None):
+                raise TypeError(f"{name} of type {type(text).__name__}")
+            if text is not None:
+                self._texts.setdefault(name, []).append(text)
+        for name, tokens in (piece.get("logprobs") or {}).items():
+            self._logprobs.setdefault(name, []).extend(tokens or ())
+        return bool(told) or any(delta.get(name) for name in _JOINED)
+
+    def whole(self, index: int) -> dict[str, Any]:
+        """The choice as it would stand in an answer of one piece. Raises BadAnswer."""
+        texts = {name: _joined(pieces) for name, pieces in self._texts.items()}
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": None, **texts},
+            "logprobs": self._logprobs or None,
+            "finish_reason": self.finish_reason,
+        }
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """One text; or one list of parts, which is how Mistral's reasoning models answer."""
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    parts = list[Any]()
+    for piece in pieces:
+        parts += piece if isinstance(piece, list) else [{"type": "text", "text": piece}]
+    return parts
+
+
+def _data_of(line: bytes) -> list[bytes]:
+    """What a line adds to an event's data; comments and other fields nothing."""
+    name, _, value = line.removeprefix(_BYTE_ORDER_MARK).partition(b":")
+    return [value.removeprefix(b" ")] if name == b"data" else []
