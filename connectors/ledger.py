@@ -9,7 +9,7 @@ What stands in an output folder, and when it is written:
     data/ rejected/ dead_letters/ by each write task: files with names that are new each time, never overwritten
     _rmbatch/commits/             after those files: one record that names them and the exact rows they account for
     _rmbatch/manifest.json        last, when every planned row is accounted for exactly once
-    _rmbatch/answers/ spent.json  while judges are asked: their answers, and what was spent against budgets (rmbatch/chat)
+    _rmbatch/answers/ spent.json  while judges are asked: their answers, what was spent against budgets
 
 A row is finished when a commit record covers it, and only then. What a crash leaves, step by step, and what the next
 run of the same command does:

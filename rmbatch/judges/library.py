@@ -1,6 +1,6 @@
 """The judges that have a name: what each judges, and how. The page of them, ``docs/alignment.md``, is made here, too.
 
-The names are RM-Gallery's; the principles are our own, in ``library/<topic>.yaml``, which ``principles.py`` reads.
+The names are RM-Gallery's; the principles are our own, in ``topics/<topic>.yaml``, which ``principles.py`` reads.
 This is only the table, and loads neither pydantic nor YAML. To add judges: write the file, add a line to ``TOPICS``.
 
     is_in_library("base_helpfulness_pointwise")      # True
@@ -88,7 +88,7 @@ def library_entry(name: str) -> LibraryEntry:
 
 def topic_file(topic: str) -> bytes:
     """The file of a topic's principles, YAML, out of the installed package."""
-    return files("rmbatch.judges").joinpath("library", f"{topic}.yaml").read_bytes()
+    return files("rmbatch.judges").joinpath("topics", f"{topic}.yaml").read_bytes()
 
 
 _HEAD = """# Judges for alignment

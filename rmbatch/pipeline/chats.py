@@ -158,9 +158,8 @@ def started(
 ) -> Iterator[Chats]:
     """The clients of these keys, each with the name of a reward that asks it.
 
-    ``options``: of the stores where answers are kept; ``spent``: by account, as ``Chats.spent`` has told before; ``keep_spent``: is told it at the
-    end, when nobody asks any more.
-    Raises UserError where no server is there.
+    ``options``: of the stores where answers are kept. ``spent``: by account, as ``keep_spent`` was told before; that is
+    told it at the end, when nobody asks any more. Raises UserError where no server is there.
     """
     governors: dict[str, GovernorActor] = {}
     actors: dict[str, tuple[ChatSpec, list[Any]]] = {}

@@ -41,7 +41,7 @@ def test_a_name_is_found_or_its_nearest_are_named() -> None:
 
 
 def test_each_topic_has_a_file_and_each_file_a_topic() -> None:
-    packaged = files("rmbatch.judges").joinpath("library")
+    packaged = files("rmbatch.judges").joinpath("topics")
     assert {entry.name for entry in packaged.iterdir()} == {f"{topic}.yaml" for topic in TOPICS}
 
 
