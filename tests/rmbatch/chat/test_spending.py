@@ -20,8 +20,8 @@ COUNTS |= {"completion_tokens": 100_000, "cached_tokens": 1_500_000}
 def test_in_one_line(price: Price | None, line: str) -> None:
     told = spending(COUNTS, price).line()
     assert told == (
-        "12,040 answers, 310 kept from before or equal to another, 3 without an answer, 12,050 tries, 3,100,000 tokens, "
-        f"50% of prompts cached by the provider{line}"
+        "12,040 answers, 310 kept from before or equal to another, 3 without an answer, 12,050 tries, "
+        f"3,100,000 tokens, 50% of prompts cached by the provider{line}"
     )
 
 
