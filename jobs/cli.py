@@ -1,10 +1,11 @@
-"""The command line: run, plan, doctor, status, rewards.
+"""The command line: run, plan, doctor, principles, status, rewards.
 
 A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
 
     rmbatch run job.yaml input.path=s3://team/rollouts/
     rmbatch plan job.yaml
     rmbatch doctor job.yaml
+    rmbatch principles job.yaml
     rmbatch status s3://team/best/
     rmbatch rewards f1_score
 """
@@ -90,6 +91,18 @@ def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) 
 
 
 @app.command()
+def principles(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
+    """Find the principles behind preferences, measure what they are worth, and write them as a file for a judge."""
+    from jobs.principles import run_principles, told_lines
+    from jobs.principles_config import parse_principles_job
+
+    job = parse_principles_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
+    with Display() as display:
+        report = run_principles(job, display)
+    Console().print(table(f"principles: {job.topic}", told_lines(report, job.output.path)))
+
+
+@app.command()
 def status(
     output: Annotated[str, typer.Argument(help="The output folder of a job.", show_default=False)],
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server.")] = None,
@@ -108,21 +121,27 @@ def rewards(
         str | None, typer.Argument(help="A reward's name, or file.py:function.", show_default=False)
     ] = None,
 ) -> None:
-    """List the rewards, or describe one: what it reads, its knobs, its scale, its source."""
+    """List the rewards and judges, or describe one: what it reads, its knobs, its scale, its source."""
+    from rmbatch.judges.describe import describe_judge, is_judge
+    from rmbatch.judges.library import LIBRARY
+    from rmbatch.judges.spec import KINDS
     from rmbatch.rewards.registry import describe, list_rewards, resolve
 
     if name is not None:
-        typer.echo(describe(name))
+        typer.echo(describe_judge(name) if is_judge(name) else describe(name))
         return
     first_lines = [(known, resolve(known).doc.split("\n", 1)[0]) for known in list_rewards()]
     Console().print(table("rewards", first_lines))
+    kinds = [(kind, " ".join(str(model.__doc__).split())) for kind, model in KINDS.items()]
+    Console().print(table("judges", [*kinds, *((known, entry.about) for known, entry in LIBRARY.items())]))
 
 
 def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
-    given = list(overrides or [])
-    if limit is not None:
-        given.append(f"input.limit={limit}")
-    return parse_job(read_job_file(job_file, given, os.environ), job_file)
+    return parse_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
+
+
+def _given(overrides: list[str] | None, limit: int | None) -> list[str]:
+    return [*(overrides or []), *([] if limit is None else [f"input.limit={limit}"])]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -186,6 +186,8 @@ JOBS: dict[str, type[ScoreJob] | type[BestOfNJob]] = {"score": ScoreJob, "best_o
 def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
     """The job that a job file's content asks for; raises UserError in the file's own words."""
     kind = data.get("job")
+    if kind == "principles":
+        raise UserError(f"{where}: job: principles is run by `rmbatch principles {where}`")
     if not isinstance(kind, str) or kind not in JOBS:
         hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
         raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from connectors.ledger import Ledger
 from connectors.storage import StorageOptions
 from jobs.display import Display
@@ -21,13 +19,11 @@ from jobs.sampling import Sample
 from rmbatch.chat.connections import Unasked, chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.spending import Spending, spending
+from rmbatch.chat.spent import ANSWERS, Spent
 from rmbatch.judges.asking import counted_as
 from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows import Roles, flatten
 
-ANSWERS = "answers"
-"""Folder beside the output's records where answers are kept, if a judge names no other."""
-SPENT = "spent.json"
 TOKEN_BYTES = 4
 """Of text, for an estimate: English has about so many a token, Chinese fewer."""
 
@@ -45,7 +41,7 @@ class Judged:
     specs: Mapping[str, ChatSpec] = field(default_factory=dict)
     """By judge: who is asked, as its client has it."""
     chats: Any = None
-    budgets: "Budgets | None" = None
+    spent: Spent | None = None
 
     @property
     def connections(self) -> Mapping[str, Any]:
@@ -71,23 +67,8 @@ class Judged:
 
     def keep_spent(self) -> None:
         """Keep what was spent against budgets so far."""
-        if self.chats and self.budgets:
-            self.budgets.keep(self.chats.spent())
-
-
-class Budgets:
-    """What was spent against budgets, kept beside the output, so that another run of the job goes on counting."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._private = ledger.private
-        self.spent: dict[str, Any] = orjson.loads(self._private.read_if_exists(SPENT) or b"{}")
-
-    def keep(self, spent: Mapping[str, Any]) -> None:
-        """``spent``: by account."""
-        now = {**self.spent, **spent}
-        if now != self.spent:
-            self._private.write(SPENT, orjson.dumps(now, option=orjson.OPT_INDENT_2))
-            self.spent = now
+        if self.chats and self.spent:
+            self.spent.keep(self.chats.spent())
 
 
 def unasked_judges(judges: Mapping[str, JudgeReward]) -> dict[str, Unasked]:
@@ -107,10 +88,10 @@ def clients(
 
     answers = ledger.private.folder(ANSWERS).url
     specs = {name: _with_cache(judge.spec.chat(), answers) for name, judge in judges.items()}
-    budgets = Budgets(ledger)
+    spent = Spent(ledger.private)
     named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
-    with started(named, options, budgets.spent, display.say, budgets.keep) as chats:
-        yield Judged(judges, specs, chats, budgets)
+    with started(named, options, spent.by_account, display.say, spent.keep) as chats:
+        yield Judged(judges, specs, chats, spent)
         chats.compact()
 
 

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -184,9 +185,7 @@ class ResponseCache:
         with self._lock:
             known = set(self._numbers)  # before the listing, which then has them unless they were merged
         listed = self._listed()
-        grown = [
-            (name, size) for name, size in listed.items() if name not in self._own and size > self._read_to.get(name, 0)
-        ]
+        grown = [(name, size) for name, size in listed.items() if size > self._read_to.get(name, 0)]
         with ThreadPoolExecutor(1 if self._is_local else PARALLEL_REQUESTS) as pool:
             scanned = list(pool.map(self._scanned, grown))
         with self._lock:
@@ -194,6 +193,7 @@ class ResponseCache:
             for (name, _), lines in zip(grown, scanned, strict=True):
                 for each in lines or ():
                     self._note(name, each)
+                    self._read_to[name] = each.read_to
         return None not in scanned
 
     def _listed(self) -> dict[str, int]:
@@ -259,7 +259,7 @@ class ResponseCache:
         self.folder.write(merged_name, merged)
         with self._lock:
             self._forget(read)
-            self._note(merged_name, _Lines.read(merged, 0))
+            self._note(merged_name, _Lines.read(merged, 0))  # and it will be read, for what others have deleted
         self.folder.delete(sorted(read))
         return len(read) - 1
 
@@ -280,7 +280,6 @@ class ResponseCache:
 
     def _note(self, name: str, lines: "_Lines") -> None:
         self._places.add_all(lines.keys, self._number(name), lines.starts, lines.sizes)
-        self._read_to[name] = lines.read_to
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
@@ -298,6 +297,12 @@ class ResponseCache:
     def _new_name(self) -> str:
         name = f"{time.time_ns():020d}-{secrets.token_hex(6)}{SUFFIX}"
         self._own.add(name)
+        return name
+
+    def _new_segment(self) -> str:
+        """The name of one of which all will be known that is written to it."""
+        name = self._new_name()
+        self._read_to[name] = sys.maxsize
         return name
 
 
@@ -325,7 +330,7 @@ class _Growing:
     """A file of which this process is the only writer."""
 
     def __init__(self, cache: ResponseCache) -> None:
-        self._cache, self._name, self._size, self._written_at = cache, cache._new_name(), 0, time.time()
+        self._cache, self._name, self._size, self._written_at = cache, cache._new_segment(), 0, time.time()
         self._file = open(cache.folder.path(self._name), "ab", buffering=0)  # noqa: SIM115 - until nobody writes to it
 
     @property
@@ -386,7 +391,7 @@ class _Objects:
         cache = self._cache
         with cache._lock:
             self._is_gathering = False
-            lines, name = dict(cache._waiting), cache._new_name()
+            lines, name = dict(cache._waiting), cache._new_segment()
         cache.folder.write(name, b"".join(lines.values()))
         with cache._lock:
             size, number = 0, cache._number(name)

@@ -174,6 +174,11 @@ class ChatSpec(Part):
         return {**self.model_dump(mode="json", exclude=HOW_IT_RUNS), "service": self.service_name}
 
     @property
+    def account(self) -> str:
+        """Whose limits it shares: those of its service and model."""
+        return f"{self.service_name} {self.model}"
+
+    @property
     def service_name(self) -> str:
         """``service``, with None filled in."""
         hosts = (api_url(each.url).split("://", 1)[1].removesuffix("/v1") for each in self.endpoints)

@@ -24,6 +24,7 @@ from rmbatch.chat.client import ChatClient, ChatRequest
 from rmbatch.chat.completion import Completion
 from rmbatch.chat.connections import opened
 from rmbatch.chat.spec import ChatSpec
+from rmbatch.chat.spent import check_limits
 from rmbatch.pipeline.governor import GovernorActor
 from rmbatch.pipeline.pools import TASK_CPUS
 from rmbatch.served.engine import EngineError, EngineLost
@@ -143,11 +144,6 @@ class Chats:
             ray.get([actors[0].compact.remote() for _, actors in self._actors.values()])
 
 
-def account_of(spec: ChatSpec) -> str:
-    """Whose limits a client shares: those of its service and model."""
-    return f"{spec.service_name} {spec.model}"
-
-
 @contextmanager
 def started(
     specs: Mapping[str, tuple[str, ChatSpec]],
@@ -163,10 +159,11 @@ def started(
     """
     governors: dict[str, GovernorActor] = {}
     actors: dict[str, tuple[ChatSpec, list[Any]]] = {}
+    check_limits({f"reward {name!r}": spec for name, spec in specs.values()})
     _check_fits(specs)
     try:
         for key, (_, spec) in specs.items():
-            account = account_of(spec)
+            account = spec.account
             if (spec.rate or spec.budget) and account not in governors:
                 governors[account] = GovernorActor.start(spec.rate, spec.budget, spec.price, spent.get(account))
             make = ray.remote(ChatActor).options(
@@ -198,14 +195,6 @@ def _check_fits(specs: Mapping[str, tuple[str, ChatSpec]]) -> None:
             f"the judges' actors take {taken:g} CPUs and the rows {TASK_CPUS:g}, and the cluster has {there:g}; "
             "set fewer actors"
         )
-    limits: dict[str, tuple[str, Any]] = {}
-    for name, spec in specs.values():
-        other, known = limits.setdefault(account_of(spec), (name, (spec.rate, spec.budget, spec.price)))
-        if known != (spec.rate, spec.budget, spec.price):
-            raise UserError(
-                f"rewards {other!r} and {name!r} ask the same model at the same service; "
-                "rate, budget and price must be the same for both"
-            )
 
 
 def _close(actors: Sequence[Any]) -> None:

@@ -1,0 +1,114 @@
+"""Vectors of texts from a server that speaks OpenAI's ``/v1/embeddings``; they are kept, as answers are.
+
+vectors = embedded(Embeddings(endpoint="http://host:8001", model="Qwen/Qwen3-Embedding-0.6B"), texts, folder)
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from pydantic import Field, field_validator
+
+from connectors.errors import JobError, UserError
+from connectors.storage import Folder
+from rmbatch.discovery.select import Vectors
+from rmbatch.served.engine import EngineError, EngineLost
+from rmbatch.served.spec import Part, Positive
+
+BATCH = 64
+"""Texts in a request."""
+IN_FLIGHT = 8
+
+
+class Embeddings(Part):
+    """Who makes vectors of texts."""
+
+    endpoint: Annotated[str, Field(min_length=1)]
+    """Base URL of a server."""
+    model: Annotated[str, Field(min_length=1)]
+    """As the server calls it."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that has the key; if it is not set, no key is sent."""
+    dimensions: Positive | None = None
+    """What the server is asked for. None: the model's own."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        from rmbatch.chat.spec import api_url
+
+        try:
+            api_url(url)
+        except EngineError as error:
+            raise ValueError(str(error).removeprefix("endpoints: ")) from None
+        return url
+
+
+def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
+    """A vector for each text, [n, dimensions]; ``kept``: where they are kept.
+
+    Raises UserError where the server refuses, and JobError where it cannot be asked any more.
+    """
+    from rmbatch.chat.cache import ResponseCache, key_of
+
+    cache = ResponseCache.open(kept.url, kept.options, service=spec.endpoint, model=spec.model)
+    keys = [key_of(spec.endpoint, orjson.dumps([spec.model, spec.dimensions, text])) for text in texts]
+    found = {key: answer["vector"] for key in keys if (answer := cache.find(key)) is not None}
+    missing = {key: text for key, text in zip(keys, texts) if key not in found}
+    try:
+        for key, vector in zip(missing, asyncio.run(_asked(spec, list(missing.values())))):
+            cache.add(key, {"vector": vector})
+            found[key] = vector
+    except (EngineError, EngineLost) as error:
+        raise JobError(f"embeddings of {spec.model!r}: {error}") from error
+    cache.flush()
+    lengths = {len(vector) for vector in found.values()}
+    if len(lengths) > 1:
+        raise UserError(f"embeddings of {spec.model!r}: vectors of {sorted(lengths)} numbers do not fit together")
+    return np.array([found[key] for key in keys], dtype=np.float64)
+
+
+async def _asked(spec: Embeddings, texts: Sequence[str]) -> list[list[float]]:
+    from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply
+    from rmbatch.served.endpoints import Ask, Endpoints, Post
+
+    async def check(ask: Ask) -> None:
+        try:
+            await ask("/v1/models")
+        except Refused as refused:
+            if refused.status not in (404, 405, 501):
+                raise
+
+    def read(num_texts: int, reply: Reply) -> list[list[float]]:
+        try:
+            rows = sorted(reply.body["data"], key=lambda row: int(row["index"]))
+            vectors = [[float(number) for number in row["embedding"]] for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"no embeddings: {type(error).__name__} {error}") from None
+        if len(vectors) != num_texts or not np.isfinite(vectors).all():
+            raise BadAnswer(f"{len(vectors)} embeddings for {num_texts} texts, or not all numbers finite")
+        return vectors
+
+    def post(some: Sequence[str]) -> Post[list[list[float]]]:
+        body: dict[str, Any] = {"model": spec.model, "input": list(some), "encoding_format": "float"}
+        if spec.dimensions is not None:
+            body["dimensions"] = spec.dimensions
+        return Post("/v1/embeddings", orjson.dumps(body), lambda reply: read(len(some), reply))
+
+    if not texts:
+        return []
+    key = os.environ.get(spec.api_key_env)
+    endpoints = Endpoints([spec.endpoint], check, in_flight=IN_FLIGHT, api_key=key)
+    try:
+        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        answers = await endpoints.post_all(map(post, batches))
+    finally:
+        endpoints.close()
+    failed = next((answer.failure for answer in answers if answer.value is None), None)
+    if failed is not None:
+        raise UserError(f"embeddings of {spec.model!r}: {failed}")
+    return list(itertools.chain.from_iterable(answer.value for answer in answers if answer.value is not None))
