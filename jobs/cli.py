@@ -83,7 +83,7 @@ def plan(
 
 @app.command()
 def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
-    """Look the job's served models over: how they read the rows, and whether their scores can be trusted."""
+    """Look the job's served models and judges over: how they read the rows, and whether their scores can be trusted."""
     from jobs.doctor import show_doctor
 
     if not show_doctor(_read(job_file, overrides, limit), Display(Console())):

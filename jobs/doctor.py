@@ -1,7 +1,8 @@
-"""Looks a job's served models over before it costs GPU time: ``rmbatch doctor job.yaml``, and quickly at each run.
+"""Looks a job's served models and judges over before they cost: ``rmbatch doctor job.yaml``, and quickly at each run.
 
-The doctor loads each model in this process and asks it about the job's first rows; a run only looks at tokenizers,
-configurations and these rows. The checks themselves are ``rmbatch/served/doctor.py`` and ``probes.py``.
+The doctor loads each model in this process and asks it, and each judge, about the job's first rows; a run only looks at
+tokenizers, configurations and these rows. The checks themselves are ``rmbatch/served/doctor.py`` and the ``probes.py``
+there and in ``rmbatch/judges``.
 
     show_doctor(job, Display(Console()))                   # True: nothing failed
     check_models(served_models(prepared), dataset, prepared.roles, display)       # raises UserError
@@ -15,14 +16,17 @@ from rich.text import Text
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.schema import visible_columns
 from jobs.display import Display
-from jobs.preparation import Job
+from jobs.preparation import Job, prepare, project
 from jobs.sampling import first_rows
 from jobs.score import built_rewards
 from rmbatch.connections import close_all
+from rmbatch.findings import Finding, refuse
+from rmbatch.judges.probes import judge_findings
+from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows import FlatView, Roles, flatten, guess_roles
 from rmbatch.served import doctor
-from rmbatch.served.findings import Finding
 from rmbatch.served.probes import full_findings
 from rmbatch.served.reward import ModelReward, model_rewards
 
@@ -30,22 +34,26 @@ OF_ROWS = ("too_long", "malformed", "rows", "marks_in_text")
 """Checks of the first rows, which a model behind a gate or on a route may never be asked about: they stop no run."""
 ROWS = 64
 """First rows of the input that are looked at."""
+JUDGED_ROWS = 8
+"""First rows of the input that judges are asked about."""
 _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 def show_doctor(job: Job, display: Display) -> bool:
-    """Print what is found of each served model; True if nothing failed. Raises UserError for the rest of the job."""
-    models = dict(model_rewards(built_rewards(job)))
-    if not models:
-        display.say("no reward of this job is a served model; there is nothing to look over")
+    """Print what is found of each model and judge; True if nothing failed. Raises UserError for the rest of the job."""
+    rewards = built_rewards(job)
+    models, judges = dict(model_rewards(rewards)), dict(judge_rewards(rewards))
+    if not models and not judges:
+        display.say("no reward of this job is a served model or a judge; there is nothing to look over")
         return True
-    view = _first_rows(job)
-    found: list[Finding] = []
+    found = _looked_at_judges(job, judges, display)
+    view = _first_rows(job) if models else None
     for same_engine in _by_engine(models):
         try:
             for name, reward in same_engine.items():
+                assert view is not None
                 findings = _looked_over(name, reward, view, display)
-                display.console.print(_drawn(name, reward, findings), "")
+                display.console.print(_drawn(name, reward.spec.model, findings), "")
                 found += findings
         finally:
             close_all()  # the next engine needs the memory
@@ -72,7 +80,7 @@ def check_models(models: Mapping[str, ModelReward], dataset: InputDataset, roles
     refused = []
     for name, findings in found.items():
         try:
-            doctor.refuse([each for each in findings if each.check not in OF_ROWS], f"model {name}")
+            refuse([each for each in findings if each.check not in OF_ROWS], f"model {name}")
         except UserError as error:
             refused.append(str(error))
     if refused:
@@ -86,12 +94,35 @@ def sample(dataset: InputDataset, roles: Roles, num_rows: int = ROWS) -> FlatVie
     return flatten(first_rows(dataset.project(list(named)), num_rows).select(list(named)), roles)
 
 
-def _first_rows(job: Job) -> FlatView:
+def _beginning(job: Job) -> InputDataset:
     from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
-    dataset = plan_job_input(job, list_job_input(job), limit=limit)
+    return plan_job_input(job, list_job_input(job), limit=limit)
+
+
+def _first_rows(job: Job) -> FlatView:
+    dataset = _beginning(job)
     return sample(dataset, guess_roles(dataset.schema, job.input.columns))
+
+
+def _looked_at_judges(job: Job, judges: Mapping[str, JudgeReward], display: Display) -> list[Finding]:
+    """What is found of each judge, printed."""
+    if not judges:
+        return []
+    dataset = _beginning(job)
+    prepared = prepare(job, dataset.schema)
+    view = flatten(visible_columns(first_rows(project(dataset, prepared), JUDGED_ROWS)), prepared.roles)
+    found: list[Finding] = []
+    try:
+        for name, judge in judges.items():
+            display.say(f"{name}: asking {judge.spec.model} about the first {JUDGED_ROWS} rows, which costs its price")
+            findings = judge_findings(judge, view)
+            display.console.print(_drawn(name, judge.spec.model, findings), "")
+            found += findings
+    finally:
+        close_all()
+    return found
 
 
 def _by_engine(models: Mapping[str, ModelReward]) -> list[dict[str, ModelReward]]:
@@ -110,8 +141,8 @@ def _looked_over(name: str, reward: ModelReward, view: FlatView, display: Displa
     return [*findings, *full_findings(reward, view)]
 
 
-def _drawn(name: str, reward: ModelReward, findings: Sequence[Finding]) -> Table:
-    title = Text(f"{name}: {reward.spec.model}")
+def _drawn(name: str, model: str, findings: Sequence[Finding]) -> Table:
+    title = Text(f"{name}: {model}")
     drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     drawn.add_column(no_wrap=True)
     drawn.add_column(style="bold", no_wrap=True)

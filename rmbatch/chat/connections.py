@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from rmbatch.chat.completion import Completion
 
 
+CLOSE_S = 30.0
+"""A batch that has ended is still read."""
+
+
 class ChatConnection(Protocol):
     """A way to a client, or to several."""
 
@@ -67,7 +71,7 @@ class _Here:
     def close(self) -> None:
         atexit.unregister(self.close)
         if self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=10)
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=CLOSE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
 
 

@@ -58,7 +58,11 @@ class Limits(Part):
 
 
 class Batch(Part):
-    """Requests go through the provider's batch API: cheaper, and answered within a day or so."""
+    """Requests go through the provider's batch API: cheaper, and answered within a day or so.
+
+    At one endpoint only. Batches that were sent are waited for after a crash where answers are kept (``cache``, as in every
+    job); without that they are paid for again. ``rate`` counts their requests too, though most providers do not.
+    """
 
     window: str = "24h"
     """The ``completion_window`` that is asked for."""
@@ -119,7 +123,7 @@ class ChatSpec(Part):
     give_up_s: Seconds | None = None
     """The longest from a request's first try to its last. None: three times ``timeout_s``."""
     in_flight: Positive = 256
-    """Requests under way at a time, all endpoints together, in each actor."""
+    """Requests under way at a time, all endpoints together, in each actor; batches have as many as they hold."""
     actors: Positive = 1
     """Processes that ask, in a job; one sends some hundred requests a second."""
     attempts: Positive = 8

@@ -35,7 +35,7 @@ CHUNK = 256
 """Requests that a task sends at a time."""
 MAX_LOSSES = 5
 """Of one actor, before a task gives up."""
-MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 128, 8192
+MIN_BLOCK_ROWS = 128
 CLOSE_S = 30.0
 
 
@@ -128,11 +128,16 @@ class Chats:
 
     @property
     def block_rows(self) -> int:
-        """Rows that a task should take at a time, so that all tasks together keep twice as many requests ready as may
-        be in flight."""
+        """Rows that a task should take at a time: all tasks together have twice as many as may be asked about at once.
+
+        With batches that is twice what one batch may hold.
+        """
         num_tasks = max(int(ray.cluster_resources().get("CPU", 1.0) / TASK_CPUS), 1)
-        most = max(spec.in_flight * len(actors) for spec, actors in self._actors.values())
-        return min(max(2 * most // num_tasks, MIN_BLOCK_ROWS), MAX_BLOCK_ROWS)
+        at_once = [
+            spec.batch.max_requests if spec.batch else spec.in_flight * len(actors)
+            for spec, actors in self._actors.values()
+        ]
+        return max(2 * max(at_once) // num_tasks, MIN_BLOCK_ROWS)
 
     def spent(self) -> dict[str, Any]:
         """By account: what its governor has counted, in this run and those before."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from connectors.errors import UserError
+from rmbatch.findings import Finding
 from rmbatch.rows import FlatView
-from rmbatch.served.findings import NO_LIMIT, Examined, Finding, positions
-from rmbatch.served.findings import refuse as refuse
+from rmbatch.served.findings import NO_LIMIT, Examined, positions
 from rmbatch.served.reward import ModelReward
 from rmbatch.served.writing_checks import of_rows, written
 

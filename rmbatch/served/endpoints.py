@@ -110,7 +110,8 @@ class Failure:
     """Why there is no answer; as text ``stable_code: message``."""
 
     code: str
-    """``endpoint_unreachable``, ``_timeout``, ``_overloaded``, ``_error``, ``_bad_answer`` or ``_refused``."""
+    """``endpoint_unreachable``, ``_timeout``, ``_overloaded``, ``_error``, ``_bad_answer`` or ``_refused``; of batches
+    ``batch_expired`` and ``batch_deadline``."""
     message: str
 
     def __str__(self) -> str:

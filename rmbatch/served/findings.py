@@ -1,15 +1,11 @@
-"""What checks of a served model find: ``Finding``, and what they look at, ``Examined``. The checks are elsewhere.
+"""What checks of a served model look at, without its weights. The checks are elsewhere.
 
 Of settings and checkpoint: ``doctor.py``; of written conversations: ``writing_checks.py``; of answers: ``probes.py``.
-
-    refuse(findings)                          # UserError if one of them is a failure
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from connectors.errors import UserError
 from rmbatch.served.reward import ModelReward
 from rmbatch.served.spec import ServedModel
 
@@ -17,24 +13,6 @@ NO_LIMIT = 1 << 24
 """Tokens that no model takes."""
 _SCALED_ROPE = ("linear", "dynamic")
 """Rotary embeddings that reach further than max_position_embeddings, by their factor; for vLLM too."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    level: Literal["ok", "warning", "failure"]
-    check: str
-    """Its short name, which stays the same."""
-    message: str
-    """What was found, and of what is not ok, what to write instead."""
-
-
-def refuse(findings: Iterable[Finding], name: str = "") -> None:
-    """Raises UserError with all failures in one line; ``name``: what the model is called in the job."""
-    failures = [f"{each.check}: {each.message}" for each in findings if each.level == "failure"]
-    if failures:
-        raise UserError(f"{name}{': ' if name else ''}{'; '.join(failures)}")
 
 
 @dataclass(frozen=True)

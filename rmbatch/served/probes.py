@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
+from rmbatch.findings import Finding
 from rmbatch.messages import MESSAGES, TEXT, messages_of
 from rmbatch.rewards.contract import Scores
 from rmbatch.rows import FlatView
 from rmbatch.served.connections import connection
-from rmbatch.served.findings import Finding
 from rmbatch.served.reward import ModelReward
 from rmbatch.served.store import keys_of
 

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.errors import UserError
+from rmbatch.findings import Finding
 from rmbatch.messages import MESSAGES, TEXT
 from rmbatch.rows import FlatView
 from rmbatch.served.conversation import Encoded, Encoder
-from rmbatch.served.findings import NO_LIMIT, Examined, Finding, positions
+from rmbatch.served.findings import NO_LIMIT, Examined, positions
 
 _PROMPT, _ANSWER = "What is one and one?", "It is two"
 _SHOWN = 60

@@ -12,12 +12,12 @@ import pytest
 
 from connectors.errors import UserError
 from rmbatch.connections import close_all, connected
+from rmbatch.findings import Finding, refuse
 from rmbatch.messages import TEXT
 from rmbatch.rows import FlatView, flatten, guess_roles
 from rmbatch.served.connections import connection
-from rmbatch.served.doctor import cheap_findings, refuse
+from rmbatch.served.doctor import cheap_findings
 from rmbatch.served.engine import Outputs
-from rmbatch.served.findings import Finding
 from rmbatch.served.probes import full_findings
 from rmbatch.served.reward import ModelReward, reward_model
 from rmbatch.served.spec import ServedModel
