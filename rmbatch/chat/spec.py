@@ -60,8 +60,8 @@ class Limits(Part):
 class Batch(Part):
     """Requests go through the provider's batch API: cheaper, and answered within a day or so.
 
-    At one endpoint only. Batches that were sent are waited for after a crash where answers are kept (``cache``, as in every
-    job); without that they are paid for again. ``rate`` counts their requests too, though most providers do not.
+    At one endpoint only. After a crash the batches that were sent are waited for, where answers are kept (``cache``, as
+    in each job); else they are paid for again. ``rate`` counts their requests too, though most providers do not.
     """
 
     window: str = "24h"

@@ -21,9 +21,10 @@ from jobs.config import parse_job
 from jobs.display import Display
 from jobs.preview import show_plan
 from rmbatch.connections import close_all
-from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Status, Truncated
+from tests.batch_server import BatchServer
+from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 from tests.jobs.running import by, rows, run
-from tests.judging import answering, honest, judge_server, questions
+from tests.judging import Seen, answering, honest, judge_server, questions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
@@ -111,13 +112,13 @@ def test_nothing_is_lost_and_nothing_asked_again_after_success(
     draw = random.Random(seed)
     deeds: list[Deed] = [
         *(Status(429), Status(429, {"Retry-After": "1"}), Status(500), Status(503), Reset(), Cut(), Truncated()),
-        *(Late(0.3), Json({"choices": []}), Json({"hello": "world"}), Json(7), Status(408)),
+        *(Late(0.3), Stall(), Json({"choices": []}), Json({"hello": "world"}), Json(7), Status(408)),
     ]
     for text in texts:
         server.plan(text, *draw.choices(deeds, k=draw.choice([0, 0, 1, 1, 2])))
     filtered, refused = draw.sample(texts, 2)
     server._plans[filtered], server._plans[refused] = [FILTERED], [Status(400, body={"error": {"message": "too long"}})]
-    run(job(tmp_path, found, {"kind": asks(server)}))
+    run(job(tmp_path, found, {"kind": asks(server, timeout_s=3.0, give_up_s=60.0)}))
     written = by("id", rows(tmp_path / "out"))
     assert [row["id"] for row in written] == list(range(120))
     assert right(written)
@@ -338,3 +339,36 @@ def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(
     run(job(tmp_path, found, {"kind": asks(server, in_flight=3, timeout_s=5.0)}))
     with pytest.raises(UserError, match=r"rewards\.kind\.temperature: 0\.0 -> 1\.0"):
         run(job(tmp_path, found, {"kind": asks(server, temperature=1.0)}))
+
+
+def test_batches_of_a_killed_job_are_collected_by_the_next(tmp_path: Path) -> None:
+    def answer(body: Any) -> Any:
+        return answering(honest)("", body)
+
+    with BatchServer(answer, lambda body: Seen(body).text) as server:
+        server.is_held = True
+        found = samples(60)
+        settings = asks(server, batch={"poll_s": 0.2})
+        file = tmp_path / "job.yaml"
+        file.write_text(json.dumps({**job(tmp_path, found, {"kind": settings}), "run": {"cpus": 2}}))
+        command = [sys.executable, "-m", "jobs", "run", str(file)]
+        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        first = subprocess.Popen(
+            command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while not server.batches and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1)
+            assert first.poll() is None
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+        before = len(server.batches)
+        server.is_held = False
+        ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150)
+        assert ended.returncode == 0, ended.stderr
+        assert before >= 1
+        assert set(server.computed.values()) == {1}
+    assert right(rows(tmp_path / "out"))
