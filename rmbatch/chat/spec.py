@@ -6,7 +6,7 @@
 Importing it loads no client.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -79,6 +79,9 @@ class Batch(Part):
 
 class ChatSpec(Part):
     """Who is asked, how it samples, and how patiently."""
+
+    asks_differently: ClassVar[bool] = False
+    """Whether each of ``n`` samples has a question of its own, so that they differ at temperature 0 too."""
 
     endpoints: Annotated[list[Endpoint], Field(min_length=1)]
     """Servers that answer the same: URLs, or more about each."""
@@ -159,7 +162,7 @@ class ChatSpec(Part):
     def _fits_together(self) -> Self:
         if own := sorted(_OWN & self.extra_body.keys()):
             raise ValueError(f"extra_body: {own[0]} has a key of its own, or is set by rmbatch; write it there")
-        if self.n > 1 and self.temperature == 0:
+        if self.n > 1 and self.temperature == 0 and not self.asks_differently:
             raise ValueError(f"n: {self.n} samples of temperature 0 are the same; set a temperature above 0")
         for each in self.endpoints:
             try:

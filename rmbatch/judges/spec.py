@@ -9,7 +9,7 @@ Importing it loads no client and no template engine.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -60,7 +60,7 @@ class JudgeSpec(ChatSpec):
     def chat(self) -> ChatSpec:
         """Who is asked, and how, alone; judges with equal ones share their client."""
         asked = {name: getattr(self, name) for name in ChatSpec.model_fields}
-        return ChatSpec.model_construct(**asked)
+        return ChatSpec.model_construct(**asked | ({"n": 1} if self.asks_differently else {}))
 
 
 class PointwiseSpec(JudgeSpec):
@@ -103,6 +103,8 @@ class PairwiseSpec(JudgeSpec):
 
 class ListwiseSpec(JudgeSpec):
     """All responses of a prompt at once, in an order by ``shuffle_seed``, another one for each vote."""
+
+    asks_differently: ClassVar[bool] = True
 
     judge: Literal["listwise"] = "listwise"
     score: Literal["best", "ranking"] = "best"
