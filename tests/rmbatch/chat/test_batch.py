@@ -26,7 +26,7 @@ from rmbatch.served.endpoints import Patience
 from rmbatch.served.engine import EngineError, EngineLost
 from tests.batch_server import BatchServer, Ends, Line, Nothing
 from tests.hostile_server import Reset, Status
-from tests.rmbatch.chat.test_client import KEY, content, says
+from tests.rmbatch.chat.completing import KEY, content, says
 from tests.s3server import S3Server
 
 ROOT = Path(__file__).parents[3]

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,11 @@ from rmbatch.chat.spec import Endpoint
 from rmbatch.chat.streaming import events
 from rmbatch.served.engine import EngineError
 from tests.hostile_server import Deed, Events, HostileServer, Json, Late, Stall, Status
-from tests.rmbatch.chat.test_client import CALM, KEY, asked, chats, completed, echo, key, says
+from tests.rmbatch.chat.completing import CALM, KEY, asked, chats, completed, says
 
 DONE = b"data: [DONE]\n\n"
 QUOTA = {"error": {"code": "insufficient_quota", "message": "used up"}}
 FAST = replace(CALM, timeout_s=5)
-
-
-@pytest.fixture
-def one() -> Iterator[HostileServer]:
-    with HostileServer(echo, key) as server:
-        yield server
-
-
-@pytest.fixture
-def other() -> Iterator[HostileServer]:
-    with HostileServer(echo, key) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
 def chunk(*deltas: dict[str, Any], usage: Any = None, **more: Any) -> bytes:
