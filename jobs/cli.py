@@ -122,8 +122,8 @@ def rewards(
     ] = None,
 ) -> None:
     """List the rewards and judges, or describe one: what it reads, its knobs, its scale, its source."""
-    from rmbatch.judges.describe import describe_judge, is_judge
-    from rmbatch.judges.library import LIBRARY
+    from rmbatch.judges.describe import describe_judge
+    from rmbatch.judges.library import LIBRARY, is_judge
     from rmbatch.judges.spec import KINDS
     from rmbatch.rewards.registry import describe, list_rewards, resolve
 

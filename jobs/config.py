@@ -17,7 +17,9 @@ from jobs.jobfile import shown, validate
 from jobs.reward_config import Config, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
 from rmbatch.combine import CombineRule
+from rmbatch.judges.reward import judge_rewards
 from rmbatch.names import nearest
+from rmbatch.rewards.evaluation import Reward
 from rmbatch.scoring import TOTAL
 from rmbatch.selection import SelectionRule
 from rmbatch.served.spec import HOW_IT_RUNS
@@ -200,6 +202,7 @@ def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
     fields["input"].pop("storage")
     fields["rewards"] = _without_how_it_runs(fields["rewards"])
     fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
+    fields["reward_files"] |= _judged_by({name: config.build() for name, config in job.rewards.items()})
     fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
     plain: dict[str, Any] = _plain(fields)
     return plain
@@ -210,17 +213,26 @@ def _reward_files(rewards: Any) -> set[str]:
     if not isinstance(rewards, dict):
         return set()
     found = {path for value in rewards.values() for path in _reward_files(value)}
-    model, principles = rewards.get("model"), rewards.get("principles")
+    model = rewards.get("model")
     if isinstance(model, str) and Path(model).is_dir():
         found.add(model)
-    for template in (rewards.get("chat_template"), rewards.get("template")):
-        if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
-            found.add(template)
-    if isinstance(principles, str) and principles.endswith((".yaml", ".yml")):
-        found.add(principles)
+    template = rewards.get("chat_template")
+    if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
+        found.add(template)
     ref = rewards.get("reward")
     if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
         found.add(ref.rpartition(":")[0])
+    return found
+
+
+def _judged_by(rewards: Mapping[str, Reward]) -> dict[str, str]:
+    """What judges go by, wherever it is written, and who they ask: a digest of each."""
+    found = {}
+    for name, judge in judge_rewards(rewards):
+        found[f"the template of {name}"] = hashlib.sha256(judge.template.encode()).hexdigest()[:16]
+        if judge.principles is not None:
+            found[f"the principles of {name}"] = judge.principles.digest
+        found[f"the service of {name}"] = judge.spec.service_name
     return found
 
 

@@ -11,18 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from connectors.groups import group_offsets
 from connectors.ledger import Ledger
 from connectors.storage import StorageOptions
 from jobs.display import Display
 from jobs.preparation import Prepared
-from jobs.sampling import Sample
+from jobs.sampling import Sample, by_first_place
 from rmbatch.chat.connections import Unasked, chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.spending import Spending, spending
 from rmbatch.chat.spent import ANSWERS, Spent
 from rmbatch.judges.asking import counted_as
 from rmbatch.judges.reward import JudgeReward, judge_rewards
-from rmbatch.rows import Roles, flatten
+from rmbatch.rows import flatten
 
 TOKEN_BYTES = 4
 """Of text, for an estimate: English has about so many a token, Chinese fewer."""
@@ -91,24 +92,33 @@ def clients(
     spent = Spent(ledger.private)
     named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
     with started(named, options, spent.by_account, display.say, spent.keep) as chats:
-        yield Judged(judges, specs, chats, spent)
-        chats.compact()
+        try:
+            yield Judged(judges, specs, chats, spent)
+        finally:
+            chats.compact()
 
 
 def _with_cache(spec: ChatSpec, answers: str) -> ChatSpec:
     return spec.model_copy(update={"cache": spec.cache or answers})
 
 
-def estimated(judge: JudgeReward, sample: Sample, roles: Roles) -> list[tuple[str, str]]:
+def estimated(name: str, judge: JudgeReward, sample: Sample, prepared: Prepared) -> list[tuple[str, str]]:
     """What a judge will have to be asked, by a sample, as lines for people."""
-    view = flatten(sample.rows, roles)
-    questions = judge.questions(view.column, view.offsets)
+    rows, offsets = sample.rows, None
+    if prepared.group is not None:
+        rows = by_first_place(rows, prepared.group)
+        offsets = group_offsets(rows, prepared.group)
+    view = flatten(rows, prepared.roles)
+    questions = judge.questions(view.column, offsets if view.offsets is None else view.offsets)
+    about = "at most" if "." in name else "about"  # behind a gate or on a route, only some of the rows come to it
+    if offsets is not None and judge.takes_offsets:
+        about = "at least"  # of a prompt whose rows are scattered, the sample has only some
     share = sample.all_places / max(sample.num_places, 1)
     num_votes = sum(question.num_votes for question in questions)
     tokens = sum(len(question.text.encode()) for question in questions) / TOKEN_BYTES * share
     lines = [
-        ("requests", f"about {len(questions) * share:,.0f}, {num_votes * share:,.0f} answers"),
-        ("prompts", f"about {tokens:,.0f} tokens, by {TOKEN_BYTES} bytes each"),
+        ("requests", f"{about} {len(questions) * share:,.0f}, {num_votes * share:,.0f} answers"),
+        ("prompts", f"{about} {tokens:,.0f} tokens, by {TOKEN_BYTES} bytes each"),
     ]
     price, longest = judge.spec.price, judge.spec.max_tokens
     if price is not None:

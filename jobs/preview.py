@@ -16,7 +16,7 @@ from jobs.display import Display, table
 from jobs.judged import job_judges
 from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
-from jobs.sampling import first_blocks, readable, spread_rows
+from jobs.sampling import by_first_place, first_blocks, readable, spread_rows
 from jobs.served import estimated, served_models, unasked
 from rmbatch.connections import connected
 
@@ -65,7 +65,7 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
         display.console.print(table(f"model {name}", estimated(name, reward, sample, prepared.roles, gpu)))
     for name, judge in judges.items():
         assert sample is not None
-        display.console.print(table(f"judge {name}", judged.estimated(judge, sample, prepared.roles)))
+        display.console.print(table(f"judge {name}", judged.estimated(name, judge, sample, prepared)))
     with connected({**unasked(models), **judged.unasked_judges(judges)}):
         display.console.print(_drawn(preview(dataset, prepared), prepared))
 
@@ -77,17 +77,10 @@ def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_R
     if prepared.group is None:
         block = block.slice(0, num_rows)
     else:
-        block = _by_first_place(block, prepared.group)
+        block = by_first_place(block, prepared.group)
     for stage in prepared.stages:
         block = stage(block)
     return visible_columns(block).slice(0, num_rows)
-
-
-def _by_first_place(block: pa.Table, key: str) -> pa.Table:
-    """Rows of one key together, as a shuffle would bring them; rows without a key stay apart."""
-    keys = [(row, None) if value is None else (-1, value) for row, value in enumerate(block[key].to_pylist())]
-    first = {value: place for place, value in reversed(list(enumerate(keys)))}
-    return block.take(sorted(range(len(keys)), key=lambda row: first[keys[row]]))
 
 
 def _roles(prepared: Prepared) -> Iterator[tuple[str, str]]:
@@ -106,7 +99,9 @@ def _drawn(rows: pa.Table, prepared: Prepared) -> Table:
     named = [prepared.roles.prompt, prepared.roles.response, prepared.roles.reference, prepared.group]
     named += several if isinstance(several, tuple) else [several]
     shown = [name for name in rows.column_names if name in named]
-    shown += [name for name in rows.column_names if name not in prepared.read_columns and name not in shown]
+    asked = {column for name, judge in job_judges(prepared).items() for column in judge.column_types(name)}
+    unknown = {*prepared.read_columns, *shown, *asked}  # judges have not been asked, so there is nothing to see
+    shown += [name for name in rows.column_names if name not in unknown]
     drawn = Table(title="first rows", title_justify="left", show_header=False, box=None, pad_edge=False)
     drawn.add_column(style="dim")
     drawn.add_column(style="bold", no_wrap=True)

@@ -82,7 +82,7 @@ class RewardConfig(Config):
     def _gather_knobs(cls, written: Any) -> Any:
         if isinstance(written, str):
             return {"reward": written}
-        if isinstance(written, Mapping) and (written.get("judge") or written.get("reward") in LIBRARY):
+        if isinstance(written, Mapping) and _is_judge(written):
             return {"judged": _judge(written)}
         known = {"reward", "model", "served", "judged", *_COMPOSITIONS}
         chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
@@ -116,6 +116,11 @@ class RewardConfig(Config):
         made = self.sum or self.gate or self.route or self.cascade
         assert made is not None
         return made.build()
+
+
+def _is_judge(written: Mapping[str, Any]) -> bool:
+    reward = written.get("reward")
+    return reward in LIBRARY if reward is not None else bool(written.get("judge"))
 
 
 def _judge(written: Mapping[str, Any]) -> JudgeSpec:

@@ -228,7 +228,10 @@ def _watched(
             while not ended.wait(POLL_S):
                 counts = Counter(board.counts())
                 told: dict[str, Economics | Spending] = {**served.told(counts), **judged.told(counts)}
-                judged.keep_spent()
+                try:
+                    judged.keep_spent()
+                except OSError as error:  # another look will keep it; the job itself will hear of a store that is gone
+                    display.say(f"warning: what was spent could not be kept: {error}")
                 advance_to(done + counts["rows"], "; ".join(f"{name}: {each.line()}" for name, each in told.items()))
                 counts.update(before)
                 why = too_many_nulls(counts, job.run.max_null_share, MIN_JUDGED)

@@ -80,3 +80,10 @@ def spread_rows(dataset: InputDataset, num_rows: int, all_rows: int) -> Sample:
 def readable(block: pa.Table) -> pa.Table:
     """Without the rows that could not be read."""
     return block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
+
+
+def by_first_place(block: pa.Table, key: str) -> pa.Table:
+    """Rows of one key together, as a shuffle would bring them; rows without a key stay apart."""
+    keys = [(row, None) if value is None else (-1, value) for row, value in enumerate(block[key].to_pylist())]
+    first = {value: place for place, value in reversed(list(enumerate(keys)))}
+    return block.take(sorted(range(len(keys)), key=lambda row: first[keys[row]]))

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":
     """The reward that ``ref`` names (or the function or class itself), with its knobs set, ready to score.
 
-    ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func``, an installed package's name, or a judge of
-    the alignment library, whose knobs are those of ``judge``.
+    ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func``, an installed package's name, or a kind of
+    judge or a name of the alignment library, whose knobs are those of ``judge``.
     Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To declare a reward of your
     own, see ``rmbatch.rewards.reward``.
     """
-    from rmbatch.judges.library import LIBRARY
+    from rmbatch.judges.library import is_judge
     from rmbatch.rewards.bound import bind
 
-    if isinstance(ref, str) and ref in LIBRARY:
+    if isinstance(ref, str) and is_judge(ref):
         return judge(ref, **knobs)
     return bind(ref, knobs)
 

@@ -7,6 +7,7 @@ are asked; without that, the first question opens the way here, once for all rew
     with connected({spec.engine_key: pool}): ...
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,17 @@ T = TypeVar("T")
 
 _connections: dict[str, Any] = {}
 _lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: threads and event loops of its parent are not there."""
+    global _lock
+    _lock = threading.Lock()
+    _connections.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def reached(key: str, opened: Callable[[], T]) -> T:
@@ -28,9 +40,11 @@ def reached(key: str, opened: Callable[[], T]) -> T:
 
 
 def forget(key: str) -> None:
-    """Open anew at the next question."""
+    """Open anew at the next question, and close what was open."""
     with _lock:
-        _connections.pop(key, None)
+        forgotten = _connections.pop(key, None)
+    if hasattr(forgotten, "close"):
+        forgotten.close()
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def _read(reply: ChatReply, n: int) -> Completion:
     )
     failure: Failure | None = None
     if len(texts) != n:
-        why = f"{len(texts)} samples of {n}; where a server does not know n, ask n times with seeds"
+        cure = "a server that does not know n is asked for one at a time (a judge: one_by_one: true)"
+        why = f"{len(texts)} samples of {n}; {cure}"
         failure = Failure("endpoint_bad_answer", why)
     elif all(text is None for text in texts):
         is_filter = "content_filter" in completion.finish_reasons

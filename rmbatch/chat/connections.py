@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.errors import JobError, UserError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rmbatch.chat.completion import Completion
 
 
+LOOK_S = 0.2
 CLOSE_S = 30.0
 """A batch that has ended is still read."""
 
@@ -54,25 +56,35 @@ class _Here:
         self._spec = spec
         self._client = opened(spec)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="chat", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
+        self._thread.start()
         atexit.register(self.close)
 
     def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        asked = self._client.complete(requests)
+        future = asyncio.run_coroutine_threadsafe(self._client.complete(requests), self._loop)
         try:
-            return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+            while not wait([future], LOOK_S).done:  # waiting without an end would not notice Ctrl-C
+                if not self._thread.is_alive():
+                    raise JobError(f"model {self._spec.model!r}: all has been stopped")
+            return future.result()
         except (EngineError, EngineLost) as error:
             forget(chat_key(self._spec))
             raise JobError(f"model {self._spec.model!r}: {error}") from error
         except JobError:  # out of budget: the client stays stopped, and another one may have more
             forget(chat_key(self._spec))
             raise
+        finally:
+            future.cancel()  # where the user has interrupted it
 
     def close(self) -> None:
         atexit.unregister(self.close)
-        if self._loop.is_running():
+        if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=CLOSE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_S)
+        if not self._loop.is_closed() and not self._thread.is_alive():
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
 
 
 def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "LeaseSource | None" = None) -> "ChatClient":

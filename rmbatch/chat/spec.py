@@ -114,7 +114,8 @@ class ChatSpec(Part):
     reasoning_effort: str | None = None
     """As the provider names it (low, medium, high). None: the server's."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """What else is sent, as it is: ``top_k``, ``chat_template_kwargs``, …"""
+    """What else is sent, as it is: ``top_k``, ``chat_template_kwargs``, … It is kept in the job's plan, so it is no
+    place for secrets."""
     structured: Literal["json_schema", "json_object", "text"] = "json_schema"
     """How a request's schema is asked for: held by the server, any JSON object, or not at all (the prompt says it)."""
     timeout_s: Seconds = 600.0
@@ -153,6 +154,8 @@ class ChatSpec(Part):
         if "endpoint" in written:
             if "endpoints" in written:
                 raise ValueError("write endpoint for one server or endpoints for several, not both")
+            if isinstance(written["endpoint"], list):
+                raise ValueError("endpoint: one server; write several as endpoints: [...]")
             written["endpoints"] = [written.pop("endpoint")]
         if isinstance(written.get("endpoints"), list):
             written["endpoints"] = [{"url": each} if isinstance(each, str) else each for each in written["endpoints"]]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
-from rmbatch.judges.listwise import shuffled
+from rmbatch.judges.order import shuffled
 from rmbatch.judges.prompt import conversation
 from rmbatch.messages import is_list, is_text, json_values, one_array, text_of
 from rmbatch.names import nearest

@@ -109,7 +109,7 @@ class Writer:
             f"{place}. {each.name}: {each.text}" if each.name else f"{place}. {each.text}"
             for place, each in enumerate(principles, 1)
         )
-        mark = mark_of(row.prompt)
+        mark = mark_of(row.prompt, answers)
         return (
             f"{self._shown(row)}\n\nA judge that went by the following principles alone preferred {liked}.\n\n"
             f"{listed}\n\n"
@@ -156,7 +156,8 @@ class Writer:
         return Reading(named_apart(list(found.values())[: self._per_row]))
 
     def _shown(self, row: Preference) -> str:
-        mark, answers = mark_of(row.prompt), row.shown(self._seed)
+        answers = row.shown(self._seed)
+        mark = mark_of(row.prompt, answers)
         fenced = "\n\n".join(
             f"<answer-{place}-{mark}>\n{text}\n</answer-{place}-{mark}>" for place, text in enumerate(answers, 1)
         )

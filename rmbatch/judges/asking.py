@@ -9,7 +9,7 @@ What cannot be read is no verdict: the vote keeps the code and all that was said
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rmbatch import usage
@@ -20,6 +20,10 @@ from rmbatch.judges.spec import JudgeSpec
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatRequest
     from rmbatch.chat.completion import Completion
+
+
+MOST_THOUGHT = 2000
+"""Characters that are kept of what was thought, where nothing was said."""
 
 
 def counted_as(spec: JudgeSpec) -> str:
@@ -35,6 +39,8 @@ class Question:
     text: str
     form: Form
     num_votes: int = 1
+    number: int = 0
+    """Which of several votes it is for, so that no two of them are one request."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,30 @@ def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """The votes on each question. Raises JobError where all must stop."""
     from rmbatch.chat.client import ChatRequest
 
-    requests = [
-        ChatRequest(_messages(spec, question), question.form.schema, n=question.num_votes) for question in questions
+    asks = [
+        (place, ChatRequest(_messages(spec, question), question.form.schema, _seed(spec, number), n))
+        for place, question in enumerate(questions)
+        for number, n in _samples(spec, question)
     ]
-    votes = [
-        _votes(spec, question, completion)
-        for question, completion in zip(questions, _completed(spec, requests), strict=True)
-    ]
+    completions = _completed(spec, [request for _, request in asks])
+    votes: list[list[Vote]] = [[] for _ in questions]
+    for (place, request), completion in zip(asks, completions, strict=True):
+        votes[place] += _votes(spec, questions[place].form, completion, request.n or 1)
     return _repaired(spec, questions, votes) if spec.repair else votes
+
+
+def _samples(spec: JudgeSpec, question: Question) -> list[tuple[int, int]]:
+    """Number and samples of each request that brings the votes on a question."""
+    if not spec.one_by_one:
+        return [(question.number, question.num_votes)]
+    return [(question.number + number, 1) for number in range(question.num_votes)]
+
+
+def _seed(spec: JudgeSpec, number: int) -> int | None:
+    """The seed of a vote's request; without one of its own, the first has the server's and others their number."""
+    if spec.seed is None:
+        return number or None
+    return spec.seed + number
 
 
 def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
@@ -77,11 +99,11 @@ def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[V
         vote, form = votes[row][place], questions[row].form
         why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
-        seed = None if spec.seed is None else spec.seed + place  # else equal answers of a row would be one
+        seed = _seed(spec, questions[row].number + place)
         requests.append(ChatRequest([*_messages(spec, questions[row]), *said], form.schema, seed=seed, n=1))
     votes = [list(some) for some in votes]
     for (row, place), completion in zip(places, _completed(spec, requests), strict=True):
-        (again,) = _votes(spec, replace(questions[row], num_votes=1), completion)
+        (again,) = _votes(spec, questions[row].form, completion, 1)
         if again.error is None:
             votes[row][place] = again
     return votes
@@ -98,24 +120,23 @@ def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Comp
     return completions
 
 
-def _votes(spec: JudgeSpec, question: Question, completion: "Completion") -> list[Vote]:
+def _votes(spec: JudgeSpec, form: Form, completion: "Completion", num_votes: int) -> list[Vote]:
     if completion.failure is not None:
-        return [Vote(error=str(completion.failure))] * question.num_votes
-    return [
-        _vote(spec, question.form, text, is_cut)
-        for text, is_cut in zip(completion.texts, completion.cut_off, strict=True)
-    ]
+        return [Vote(error=str(completion.failure))] * num_votes
+    read = zip(completion.texts, completion.reasonings, completion.cut_off, strict=True)
+    return [_vote(spec, form, *sample) for sample in read]
 
 
-def _vote(spec: JudgeSpec, form: Form, text: str | None, is_cut: bool) -> Vote:
+def _vote(spec: JudgeSpec, form: Form, text: str | None, thought: str, is_cut: bool) -> Vote:
     if text is None:
         return Vote(error="refused_by_filter: this sample was withheld")
     reading = form.read(text, spec.structured)
     if reading.reason is None:
         return Vote(reading.value, said=form.critique_in(text, spec.structured))
+    said = text or thought[-MOST_THOUGHT:]
     if is_cut:
-        return Vote(error=f"verdict_cut_off: the answer ended at max_tokens; {reading.reason}", said=text)
-    return Vote(error=reading.reason, said=text)
+        return Vote(error=f"verdict_cut_off: the answer ended at max_tokens; {reading.reason}", said=said)
+    return Vote(error=reading.reason, said=said)
 
 
 def _messages(spec: JudgeSpec, question: Question) -> list[dict[str, str]]:

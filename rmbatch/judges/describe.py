@@ -8,20 +8,16 @@ import textwrap
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.library import LIBRARY
 from rmbatch.judges.principles import load_principles
-from rmbatch.judges.spec import KINDS, JudgeSpec
+from rmbatch.judges.spec import KINDS, JudgeSpec, library_defaults
 
 WIDTH = 110
-
-
-def is_judge(name: str) -> bool:
-    """Whether it is a kind of judge, or a name of the alignment library."""
-    return name in KINDS or name in LIBRARY
 
 
 def describe_judge(name: str) -> str:
     """The judge's kind, principles and settings with their defaults, as text. Raises KeyError for no judge."""
     kind = LIBRARY[name].kind if name in LIBRARY else name
     model = KINDS[kind]
+    given = library_defaults(name) if name in LIBRARY else {}
     lines = [f"{name}: a {kind} judge. {model.__doc__}"]
     if name in LIBRARY:
         principles = load_principles(LIBRARY[name].topic)
@@ -34,6 +30,7 @@ def describe_judge(name: str) -> str:
     for key in [*own, *of_all, *of_chat]:
         field = model.model_fields[key]
         default = "needed" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        default = repr(given[key]) if key in given else default
         told = " ".join((field.description or "").split())
         lines += [
             f"  {key} = {default}",

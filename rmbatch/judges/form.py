@@ -19,6 +19,7 @@ from rmbatch.judges.verdict import Reading, choice, json_object, number, ranking
 CRITIQUE = "critique"
 _LIST = re.compile(r"\[?\s*([0-9]+(?:\s*[,;]\s*[0-9]+)*)\s*\]?")
 _NUMBERS = re.compile(r"\[?\s*(-?[0-9.]+(?:\s*[,;]\s*-?[0-9.]+)*)\s*\]?")
+_CRITIQUE = re.compile(rf"<{CRITIQUE}>.*?(?:</{CRITIQUE}>|\Z)", re.DOTALL | re.IGNORECASE)
 _ENUM_MOST = 101
 """Whole numbers of a scale that are listed in a schema; more are bounded."""
 
@@ -62,15 +63,14 @@ class Form:
         if structured != "text":
             answer = json_object(text, self.schema)
             return self.parse(answer.value[self.field]) if answer.value is not None else Reading(None, answer.reason)
-        found = tagged(text, self.field)
+        stated = _CRITIQUE.sub("", text)  # what is quoted in reasons is no verdict, nor what reasons that never end say
+        found = tagged(stated, self.field)
         if found.value is not None:
             return self.parse(found.value)
-        if found.reason is None or not found.reason.startswith("verdict_missing") or f"<{self.field}>" in text:
-            return Reading(None, found.reason)
-        answer = json_object(text)
-        if answer.value is not None and self.field in answer.value:
+        answer = json_object(stated)  # some models answer in JSON whatever they are told
+        if f"<{self.field}>" not in stated and answer.value is not None and self.field in answer.value:
             return self.parse(answer.value[self.field])
-        return self.parse(text)  # stated in the way of a template of the user's own
+        return Reading(None, found.reason)
 
     def critique_in(self, text: str, structured: str) -> str:
         """The reasons in an answer whose verdict was read; all of it where they are not set apart."""

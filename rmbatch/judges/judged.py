@@ -52,18 +52,31 @@ class Judge:
     prompt: Prompt
     principles: PrincipleSet | None
 
-    def question(self, form: Form, seen: Mapping[str, Any], num_votes: int, **judged: Any) -> Question:
-        """The question about what is judged, to somebody who sees the rest."""
+    def question(
+        self,
+        form: Form,
+        seen: Mapping[str, Any],
+        num_votes: int,
+        texts: Sequence[str],
+        *,
+        number: int = 0,
+        **judged: Any,
+    ) -> Question:
+        """The question about ``texts``, shown as ``judged``, to somebody who sees the rest.
+
+        ``number``: which of several votes it is for.
+        """
         text = self.prompt.render(
             about=self.principles.about if self.principles else "",
             principles=list(self.principles.principles) if self.principles else [],
             answer_format=form.instructions(self.spec.structured),
             low=getattr(self.spec, "scale", (None, None))[0],
             high=getattr(self.spec, "scale", (None, None))[1],
+            mark=mark_of(seen["prompt"], texts),
             **seen,
             **judged,
         )
-        return Question(text, form, num_votes)
+        return Question(text, form, num_votes, number)
 
 
 class Responses:
@@ -76,19 +89,30 @@ class Responses:
         references: Sequence[str | None] | None,
         columns: Mapping[str, Sequence[Any]],
         offsets: np.ndarray[Any, Any] | None,
+        *,
+        needs_reference: bool = False,
     ) -> None:
         """``references`` None: no judge sees them; ``offsets`` None: no response is compared with another."""
-        self.prompts, self.responses, self.references, self.columns = prompts, responses, references, columns
+        self.prompts, self.responses, self.references = prompts, responses, references
+        self.columns = {name: [_shown(value) for value in values] for name, values in columns.items()}
         self.offsets = offsets
+        self._needs_reference = needs_reference
 
     def __len__(self) -> int:
         return len(self.responses)
 
     def missing(self, place: int) -> Outcome | None:
         """Why there is nothing to judge here; None where there is."""
-        for name, values in (("prompt", self.prompts), ("response", self.responses), ("reference", self.references)):
-            if values is not None and values[place] is None:
-                return Outcome(error=f"missing_{name}: {name} is null")
+        messages = self.prompts[place]
+        if not messages:
+            return Outcome(error="missing_prompt: prompt is null, or has no message")
+        if any(message["content"] is None for message in messages):
+            why = "a message has no text, but an image or a tool call perhaps"
+            return Outcome(error=f"malformed_conversation: {why}")
+        if self.responses[place] is None:
+            return Outcome(error="missing_response: response is null")
+        if self._needs_reference and (self.references is None or self.references[place] is None):
+            return Outcome(error="missing_reference: reference is null")
         return None
 
     def seen(self, place: int) -> dict[str, Any]:
@@ -100,13 +124,19 @@ class Responses:
             "prompt": text,
             "messages": messages,
             "reference": None if self.references is None else self.references[place],
-            "mark": mark_of(text),
         }
 
     def groups(self) -> list[range]:
         """The places of the responses of each prompt."""
         assert self.offsets is not None
         return [range(start, stop) for start, stop in pairwise(self.offsets.tolist())]
+
+
+def _shown(value: Any) -> Any:
+    """A column's value for a template, without the keys that only other rows have."""
+    if isinstance(value, dict):
+        return {key: _shown(inner) for key, inner in value.items() if inner is not None}
+    return [_shown(inner) for inner in value] if isinstance(value, list) else value
 
 
 def enough(votes: Sequence[Vote], quorum: int) -> tuple[list[Vote], Outcome | None]:
@@ -117,6 +147,12 @@ def enough(votes: Sequence[Vote], quorum: int) -> tuple[list[Vote], Outcome | No
     bad = next(vote for vote in votes if vote.error is not None)
     said = "\n\n".join(vote.said for vote in votes if vote.said)
     return good, Outcome(error=bad.error, reason=said or None)
+
+
+def alone(score: float | None) -> Outcome:
+    """What is said of a response that cannot be compared."""
+    why = "the prompt has no other response that differs"
+    return Outcome(error=f"nothing_to_compare: {why}") if score is None else Outcome(score, reason=why)
 
 
 def told(votes: Sequence[Vote], shown: Callable[[Any], str]) -> str | None:

@@ -3,8 +3,8 @@
 The names are RM-Gallery's; the principles are our own, in ``topics/<topic>.yaml``, which ``principles.py`` reads.
 This is only the table, and loads neither pydantic nor YAML. To add judges: write the file, add a line to ``TOPICS``.
 
-    is_in_library("base_helpfulness_pointwise")      # True
-    library_entry("safety_listwise_reward").topic    # "safety"
+    is_judge("base_helpfulness_pointwise")           # True
+    LIBRARY["safety_listwise_reward"].topic          # "safety"
     python -m rmbatch.judges.library > docs/alignment.md
 """
 
@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
-
-from connectors.errors import UserError
-from rmbatch.names import nearest
 
 if TYPE_CHECKING:
     from rmbatch.judges.principles import PrincipleSet
@@ -70,20 +67,15 @@ def _entries() -> Iterator[tuple[str, LibraryEntry]]:
             yield name, LibraryEntry(kind, topic, about)
 
 
+KINDS = ("pointwise", "pairwise", "listwise", "stepwise")
+"""Of judges; the library has those of the first and the third."""
 LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_entries()))
 """All of them by name: ``base_helpfulness_listwise``, …, ``rewrite_pointwise_reward``."""
 
 
-def is_in_library(name: str) -> bool:
-    """Whether a judge has this name."""
-    return name in LIBRARY
-
-
-def library_entry(name: str) -> LibraryEntry:
-    """The judge of this name. Raises UserError naming the nearest ones."""
-    if name not in LIBRARY:
-        raise UserError(f"no judge {name!r} in the library; {nearest(name, LIBRARY)}")
-    return LIBRARY[name]
+def is_judge(name: str) -> bool:
+    """Whether it is a kind of judge, or a judge of the library."""
+    return name in KINDS or name in LIBRARY
 
 
 def topic_file(topic: str) -> bytes:

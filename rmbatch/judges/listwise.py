@@ -1,19 +1,16 @@
 """Judges all responses of a prompt at once: which is best, or in which order they are.
 
-The order in which they are shown follows from ``shuffle_seed`` and the texts, another one for each vote: a judge that
+The order in which they are shown follows from ``shuffle_seed`` and the texts, and turns with each vote: a judge that
 likes a place likes no response, and the same responses are shown alike wherever they stand in their row.
 """
 
-import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 from rmbatch.judges import form
 from rmbatch.judges.asking import Question, Vote
-from rmbatch.judges.judged import Judge, Outcome, Parts, Plan, Responses, enough
+from rmbatch.judges.judged import Judge, Outcome, Parts, Plan, Responses, alone, enough
+from rmbatch.judges.order import order_of_vote
 from rmbatch.judges.spec import ListwiseSpec
-
-ALONE = Outcome(error="nothing_to_compare: the prompt has no other response that differs")
 
 
 def plan(judge: Judge, responses: Responses) -> Plan:
@@ -27,14 +24,17 @@ def plan(judge: Judge, responses: Responses) -> Plan:
         texts = {str(responses.responses[place]): place for place in group if known[place] is None}
         if len(texts) < 2:
             for place in group:
-                known[place] = known[place] or ALONE
+                known[place] = known[place] or alone(spec.alone)
             continue
         seen = responses.seen(next(iter(texts.values())))
-        orders = [shuffled(list(texts), seen["prompt"], spec.shuffle_seed, vote) for vote in range(spec.n)]
+        orders = [order_of_vote(list(texts), seen["prompt"], spec.shuffle_seed, vote) for vote in range(spec.n)]
         lists.append((group, orders))
         make = form.best_of_list if spec.score == "best" else form.order_of_list
         asked = make(len(texts), critique=spec.critique)
-        questions += [judge.question(asked, seen, 1, responses=order) for order in orders]
+        questions += [
+            judge.question(asked, seen, 1, list(texts), number=vote, responses=shown)
+            for vote, shown in enumerate(orders)
+        ]
 
     def outcomes(votes: list[list[Vote]]) -> Parts:
         flat = iter(vote for (vote,) in votes)
@@ -42,19 +42,9 @@ def plan(judge: Judge, responses: Responses) -> Plan:
             found = _of_texts(spec, orders, [next(flat) for _ in orders])
             for place in group:
                 known[place] = known[place] or found[str(responses.responses[place])]
-        return {"": [outcome or ALONE for outcome in known]}
+        return {"": [outcome or alone(spec.alone) for outcome in known]}
 
     return Plan(questions, outcomes)
-
-
-def shuffled(texts: Sequence[str], prompt: str, seed: int, vote: int) -> list[str]:
-    """The texts, all different, in an order that their own places have no part in."""
-
-    def key(text: str) -> bytes:
-        said = "\0".join((str(seed), str(vote), prompt, text))
-        return hashlib.blake2b(said.encode(errors="replace"), digest_size=16).digest()
-
-    return sorted(texts, key=key)
 
 
 def _of_texts(spec: ListwiseSpec, orders: list[list[str]], votes: list[Vote]) -> dict[str, Outcome]:

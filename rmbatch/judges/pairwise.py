@@ -1,18 +1,19 @@
 """Judges the responses of a prompt two at a time, in both orders, and scores each by its games.
 
-Each pair is asked once in each order, none with itself; equal responses tie without a question. A judge that prefers a
-place contradicts itself, which is a tie: the part ``consistency`` says how often that was not so.
+Each pair is asked once in each order, none with itself; equal responses play as one and share their score. A judge that
+prefers a place contradicts itself, which is a tie: the part ``consistency`` says how often that was not so. A response
+of whose games half or more could not be judged has no score.
 Source: Zheng et al., "Judging LLM-as-a-Judge", arXiv 2306.05685, on swapping places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rmbatch.judges import form
 from rmbatch.judges.asking import Question, Vote
 from rmbatch.judges.games import Game, schedule, strengths
-from rmbatch.judges.judged import Judge, Outcome, Parts, Plan, Responses, enough
-from rmbatch.judges.listwise import ALONE, shuffled
+from rmbatch.judges.judged import Judge, Outcome, Parts, Plan, Responses, alone, enough
+from rmbatch.judges.order import shuffled
 from rmbatch.judges.spec import PairwiseSpec
 
 CONSISTENCY = "consistency"
@@ -22,22 +23,32 @@ _WORDS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two responses of a prompt, by their places in the batch, and who is A in which order."""
+    """Two of a prompt's texts, by their numbers, and who is A in which order."""
 
     first: int
     second: int
-    orders: tuple[bool, ...] = ()
-    """For each time that it is asked: whether ``first`` is A. Empty: the texts are equal."""
+    orders: tuple[bool, ...]
+    """For each time that it is asked: whether the first is A."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The different texts that play for one prompt; their numbers have nothing to do with their places in the row."""
+
+    places: range
+    """Of its responses in the batch."""
+    texts: list[str]
+    pairs: list[_Pair]
 
 
 @dataclass(frozen=True)
 class _Played:
-    """What a pair came to, as the first response sees it."""
+    """What a pair came to, as its first text sees it."""
 
     pair: _Pair
-    result: float | None
+    result: float | None = None
     """None: it could not be judged."""
-    agrees: bool | None
+    agrees: bool | None = None
     """Whether both orders say the same; None where only one was asked, or one could not be read."""
     error: str | None = None
     said: tuple[str, ...] = ()
@@ -50,95 +61,93 @@ def plan(judge: Judge, responses: Responses) -> Plan:
     assert isinstance(spec, PairwiseSpec)
     asked = form.better_of_two(ties=spec.ties, critique=spec.critique)
     missing = [responses.missing(place) for place in range(len(responses))]
-    groups: list[tuple[range, list[int], list[_Pair]]] = []
+    prompts: list[_Prompt] = []
     questions: list[Question] = []
-    for group in responses.groups():
-        players = [place for place in group if missing[place] is None]
-        if len(players) < 2:
+    for places in responses.groups():
+        there = {str(responses.responses[place]): place for place in places if missing[place] is None}
+        if len(there) < 2:
             continue
-        seen = responses.seen(players[0])
-        games = schedule(len(players), spec.max_games, f"{spec.shuffle_seed} {seen['prompt']}")
-        pairs = [_pair(spec, responses, players[one], players[other]) for one, other in games]
-        for pair in pairs:
-            seen = responses.seen(pair.first)
+        seen = responses.seen(next(iter(there.values())))
+        texts = shuffled(list(there), seen["prompt"], spec.shuffle_seed, 0)
+        prompt = _Prompt(places, texts, _pairs(spec, texts, seen["prompt"]))
+        prompts.append(prompt)
+        for pair in prompt.pairs:
+            both = [texts[pair.first], texts[pair.second]]
             for first_is_a in pair.orders:
-                a, b = (pair.first, pair.second) if first_is_a else (pair.second, pair.first)
-                shown = {"response_a": responses.responses[a], "response_b": responses.responses[b]}
-                questions.append(judge.question(asked, seen, spec.n, **shown))
-        groups.append((group, players, pairs))
+                a, b = both if first_is_a else both[::-1]
+                questions.append(judge.question(asked, seen, spec.n, both, response_a=a, response_b=b))
 
     def outcomes(votes: list[list[Vote]]) -> Parts:
-        scores, agreed = [why or ALONE for why in missing], [why or ALONE for why in missing]
+        scores = [why or alone(spec.alone) for why in missing]
+        agreed = [why or alone(None) for why in missing]
         flat = iter(votes)
-        for group, players, pairs in groups:
-            played = [_played(spec, pair, [next(flat) for _ in pair.orders]) for pair in pairs]
-            for place, score, consistency in _of_players(spec, group.start, players, played):
-                scores[place], agreed[place] = score, consistency
+        for prompt in prompts:
+            played = [_played(spec, pair, [next(flat) for _ in pair.orders]) for pair in prompt.pairs]
+            found = dict(zip(prompt.texts, _of_texts(spec, prompt, played, responses), strict=True))
+            for place in prompt.places:
+                if missing[place] is None:
+                    scores[place], agreed[place] = found[str(responses.responses[place])]
         return {"": scores, CONSISTENCY: agreed}
 
     return Plan(questions, outcomes)
 
 
-def _pair(spec: PairwiseSpec, responses: Responses, first: int, second: int) -> _Pair:
-    one, other = str(responses.responses[first]), str(responses.responses[second])
-    if one == other:
-        return _Pair(first, second)
-    if spec.orders == "both":
-        return _Pair(first, second, (True, False))
-    prompt = responses.seen(first)["prompt"]
-    return _Pair(first, second, (shuffled([one, other], prompt, spec.shuffle_seed, 0)[0] == one,))
+def _pairs(spec: PairwiseSpec, texts: Sequence[str], prompt: str) -> list[_Pair]:
+    """Who plays whom, and how often."""
+    pairs = []
+    for first, second in schedule(len(texts), spec.max_games, spec.shuffle_seed):
+        if spec.orders == "both":
+            orders: tuple[bool, ...] = (True, False)
+        else:
+            both = [texts[first], texts[second]]
+            orders = (shuffled(both, prompt, spec.shuffle_seed, 1)[0] == both[0],)
+        pairs.append(_Pair(first, second, orders))
+    return pairs
 
 
 def _played(spec: PairwiseSpec, pair: _Pair, votes: Sequence[list[Vote]]) -> _Played:
-    if not pair.orders:
-        return _Played(pair, 0.5, None, said=("the responses are equal",))
     results: list[float] = []
     said: list[str] = []
     for first_is_a, some in zip(pair.orders, votes, strict=True):
         good, too_few = enough(some, spec.quorum)
         if too_few is not None:
-            return _Played(pair, None, None, too_few.error, (*said, too_few.reason or ""))
+            return _Played(pair, error=too_few.error, said=(*said, too_few.reason or ""))
         values = [_VALUES[vote.value] for vote in good]
         mean = sum(values) / len(values)
         result = 0.5 if mean == 0.5 else float(mean > 0.5)  # the majority, in which ties are half a vote for each
         results.append(result if first_is_a else 1 - result)
-        said.append("\n".join(vote.said for vote in good))
+        said.append("\n".join(filter(None, (vote.said for vote in good))))
     agrees = len(set(results)) == 1
-    result = results[0] if agrees else 0.5
-    return _Played(pair, result, agrees if len(results) > 1 else None, None, tuple(said))
+    return _Played(pair, results[0] if agrees else 0.5, agrees if len(results) > 1 else None, said=tuple(said))
 
 
-def _of_players(
-    spec: PairwiseSpec, start: int, players: Sequence[int], played: Sequence[_Played]
-) -> list[tuple[int, Outcome, Outcome]]:
-    """Place, score and consistency of each response of a prompt, whose responses begin at ``start``."""
-    seats = {place: seat for seat, place in enumerate(players)}
-    games = [
-        Game(seats[each.pair.first], seats[each.pair.second], each.result) for each in played if each.result is not None
-    ]
-    outcomes = []
-    for place, score in zip(players, strengths(games, len(players), spec.score)):
-        mine = [each for each in played if place in (each.pair.first, each.pair.second)]
-        reason = "\n\n".join(_told(place, start, each) for each in mine) or None
-        if score is None:
-            failed = next((each.error for each in mine if each.error), None)
-            why = failed or "no_game: no pair with this response was played; raise max_games"
-            outcomes.append((place, Outcome(error=why, reason=reason), Outcome(error=why)))
+def _of_texts(
+    spec: PairwiseSpec, prompt: _Prompt, played: Sequence[_Played], responses: Responses
+) -> Iterator[tuple[Outcome, Outcome]]:
+    """Score and consistency of each text."""
+    first_place = {str(responses.responses[place]): place - prompt.places.start for place in reversed(prompt.places)}
+    numbers = [first_place[text] for text in prompt.texts]
+    games = [Game(each.pair.first, each.pair.second, each.result) for each in played if each.result is not None]
+    for text, score in enumerate(strengths(games, len(prompt.texts), spec.score)):
+        mine = [each for each in played if text in (each.pair.first, each.pair.second)]
+        failed = [each.error for each in mine if each.error is not None]
+        reason = "\n\n".join(_told(text, numbers, each) for each in mine) or None
+        if score is None or 2 * len(failed) >= len(mine):
+            why = failed[0] if failed else "no_game: no pair with this response was played; raise max_games"
+            yield Outcome(error=why, reason=reason), Outcome(error=why)
             continue
         twice = [each.agrees for each in mine if each.agrees is not None]
         once = Outcome(error="asked_once: no pair of this response was judged in both orders")
-        outcomes.append((place, Outcome(score, reason=reason), Outcome(sum(twice) / len(twice)) if twice else once))
-    return outcomes
+        yield Outcome(score, reason=reason), Outcome(sum(twice) / len(twice)) if twice else once
 
 
-def _told(place: int, start: int, game: _Played) -> str:
+def _told(text: int, numbers: Sequence[int], game: _Played) -> str:
     """How a game went for one of its players, in words; responses of a prompt count from 0."""
     pair = game.pair
-    is_first = place == pair.first
-    other = (pair.second if is_first else pair.first) - start
-    said = [
-        f"[as {'A' if first_is_a == is_first else 'B'}] {text}" for first_is_a, text in zip(pair.orders, game.said)
-    ] or list(game.said)
+    is_first = text == pair.first
+    other = numbers[pair.second if is_first else pair.first]
+    labels = ["A" if first_is_a == is_first else "B" for first_is_a in pair.orders]
+    said = [f"[as {label}] {critique}" for label, critique in zip(labels, game.said) if critique]
     if game.result is None:
         return "\n".join([f"against response {other} not judged: {game.error}", *said])
     result = game.result if is_first else 1 - game.result

@@ -24,7 +24,9 @@ def plan(judge: Judge, responses: Responses) -> Plan:
     missing = [responses.missing(place) for place in range(len(responses))]
     there = [place for place, why in enumerate(missing) if why is None]
     questions = [
-        judge.question(asked, responses.seen(place), spec.n, response=responses.responses[place]) for place in there
+        judge.question(asked, responses.seen(place), spec.n, [text], response=text)
+        for place in there
+        for text in [str(responses.responses[place])]
     ]
 
     def outcomes(votes: list[list[Vote]]) -> Parts:

@@ -6,11 +6,12 @@
 
 Variables of every template: ``prompt`` (the conversation as text), ``messages`` (as a list of role and content),
 ``reference`` (text or none), ``about`` and ``principles`` (of the principle set: a list of name and text),
-``answer_format`` (how the verdict is to be written), ``mark`` (letters that no response can know, for tags), ``low``
-and ``high`` (of the scale). Of a kind: see ``OF_KIND``. Any other name is a column of the rows.
+``answer_format`` (how the verdict is to be written), ``mark`` (letters that stand in no response, for tags), ``low``
+and ``high`` (of the scale). Of a kind: see ``OF_KIND``. Any other name is a column of the rows. Null shows as nothing.
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,10 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "stepwise": ("steps", "response"),
 }
 """By kind: what is judged; a template of one's own must show the first of them, of a pair both."""
+
+
+class TemplateFailed(Exception):  # noqa: N818 - as messages call it
+    """A template could not be rendered for a row."""
 
 
 class Prompt:
@@ -45,6 +50,11 @@ class Prompt:
         if "answer_format" not in used:
             raise UserError("template: it never shows {{ answer_format }}, so no verdict of it could be read")
         self.columns = tuple(sorted(used - {*COMMON, *judged}))
+        if kind in ("pairwise", "listwise") and (wrong := [n for n in self.columns if n.startswith("response")]):
+            raise UserError(
+                f"template: {{{{ {wrong[0]} }}}} belongs to one response, and a {kind} judge sees several: "
+                f"{', '.join(judged)}"
+            )
         """Columns of the rows that it shows, by role or name."""
         self.shows_reference = "reference" in used
 
@@ -52,13 +62,13 @@ class Prompt:
         return {name: value for name, value in vars(self).items() if name != "_template"}
 
     def render(self, **variables: Any) -> str:
-        """The text that is sent. Raises UserError for what goes wrong in the template."""
+        """The text that is sent. Raises TemplateFailed for what goes wrong with these values."""
         import jinja2
 
         try:
             text: str = self._template.render(variables)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            raise UserError(f"template: {type(error).__name__}: {error}") from None
+            raise TemplateFailed(f"{type(error).__name__}: {error}") from None
         return text.strip()
 
     @cached_property
@@ -84,15 +94,22 @@ def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
     return "\n\n".join(f"[{message['role']}]\n{message['content'] or ''}" for message in messages)
 
 
-def mark_of(text: str) -> str:
-    """Eight letters that follow from a prompt and that no response to it can know, so none can close a tag."""
-    return hashlib.blake2b(text.encode(errors="replace"), digest_size=4, person=b"rmbatch-mark").hexdigest()
+def mark_of(prompt: str, texts: Sequence[str]) -> str:
+    """Eight letters that follow from a prompt and stand in none of the texts, so that none of them can close a tag."""
+    for number in itertools.count():
+        said = f"{number} {prompt}".encode(errors="replace")
+        mark = hashlib.blake2b(said, digest_size=4, person=b"rmbatch-mark").hexdigest()
+        if not any(mark in text for text in texts):
+            return mark
+    raise AssertionError("unreachable")
 
 
 def _text(kind: str, template: str | None) -> str:
     if template is None:
         return _packaged(f"{kind}.jinja")
     if not template.endswith(".jinja"):
+        if "{{" not in template:
+            raise UserError(f"template: {template[:80]!r} shows nothing; the name of a file ends in .jinja")
         return template
     try:
         return Path(template).read_text(encoding="utf-8")
@@ -111,5 +128,10 @@ def _environment() -> Any:
 
     loader = DictLoader({"parts.jinja": _packaged("parts.jinja")})
     return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        undefined=StrictUndefined,
+        loader=loader,
+        finalize=lambda value: "" if value is None else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
     )

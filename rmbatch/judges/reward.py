@@ -33,17 +33,20 @@ _PLANS: dict[str, Callable[[Judge, Responses], Plan]] = {
 class JudgeReward(Reward):
     """Scores of an LLM judge. Pickles with the texts of its template and principles; its client is elsewhere."""
 
-    name = "judge"
-
     def __init__(self, spec: JudgeSpec) -> None:
         """Raises UserError for a template or principles that cannot be used."""
-        self.spec = spec
+        self.spec, self.name = spec, spec.judge
         self._prompt = Prompt(spec.judge, spec.template)
-        self._principles = None if spec.principles is None else load_principles(spec.principles)
+        self.principles = None if spec.principles is None else load_principles(spec.principles)
         self.sees_reference = spec.reference or (spec.template is not None and self._prompt.shows_reference)
         reference = ("reference",) if self.sees_reference else ()
         self.columns = ("prompt", "response", *reference, *self._prompt.columns)
         self.takes_offsets = spec.judge in ("pairwise", "listwise")
+
+    @property
+    def template(self) -> str:
+        """The text of what it asks, with its variables."""
+        return self._prompt.text
 
     def __repr__(self) -> str:
         return f"judge({self.spec.judge!r}, model={self.spec.model!r})"
@@ -78,8 +81,9 @@ class JudgeReward(Reward):
             column("reference").to_pylist() if self.sees_reference else None,
             {name: column(name).to_pylist() for name in self._prompt.columns},
             offsets,
+            needs_reference=self.spec.reference,
         )
-        judge = Judge(self.spec, self._prompt, self._principles)
+        judge = Judge(self.spec, self._prompt, self.principles)
         return _PLANS[self.spec.judge](judge, responses)
 
 

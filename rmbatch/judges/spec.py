@@ -8,6 +8,7 @@ One frozen model for each kind, the same in a job file (``rewards: {help: {judge
 Importing it loads no client and no template engine.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -43,6 +44,8 @@ class JudgeSpec(ChatSpec):
     """Whether a verdict that cannot be read is asked for once more, with what is wrong with it."""
     min_votes: Positive | None = None
     """Of ``n`` votes, the fewest that must be readable. None: more than half."""
+    one_by_one: bool = False
+    """Whether each of ``n`` votes is a request of its own, with seeds that count up, for servers that do not know n."""
     shuffle_seed: int = 0
     """What decides the order of candidates, together with the texts themselves."""
 
@@ -50,6 +53,8 @@ class JudgeSpec(ChatSpec):
     def _votes_fit(self) -> Self:
         if self.min_votes is not None and self.min_votes > self.n:
             raise ValueError(f"min_votes: {self.min_votes} of {self.n} votes (n) can never be there")
+        if self.logprobs is not None:
+            raise ValueError("logprobs: no judge reads log probabilities; leave it out")
         return self
 
     @property
@@ -60,7 +65,16 @@ class JudgeSpec(ChatSpec):
     def chat(self) -> ChatSpec:
         """Who is asked, and how, alone; judges with equal ones share their client."""
         asked = {name: getattr(self, name) for name in ChatSpec.model_fields}
-        return ChatSpec.model_construct(**asked | ({"n": 1} if self.asks_differently else {}))
+        is_single = self.asks_differently or self.one_by_one
+        return ChatSpec.model_construct(**asked | ({"n": 1} if is_single else {}))
+
+
+def _check_scale(scale: tuple[float, float], whole: bool) -> None:
+    low, high = scale
+    if not low < high:
+        raise ValueError(f"scale: must begin below its end; got {list(scale)}")
+    if whole and math.floor(high) - math.ceil(low) < 1:
+        raise ValueError(f"scale: {list(scale)} has no two whole numbers; write another one, or whole: false")
 
 
 class PointwiseSpec(JudgeSpec):
@@ -78,8 +92,7 @@ class PointwiseSpec(JudgeSpec):
 
     @model_validator(mode="after")
     def _scale_fits(self) -> Self:
-        if not self.scale[0] < self.scale[1]:
-            raise ValueError(f"scale: must begin below its end; got {list(self.scale)}")
+        _check_scale(self.scale, self.whole)
         if self.score == "violations" and self.principles is None:
             raise ValueError("score: violations needs principles that can be violated")
         return self
@@ -94,6 +107,8 @@ class PairwiseSpec(JudgeSpec):
     in an order by ``shuffle_seed``."""
     ties: bool = True
     """Whether the judge may call it a tie."""
+    alone: Finite | None = None
+    """The score of a response that has no other one to be compared with. None: no score."""
     score: Literal["win_rate", "copeland", "elo", "bradley_terry"] = "win_rate"
     """win_rate: share of games won, a tie is half. copeland: opponents beaten minus those lost to, over opponents, in
     [-1, 1]. elo: around 1500. bradley_terry: log strength, 0 on average; both of the latter for many candidates."""
@@ -107,6 +122,8 @@ class ListwiseSpec(JudgeSpec):
     asks_differently: ClassVar[bool] = True
 
     judge: Literal["listwise"] = "listwise"
+    alone: Finite | None = None
+    """The score of a response that has no other one to be compared with. None: no score."""
     score: Literal["best", "ranking"] = "best"
     """best: 1 for the chosen response, 0 for the others. ranking: 1 for the first, 0 for the last, evenly between. With
     several votes (``n``) their mean."""
@@ -129,8 +146,7 @@ class StepwiseSpec(JudgeSpec):
 
     @model_validator(mode="after")
     def _scale_fits(self) -> Self:
-        if not self.scale[0] < self.scale[1]:
-            raise ValueError(f"scale: must begin below its end; got {list(self.scale)}")
+        _check_scale(self.scale, self.whole)
         return self
 
 
@@ -150,15 +166,19 @@ def judge_spec(written: Mapping[str, Any]) -> AnyJudge:
     """
     name = str(written.get("judge"))
     if name in LIBRARY:
-        entry = LIBRARY[name]
-        defaults = {"principles": entry.topic} | ({"score": "violations"} if entry.kind == "pointwise" else {})
-        written = {**defaults, **written, "judge": entry.kind}
+        written = {**library_defaults(name), **written, "judge": LIBRARY[name].kind}
     elif name not in KINDS:
         known = [*KINDS, *LIBRARY]
         raise UserError(
             f"judge: {name!r} is no kind of judge ({', '.join(KINDS)}) and not in the library; {nearest(name, known)}"
         )
     return KINDS[written["judge"]].model_validate(written)
+
+
+def library_defaults(name: str) -> dict[str, str]:
+    """The settings that a name of the library stands for, beside its kind."""
+    entry = LIBRARY[name]
+    return {"principles": entry.topic} | ({"score": "violations"} if entry.kind == "pointwise" else {})
 
 
 def judge_mistake(name: str, invalid: ValidationError) -> str:

@@ -33,14 +33,14 @@ def plan(judge: Judge, responses: Responses) -> Plan:
     for place, why in enumerate(missing):
         if why is not None:
             continue
-        found = split(str(responses.responses[place]), spec.split)
+        text = str(responses.responses[place])
+        found = split(text, spec.split)
         if not found:
             missing[place] = Outcome(error="no_steps: the response is empty")
             continue
         steps[place] = found
         asked = form.numbers_of_steps(len(found), *spec.scale, whole=spec.whole, critique=spec.critique)
-        shown = {"response": responses.responses[place], "steps": found}
-        questions.append(judge.question(asked, responses.seen(place), spec.n, **shown))
+        questions.append(judge.question(asked, responses.seen(place), spec.n, [text], response=text, steps=found))
 
     def outcomes(votes: list[list[Vote]]) -> Parts:
         found = {place: _outcome(spec, some) for place, some in zip(steps, votes, strict=True)}

@@ -4,11 +4,11 @@ Tasks keep the rows; what they send is questions, and what comes back is answers
 text leads to, so equal requests of all tasks meet there and are one. An actor that was lost begins anew and is asked
 again; what had been answered is kept (``rmbatch/chat/cache.py``) and not paid again.
 
-    with started({"kind": spec}, answers, options, spent, say=print) as chats:
+    with started({chat_key(spec): ("kind", spec)}, options, spent, say=print, keep_spent=…) as chats:
         run_pieces(..., connections=chats.connections)
-        chats.spent()
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,14 +29,17 @@ from rmbatch.pipeline.governor import GovernorActor
 from rmbatch.pipeline.pools import TASK_CPUS
 from rmbatch.served.engine import EngineError, EngineLost
 
-ACTOR_CPUS = TASK_CPUS
+ACTOR_CPUS = 0.1
 """What an actor takes of the cluster: it waits for servers most of the time."""
 CHUNK = 256
 """Requests that a task sends at a time."""
-MAX_LOSSES = 5
-"""Of one actor, before a task gives up."""
+MAX_LOSSES = 30
+"""Times that a task asks again, a second apart, when an actor was lost: starting anew takes one some seconds."""
+AGAIN_S = 1.0
 MIN_BLOCK_ROWS = 128
 CLOSE_S = 30.0
+PLACED_S, LONGEST_S = 60.0, 600.0
+"""How long actors may take to start and look at their servers before that is told, and then before the job stops."""
 
 
 class ChatActor:
@@ -104,7 +107,8 @@ class Chat:
                     chunks.append((actor, chunk))
             if not chunks:
                 return [found[place] for place in range(len(requests))]
-        raise JobError(f"model {self._spec.model!r}: the process that asks it died {MAX_LOSSES} times")
+            time.sleep(AGAIN_S)
+        raise JobError(f"model {self._spec.model!r}: the process that asks it is gone and does not come back")
 
     def _owner(self, request: ChatRequest) -> int:
         if len(self._actors) == 1:
@@ -179,7 +183,7 @@ def started(
                 [make.remote(spec, options, governors.get(account)) for _ in range(spec.actors)],
             )
         for key, (name, spec) in specs.items():
-            for why in ray.get([actor.load.remote() for actor in actors[key][1]]):
+            for why in _loaded(name, actors[key][1], say):
                 if why:
                     raise UserError(f"reward {name!r}: model {spec.model!r} cannot be asked: {why}")
             say(f"{name}: asks {spec.model} at {spec.service_name}")
@@ -191,6 +195,17 @@ def started(
             governor.close()
 
 
+def _loaded(name: str, actors: Sequence[Any], say: Callable[[str], None]) -> list[str]:
+    """What each actor says of its servers, empty where they are there. Raises JobError where none has found a place."""
+    loading = [actor.load.remote() for actor in actors]
+    for seconds in (PLACED_S, LONGEST_S):
+        ready, _ = ray.wait(loading, num_returns=len(loading), timeout=seconds)
+        if len(ready) == len(loading):
+            return list(ray.get(loading))
+        say(f"{name}: {len(loading) - len(ready)} of {len(loading)} actors wait for a place on the cluster")
+    raise JobError(f"reward {name!r}: its actors found no free CPUs on the cluster for {PLACED_S + LONGEST_S:.0f} s")
+
+
 def _check_fits(specs: Mapping[str, tuple[str, ChatSpec]]) -> None:
     """Raises UserError where actors would leave no CPU for a task: they would wait for each other."""
     there = ray.cluster_resources().get("CPU", 0.0)
@@ -198,7 +213,7 @@ def _check_fits(specs: Mapping[str, tuple[str, ChatSpec]]) -> None:
     if taken + TASK_CPUS > there:
         raise UserError(
             f"the judges' actors take {taken:g} CPUs and the rows {TASK_CPUS:g}, and the cluster has {there:g}; "
-            "set fewer actors"
+            "set fewer actors, or let judges share their settings and so their client"
         )
 
 

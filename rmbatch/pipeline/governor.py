@@ -12,6 +12,7 @@ the driver's handle remembers from when it last looked, and tells with the next 
 """
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -47,10 +48,11 @@ class _Governing:
 
 @dataclass
 class GovernorActor:
-    """A handle on the governor; travels to actors."""
+    """A handle on the governor; travels to actors by name, for Ray warns of handles among what restarts an actor."""
 
     actor: Any
-    _spent: dict[str, int]
+    name: str
+    _spent: dict[str, int] = field(default_factory=dict)
     _memory: dict[str, Used] = field(default_factory=dict)
 
     @classmethod
@@ -62,8 +64,15 @@ class GovernorActor:
         spent: Mapping[str, int] | None = None,
     ) -> "GovernorActor":
         """``spent``: by the job's earlier runs."""
-        actor = ray.remote(_Governing).options(num_cpus=0, max_restarts=-1)  # a lost lease is not asked for again
-        return cls(actor.remote(rate, budget, price, dict(spent or {})), asdict(Used(**(spent or {}))))
+        name = f"rmbatch-governor-{secrets.token_hex(8)}"
+        governing = ray.remote(_Governing).options(
+            num_cpus=0, max_restarts=-1, name=name
+        )  # a lost lease is not repeated
+        actor = governing.remote(rate, budget, price, dict(spent or {}))
+        return cls(actor, name, asdict(Used(**(spent or {}))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _found, (self.name,)
 
     async def lease(self, report: Report) -> Lease:
         """As ``Governor.lease``; a ``LeaseSource``. Raises SourceLost while the actor is away."""
@@ -83,3 +92,7 @@ class GovernorActor:
     def close(self) -> None:
         """End it; read ``spent`` before, and close all admissions before that."""
         ray.kill(self.actor)
+
+
+def _found(name: str) -> GovernorActor:
+    return GovernorActor(ray.get_actor(name), name)

@@ -181,11 +181,20 @@ def _results(parts: Mapping[str, Scores]) -> list[Result]:
 
 
 def _alike(samples: Iterable[Sample]) -> list[list[int]]:
-    """The places of samples with the same keys and types: what a sample means must not hang on its neighbours."""
-    groups: dict[frozenset[tuple[str, type]], list[int]] = {}
+    """The places of samples with the same keys and types at every depth: a sample means the same among others."""
+    groups: dict[frozenset[tuple[str, Any]], list[int]] = {}
     for place, sample in enumerate(samples):
-        groups.setdefault(frozenset((key, type(value)) for key, value in sample.items()), []).append(place)
+        groups.setdefault(frozenset((key, _shape(value)) for key, value in sample.items()), []).append(place)
     return list(groups.values())
+
+
+def _shape(value: Any) -> Any:
+    """The type of a value, and of all that is in it."""
+    if isinstance(value, Mapping):
+        return dict, frozenset((key, _shape(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return list, frozenset(map(_shape, value))
+    return type(value)
 
 
 def _view(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatView:

@@ -320,6 +320,41 @@ def test_flat_rows_are_compared_within_their_group(local_ray: None, server: Host
     assert all(row["score.games"] is not None or "nothing" in row["error.games"] for row in rows(tmp_path / "out"))
 
 
+def test_a_plan_of_flat_rows_knows_their_groups(server: HostileServer, tmp_path: Path) -> None:
+    flat = [{"key": n % 4, "prompt": f"q {n % 4}", "response": f"is {n}"} for n in range(12)]
+    asked = job(tmp_path, flat, {"games": asks(server, "pairwise")})
+    asked["input"]["group"] = {"by": "key"}
+    told = StringIO()
+    show_plan(parse_job(asked, "test"), Display(Console(file=told, width=200)))
+    assert "at least 24, 24 answers" in told.getvalue()
+
+
+def test_a_template_that_fails_for_a_row_names_it_or_is_null(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    found = [{"id": n, "prompt": "q", "response": f"is {n}", "meta": {"k": n} if n else None} for n in range(3)]
+    shown = "{{ meta.k + 1 }} <response-abcdef01>\n{{ response }}\n</response-abcdef01> {{ answer_format }}"
+    kind = asks(server, template=shown)
+    with pytest.raises(JobError, match=r"reward 'kind' raised TemplateFailed: UndefinedError.* on row 0 of"):
+        run(job(tmp_path, found, {"kind": kind}))
+    run(job(tmp_path, found, {"kind": kind}, run={"on_error": "null"}))
+    written = by("id", rows(tmp_path / "out"))
+    assert [row["score.kind"] for row in written] == [None, 1.0, 2.0]
+    assert written[0]["error.kind"].startswith("reward_raised: TemplateFailed")
+
+
+def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    principles = tmp_path / "mine.yaml"
+    text = "topic: mine\nabout: What counts is tone.\nprinciples: [{text: Be kind.}]\n"
+    principles.write_text(text)
+    asked = job(tmp_path, samples(3), {"kind": asks(server, principles=f"file://{principles}")})
+    run(asked)
+    principles.write_text(text.replace("kind", "brief"))
+    told = StringIO()
+    run(asked, told)
+    assert "warning: the principles of kind has changed" in told.getvalue()
+
+
 def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
     told = StringIO()
     asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
@@ -328,7 +363,7 @@ def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, 
     assert "judge kind" in told.getvalue()
     assert "about 150" in told.getvalue()
     assert "You judge the last response" in told.getvalue()
-    assert "not_asked" in told.getvalue()
+    assert "not_asked" not in told.getvalue()  # columns of judges are left out of the first rows
 
 
 def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(

@@ -64,7 +64,12 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
         ("scale", "<critique>x</critique> <score>11</score>", None, "out_of_range"),
         ("scale", "<score>7</score> or <score>8</score>", None, "ambiguous"),
         ("scale", "<score>7", None, "malformed"),
-        ("scale", "Score: 7", 7.0, None),  # a template of one's own may ask like this
+        ("scale", "Score: 7", None, "missing"),  # the form was asked for in so many words
+        ("scale", '<critique>It claims "<score>10</score>", which', None, "missing"),  # reasons that were cut off
+        ("scale", '<critique>It claims "<score>10</score>".</critique><score>1</score>', 1.0, None),
+        ("scale", '<critique>It claims {"score": 10}.</critique> It is bad.', None, "missing"),
+        ("scale", "Fine. <score>1", None, "malformed"),  # perhaps the beginning of 10
+        ("scale", '{"critique": "x", "score": 1', None, "missing"),
         ("scale", '{"critique": "x", "score": 7}', 7.0, None),
         ("scale", "I cannot say.", None, "missing"),
         ("half", "<score>0.5</score>", 0.5, None),
@@ -74,9 +79,11 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
         ("violations", "<violated>[]</violated>", (), None),
         ("violations", "<violated>the first</violated>", None, "malformed"),
         ("violations", "<violated>0</violated>", None, "out_of_range"),
-        ("violations", "Nothing is wrong with it.", None, "malformed"),  # no violations is no default
+        ("violations", "Nothing is wrong with it.", None, "missing"),  # no violations is no default
         ("pair", "<better>B</better>", "B", None),
-        ("pair", "[[C]]", "tie", None),
+        ("pair", "[[C]]", None, "missing"),
+        ("pair", "<better>[[C]]</better>", "tie", None),
+        ("pair", "<critique>B ends with [[A]] to win", None, "missing"),
         ("pair", "Both are fine.", None, "missing"),
         ("best", "<best>Response 2</best>", 2, None),
         ("best", "<best>5</best>", None, "missing"),

@@ -1,6 +1,6 @@
 """Every kind of judge against a real server whose verdicts are known: scores, nulls, votes, orders, second chances."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from rmbatch.rewards.evaluation import Result, Reward
 from tests.hostile_server import HostileServer, Json
 from tests.judging import Seen, answering, biased, honest, judge_server, questions
 
+IMAGE = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "data:"}}]
 THREE = {"prompt": "Count.", "responses": ["is 4", "is 9", "is 6"]}
 
 
@@ -137,7 +138,7 @@ def test_where_a_response_stands_in_its_row_changes_no_question(server: HostileS
 @pytest.mark.parametrize("kind", ["pairwise", "listwise"])
 def test_equal_responses_share_a_score_and_cost_nothing(server: HostileServer, kind: str) -> None:
     found = made(server, kind).evaluate({"prompt": "q", "responses": ["is 4", "is 9", "is 4"]})
-    assert scores(found) == ([0.25, 1.0, 0.25] if kind == "pairwise" else [0.0, 1.0, 0.0])
+    assert scores(found) == ([0.0, 1.0, 0.0])
     assert len(questions(server)) == (2 if kind == "pairwise" else 1)  # equal requests are sent once
 
 
@@ -250,8 +251,8 @@ def test_samples_batches_and_tables_agree(server: HostileServer, kind: str) -> N
     singly = [judge.evaluate(sample) for sample in samples]
     assert judge.evaluate_batch(samples) == singly
     table = judge.score(pa.Table.from_pylist(samples))
-    assert table["score.judge"].to_pylist() == [scores(results) for results in singly]
-    assert table["reason.judge"].to_pylist() == [[each.reason for each in results] for results in singly]  # type: ignore[union-attr]
+    assert table[f"score.{kind}"].to_pylist() == [scores(results) for results in singly]
+    assert table[f"reason.{kind}"].to_pylist() == [[each.reason for each in results] for results in singly]  # type: ignore[union-attr]
 
 
 def test_the_best_of_n(server: HostileServer) -> None:
@@ -289,3 +290,109 @@ def test_a_judge_that_writes_text() -> None:
 def test_pairs_need_candidates(server: HostileServer) -> None:
     with pytest.raises(UserError, match="compares the responses of one prompt"):
         made(server, "pairwise").evaluate({"prompt": "q", "response": "a"})
+
+
+def test_votes_of_a_listwise_judge_see_each_text_in_each_place() -> None:
+    with judge_server(biased) as server:
+        found = made(server, "listwise", n=4, seed=7).evaluate({"prompt": "q", "responses": ["is 4", "is 9"]})
+        assert len(questions(server)) == 4  # two orders, each twice, and no two of them one request
+        assert {seen.body["seed"] for seen in questions(server)} == {7, 8, 9, 10}
+    assert scores(found) == [0.5, 0.5]  # in one row, and not only over many
+
+
+def test_second_chances_of_equal_answers_are_several_requests() -> None:
+    def policy(seen: Seen) -> Any:
+        return {"score": 8} if "cannot be read" in seen.text else "eight, I think"
+
+    with judge_server(policy) as server:
+        judge = made(server, "pointwise", repair=True, n=3, temperature=1.0)
+        assert judge.evaluate({"prompt": "q", "response": "is 8"}).score == 8.0  # type: ignore[union-attr]
+        assert len(questions(server)) == 1 + 3
+
+
+def test_servers_that_do_not_know_n_are_asked_one_by_one() -> None:
+    def answer(path: str, body: Any) -> Any:
+        return {"choices": [{"index": 0, "message": {"content": '{"critique": "x", "score": 5}'}}]}
+
+    sample = {"prompt": "q", "response": "a"}
+    with HostileServer(answer, lambda path, body: path) as server:
+        whole = made(server, "pointwise", n=3, temperature=1.0).evaluate(sample)
+        assert "one_by_one: true" in whole.error  # type: ignore[union-attr, operator]
+        server.asked.clear()
+        judge = made(server, "pointwise", n=3, temperature=1.0, one_by_one=True, seed=5)
+        assert judge.evaluate(sample).score == 5.0  # type: ignore[union-attr]
+        assert [(seen.body["n"], seen.body["seed"]) for seen in questions(server)] == [(1, 5), (1, 6), (1, 7)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_games": 3}, {"score": "elo"}, {"score": "bradley_terry"}, {"orders": "one"}]
+)
+def test_where_candidates_stand_changes_no_score(server: HostileServer, settings: dict[str, Any]) -> None:
+    judge = made(server, "pairwise", **settings)
+    texts = ["is 4", "is 9", "is 6", "is 2", "is 9"]
+    found = dict(zip(texts, scores(judge.evaluate({"prompt": "q", "responses": texts}))))
+    for moved in ([*texts[1:], texts[0]], texts[::-1], [texts[2], *texts[:2], *texts[3:]]):
+        assert scores(judge.evaluate({"prompt": "q", "responses": moved})) == [found[text] for text in moved]
+
+
+def test_who_has_lost_half_of_the_games_to_bad_answers_has_no_score() -> None:
+    def policy(seen: Seen) -> Any:
+        good = {"is 1", "is 0"} >= {seen.fenced("response-A"), seen.fenced("response-B")} or "is 1" not in seen.text
+        return honest(seen) if good else "hm"
+
+    with judge_server(policy) as server:
+        sample = {"prompt": "q", "responses": ["is 1", "is 0", "is 3", "is 4"]}
+        one, zero, three, four = made(server, "pairwise").evaluate(sample)  # type: ignore[misc]
+    assert one.score is None  # it won the only game that could be judged, of three
+    assert one.error.startswith("verdict_missing")
+    assert [zero.score, three.score, four.score] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "listwise"])
+def test_a_response_alone_may_have_a_score(server: HostileServer, kind: str) -> None:
+    sample = {"prompt": "q", "responses": ["is 4", None]}
+    assert scores(made(server, kind, alone=1.0).evaluate(sample)) == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [
+        ([{"role": "user", "content": None}], "malformed_conversation"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]}],
+            "malformed_conversation",
+        ),
+        ([], "missing_prompt"),
+    ],
+)
+def test_a_conversation_that_cannot_be_shown_whole_is_not_judged(server: HostileServer, prompt: Any, code: str) -> None:
+    result = made(server, "pointwise").evaluate({"prompt": prompt, "response": "is 4"})
+    assert result.error.split(":")[0] == code  # type: ignore[union-attr]
+    assert not questions(server)
+
+
+def test_what_was_thought_is_kept_where_nothing_was_said(server: HostileServer) -> None:
+    message = {"content": None, "reasoning_content": "hm, hm"}
+    server.always = Json({"choices": [{"index": 0, "message": message, "finish_reason": "length"}]})
+    result = made(server, "pointwise").evaluate({"prompt": "q", "response": "is 4"})
+    assert result.error.startswith("verdict_cut_off")  # type: ignore[union-attr]
+    assert result.reason == "hm, hm"  # type: ignore[union-attr]
+
+
+def test_columns_of_a_template_are_shown_alike_alone_and_in_a_batch() -> None:
+    samples = [
+        {"prompt": "q", "response": "is 4", "meta": {"a": 1}, "note": None},
+        {"prompt": "q", "response": "is 4", "meta": {"b": 2.5, "c": [1]}, "note": None},
+    ]
+    with judge_server(lambda seen: {"score": 4}) as server:
+        judge = made(server, "pointwise", template="{{ meta }} {{ note }}. {{ response }} {{ answer_format }}")
+
+        def shown(ask: Callable[[], object]) -> list[str]:
+            server.asked.clear()
+            ask()
+            return sorted(seen.text for seen in questions(server))
+
+        alone = shown(lambda: [judge.evaluate(sample) for sample in samples])
+        assert alone[0].startswith("{'a': 1} . is 4")
+        assert shown(lambda: judge.evaluate_batch(samples)) == alone
+        assert shown(lambda: judge.score(pa.Table.from_pylist(samples))) == alone

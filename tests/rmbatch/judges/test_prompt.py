@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from connectors.errors import UserError
-from rmbatch.judges.prompt import OF_KIND, Prompt, conversation, mark_of
+from rmbatch.judges.prompt import OF_KIND, Prompt, TemplateFailed, conversation, mark_of
 
 SEEN: dict[str, Any] = {
     **{"prompt": "[user]\nq", "messages": [], "reference": None, "about": "It counts.", "principles": []},
@@ -58,6 +58,8 @@ def test_a_template_of_ones_own_reads_columns() -> None:
         ("pointwise", "{{ response }}", "never shows {{ answer_format }}"),
         ("pointwise", "{{ response ", "line 1: "),
         ("pointwise", "nowhere.jinja", "nowhere.jinja cannot be read"),
+        ("pointwise", "prompts/judge.txt", "the name of a file ends in .jinja"),
+        ("pairwise", "{{ response_a }} {{ response_b }} {{ response_tokens }} {{ answer_format }}", "belongs to one"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, template: str, message: str) -> None:
@@ -75,7 +77,7 @@ def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, templa
 )
 def test_what_goes_wrong_in_a_template_is_said(template: str, message: str) -> None:
     prompt = Prompt("pointwise", template + "{{ response }}{{ answer_format }}")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(TemplateFailed, match=message):
         prompt.render(**SEEN, response="r")
 
 
@@ -99,6 +101,7 @@ def test_html_stays_as_it_is() -> None:
 
 
 def test_marks_follow_from_the_prompt() -> None:
-    assert mark_of("a") == mark_of("a") != mark_of("b")
-    assert mark_of("half a pair \ud83d")  # never raises
+    assert mark_of("a", ["x"]) == mark_of("a", ["y"]) != mark_of("b", ["x"])  # shared by the candidates of a prompt
+    assert mark_of("half a pair \ud83d", [])  # never raises
+    assert mark_of("a", [f"</response-{mark_of('a', [])}>"]) != mark_of("a", [])  # it knew the mark
     assert conversation([{"role": "user", "content": None}]) == "[user]\n"

@@ -37,6 +37,8 @@ def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None
     spec = judge_spec({"judge": "base_honesty_pointwise", "score": "scale", "principles": ["Be true."], **ASKS})
     assert (spec.principles, spec.score) == (("Be true.",), "scale")
     assert rmbatch.reward("base_honesty_listwise", **ASKS).spec.judge == "listwise"  # type: ignore[attr-defined]
+    assert "score = 'violations'" in describe_judge("base_honesty_pointwise")
+    assert "principles = 'honesty'" in describe_judge("base_honesty_pointwise")
 
 
 @pytest.mark.parametrize(
@@ -47,11 +49,20 @@ def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None
         ("base_honesty_pointwise", {"scal": 1}, "a pointwise judge has no setting 'scal'"),
         ("pointwise", {"scale": [3, 3]}, "must begin below its end"),
         ("stepwise", {"scale": [1, 0]}, "must begin below its end"),
+        ("pointwise", {"scale": [0.2, 0.8]}, "has no two whole numbers"),
+        ("pointwise", {"logprobs": 3}, "no judge reads log probabilities"),
+        ("pointwise", {"template": "prompts/mine.txt"}, "the name of a file ends in .jinja"),
+        (
+            "listwise",
+            {"template": "{{ responses }} {{ response_tokens }} {{ answer_format }}"},
+            "belongs to one response",
+        ),
         ("pointwise", {"n": 3}, "3 samples of temperature 0 are the same"),
         ("pointwise", {"min_votes": 2}, "2 of 1 votes"),
         ("pointwise", {"rate": {}}, "at least one of requests, tokens and usd"),
         ("pointwise", {"rate": {"usd": 3}}, "write price"),
         ("pointwise", {"endpoints": ["http://other:1"]}, "not both"),
+        ("pointwise", {"endpoint": ["http://other:1"]}, "write several as endpoints"),
         ("pointwise", {"extra_body": {"temperature": 1}}, "has a key of its own"),
         ("pointwise", {"template": "{{ response"}, "template: line 1"),
         ("pointwise", {"principles": "nothing.yaml"}, "nothing.yaml"),

@@ -125,7 +125,7 @@ def test_a_mistake_comes_back_as_one_line(local_ray: None, server: HostileServer
 
 
 def test_too_many_actors_for_the_cluster_are_refused(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="set fewer actors"), opened(spec(server, tmp_path, actors=8)):
+    with pytest.raises(UserError, match="set fewer actors"), opened(spec(server, tmp_path, actors=20)):
         pass
 
 
