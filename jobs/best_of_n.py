@@ -12,6 +12,7 @@ from connectors.errors import UserError
 from jobs.config import BestOfNJob
 from jobs.score import score_stage
 from rmbatch.best_of_n import SelectStage
+from rmbatch.names import nearest
 from rmbatch.rows import Roles
 from rmbatch.scoring import TOTAL, ScoreStage
 
@@ -28,4 +29,8 @@ def stages(job: BestOfNJob, roles: Roles) -> list[ScoreStage | SelectStage]:
     if roles.responses is not None:
         group = None
     by = job.select.by or (TOTAL if job.combine else next(iter(job.rewards)))
-    return [score_stage(job, roles), SelectStage(job.select, by, roles, group)]
+    scoring = score_stage(job, roles)
+    scores = [name.removeprefix("score.") for name in scoring.added() if name.startswith("score.")]
+    if by not in scores:
+        raise UserError(f"select.by: no score is called {by!r}; {nearest(by, scores)}")
+    return [scoring, SelectStage(job.select, by, roles, group)]

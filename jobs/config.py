@@ -131,7 +131,7 @@ class SelectConfig(SelectionRule):
     """Which candidates are kept, and by which score."""
 
     by: str | None = None
-    """Name of a reward, or total. None: the total, or the only reward."""
+    """Name of a reward or of one of its parts (score.NAME), or total. None: the total, or the only reward."""
 
 
 class _RewardJob(Config):
@@ -176,7 +176,8 @@ class BestOfNJob(_RewardJob):
                 f"{{{', '.join(f'{name}: 1.0' for name in self.rewards)}}}, or name one in select.by"
             )
         known = [*self.rewards, *([TOTAL] if self.combine else [])]
-        if by is not None and by not in known:
+        of_a_part = by is not None and by.split(".")[0] in self.rewards  # which parts there are, the reward knows
+        if by is not None and by not in known and not of_a_part:
             raise ValueError(f"select.by: no score is called {by!r}; {nearest(by, known)}")
         return self
 

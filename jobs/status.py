@@ -17,7 +17,10 @@ RECENT_S = 60.0
 def show_status(output: str, options: StorageOptions, display: Display) -> None:
     """Print the finished share, rows, rates and dead letters of an output; UserError if it is none."""
     ledger = Ledger(Folder.open(output, options))
-    progress = ledger.progress()
+    try:
+        progress = ledger.progress()
+    except NotADirectoryError:
+        raise UserError(f"{output} is a file; write the folder that the job writes to (output.path)") from None
     if progress is None:
         raise UserError(f"{output} is no output of rmbatch: it has no _rmbatch/plan.json")
     rows = {part: progress.finished[part] for part in PARTS.values()}

@@ -304,6 +304,19 @@ def test_the_best_of_n_by_games(local_ray: None, server: HostileServer, tmp_path
     for row in rows(tmp_path / "out"):
         best = max(int(text.split()[-1]) for text in row["responses"])
         assert int(row["select.response"].split()[-1]) == best
+    with pytest.raises(
+        UserError, match=r"select.by: no score is called 'games.consistence'; did you mean 'games.consist"
+    ):
+        run(
+            {
+                **asked,
+                "job": "best_of_n",
+                "select": {"by": "games.consistence"},
+                "output": {"path": str(tmp_path / "o")},
+            }
+        )
+    run({**asked, "job": "best_of_n", "select": {"by": "games.consistency"}, "output": {"path": str(tmp_path / "o")}})
+    assert len(rows(tmp_path / "o")) > 0
 
 
 def test_flat_rows_are_compared_within_their_group(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
