@@ -6,20 +6,21 @@ job.input.path, job.rewards["math"].knobs, job.select.keep
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from connectors.errors import UserError
 from jobs.jobfile import shown, validate
-from jobs.reward_config import Config, Name, RewardConfig
+from jobs.reward_config import COMPOSITIONS, Config, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
 from rmbatch.combine import CombineRule
-from rmbatch.judges.reward import judge_rewards
+from rmbatch.judges.reward import JudgeReward
+from rmbatch.judges.spec import JudgeSpec
 from rmbatch.names import nearest
-from rmbatch.rewards.evaluation import Reward
 from rmbatch.scoring import TOTAL
 from rmbatch.selection import SelectionRule
 from rmbatch.served.spec import HOW_IT_RUNS
@@ -203,7 +204,8 @@ def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
     fields["input"].pop("storage")
     fields["rewards"] = _without_how_it_runs(fields["rewards"])
     fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
-    fields["reward_files"] |= _judged_by({name: config.build() for name, config in job.rewards.items()})
+    for name, config in job.rewards.items():
+        fields["reward_files"] |= _judged_by(name, config)
     fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
     plain: dict[str, Any] = _plain(fields)
     return plain
@@ -226,14 +228,18 @@ def _reward_files(rewards: Any) -> set[str]:
     return found
 
 
-def _judged_by(rewards: Mapping[str, Reward]) -> dict[str, str]:
-    """What judges go by, wherever it is written, and who they ask: a digest of each."""
-    found = {}
-    for name, judge in judge_rewards(rewards):
-        found[f"the template of {name}"] = hashlib.sha256(judge.template.encode()).hexdigest()[:16]
-        if judge.principles is not None:
-            found[f"the principles of {name}"] = judge.principles.digest
-        found[f"the service of {name}"] = judge.spec.service_name
+def _judged_by(name: str, part: Any) -> dict[str, str]:
+    """What the judges in a part of a job go by, wherever it is written, and who they ask: a digest of each."""
+    if isinstance(part, JudgeSpec):
+        with suppress(UserError):  # a file may be gone since the job has finished
+            judge = JudgeReward(part)
+            principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
+            template = hashlib.sha256(judge.template.encode()).hexdigest()[:16]
+            return {f"the template of {name}": template, **principles, f"the service of {name}": part.service_name}
+    inner = part if isinstance(part, Mapping) else dict(part) if isinstance(part, BaseModel) else {}
+    found: dict[str, str] = {}
+    for key, value in inner.items():
+        found |= _judged_by(name if key in ("judged", "parts", "to", *COMPOSITIONS) else f"{name}.{key}", value)
     return found
 
 

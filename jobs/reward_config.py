@@ -84,12 +84,12 @@ class RewardConfig(Config):
             return {"reward": written}
         if isinstance(written, Mapping) and _is_judge(written):
             return {"judged": _judge(written)}
-        known = {"reward", "model", "served", "judged", *_COMPOSITIONS}
+        known = {"reward", "model", "served", "judged", *COMPOSITIONS}
         chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
         if len(chosen) != 1:
             several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
             ways = "like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; or one of"
-            raise ValueError(f"write which reward it is, {ways} {', '.join(_COMPOSITIONS)}{several}")
+            raise ValueError(f"write which reward it is, {ways} {', '.join(COMPOSITIONS)}{several}")
         if written.get("model") is not None:
             return {"served": written}
         if written.get("reward") is None or isinstance(written.get("knobs"), Mapping):
@@ -135,7 +135,7 @@ def _judge(written: Mapping[str, Any]) -> JudgeSpec:
         raise ValueError(str(error)) from None
 
 
-_COMPOSITIONS = ("sum", "gate", "route", "cascade")
+COMPOSITIONS = ("sum", "gate", "route", "cascade")
 
 Parts = Annotated[dict[Name, RewardConfig], Field(min_length=1)]
 

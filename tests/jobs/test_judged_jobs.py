@@ -366,6 +366,8 @@ def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp
     told = StringIO()
     run(asked, told)
     assert "warning: the principles of kind has changed" in told.getvalue()
+    principles.unlink()
+    run(asked)  # it is finished, and needs them no more
 
 
 def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
