@@ -63,7 +63,7 @@ def test_a_composition_in_a_job_file(
         ),
         (
             "{x: {gate: {require: {rewad: accuracy}, then: accuracy}}}",
-            "JOB: rewards.x.gate.require: write which reward it is, like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; or one",
+            "JOB: rewards.x.gate.require: write which reward it is, like {reward: f1_score}, {model: FOLDER} or",
         ),
         ("{x: {gate: {require: acuracy, then: accuracy}}}", "no reward 'acuracy': did you mean 'accuracy'"),
         ("{x: {reward: f1_score, gate: {}}}", "and not several of them (gate, reward)"),
