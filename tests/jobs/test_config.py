@@ -135,13 +135,13 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ("{rewards: [math]}", "rewards: got ['math']; write keys and values"),
         (
             "{rewards: {math: 3}}",
-            "rewards.math: write which reward it is, like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; "
-            "or one of sum, gate, route, cascade",
+            "rewards.math: write which reward it is, like {reward: f1_score}, {model: FOLDER} or "
+            "{judge: pointwise, ...}; or one of sum, gate, route, cascade",
         ),
         (
             "{rewards: {math: {rewrd: f1}}}",
-            "rewards.math: write which reward it is, like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; "
-            "or one of sum, gate, route, cascade",
+            "rewards.math: write which reward it is, like {reward: f1_score}, {model: FOLDER} or "
+            "{judge: pointwise, ...}; or one of sum, gate, route, cascade",
         ),
         ("{rewards: {math: {reward: 3}}}", "rewards.math.reward: got 3; write text in quotes"),
         (
