@@ -125,7 +125,8 @@ def estimated(name: str, judge: JudgeReward, sample: Sample, prepared: Prepared)
         least = tokens * (price.input if price.cached is None else min(price.cached, price.input)) / 1e6
         lines.append(("prompts cost", f"about ${tokens * price.input / 1e6:,.2f}, ${least:,.2f} if all were cached"))
         if longest is not None:
-            lines.append(("answers cost", f"at most ${num_votes * share * longest * price.output / 1e6:,.2f}"))
+            most = num_votes * share * longest * price.output / 1e6
+            lines.append(("answers cost", f"at most ${most:,.2f}, without repairs and repeated tries"))
     if questions:
         lines.append(("first question", questions[0].text))
     return lines

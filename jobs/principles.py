@@ -60,13 +60,8 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
     """
     folder = Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
     private = folder.folder(PRIVATE)
-    _check_same_job(folder, private, job)
-    finished = folder.read_if_exists(REPORT)
-    if finished is not None:
-        told: dict[str, Any] = orjson.loads(finished)
-        display.say(f"{folder.url} is finished; nothing to do")
-        if _input_files(job) != told["files"]:
-            display.say("warning: the input has changed since; to learn from it, write to another output.path")
+    told = _finished(folder, private, job, display)
+    if told is not None:
         return told
     trial = Trial(job.judge, job.about)
     found, num_read = _read_rows(job)
@@ -77,6 +72,9 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
         f"{len(train):,} to learn from, {len(held_out):,} held out"
     )
     with Lease.take(private.folder("lease"), waiting=display.say) as lease:
+        told = _finished(folder, private, job, display)  # by another run, which this one has waited for
+        if told is not None:
+            return told
         private.write(JOB, orjson.dumps(deciding_fields(job), option=orjson.OPT_INDENT_2))
         findings, spent = _findings(job, trial, train, held_out, private, display)
         lease.check()
@@ -92,6 +90,19 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
         report |= {"files": _input_files(job), "spent": spent}
         folder.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
     return report
+
+
+def _finished(folder: Folder, private: Folder, job: PrinciplesJob, display: Display) -> dict[str, Any] | None:
+    """The report of a finished output, None where there is none yet. Raises UserError for another job's output."""
+    _check_same_job(folder, private, job)
+    finished = folder.read_if_exists(REPORT)
+    if finished is None:
+        return None
+    told: dict[str, Any] = orjson.loads(finished)
+    display.say(f"{folder.url} is finished; nothing to do")
+    if _input_files(job) != told["files"]:
+        display.say("warning: the input has changed since; to learn from it, write to another output.path")
+    return told
 
 
 def told_lines(report: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
@@ -262,7 +273,8 @@ def _nothing_found(findings: Findings, where: str) -> str:
     if not findings.num_candidates:
         why = "the judge preferred the right answer in none of the rows"
     else:
-        why = f"each of the {findings.num_tried:,} that were tried alone misleads the judge more often than it helps"
+        useless = "misleads the judge as often as it helps, or helps too little (select.min_gain)"
+        why = f"each of the {findings.num_tried:,} that were tried alone {useless}"
     return f"no principle was found: {why} (rows: {ended}); what was proposed is in {where}"
 
 

@@ -131,6 +131,7 @@ def deciding_fields(job: PrinciplesJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
     fields = job.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
     fields["writer"] = job.who_writes().model_dump(mode="json")
-    for who in ("judge", "writer"):
-        fields[who] = {name: value for name, value in fields[who].items() if name not in HOW_IT_RUNS}
+    for who, spec in (("judge", job.judge), ("writer", job.who_writes())):
+        kept = {name: value for name, value in fields[who].items() if name not in HOW_IT_RUNS}
+        fields[who] = kept | {"service": spec.service_name}  # answers are kept by it
     return fields

@@ -121,6 +121,14 @@ class LeasedAdmission:
         finally:
             queue.pop(number, None)
 
+    def paid(self, value: object) -> None:
+        """An answer for which no leave was asked here; who sent it has counted its request."""
+        usage: Usage | None = getattr(value, "usage", None)
+        if usage is not None:
+            self._begin()
+            self._spent += Used(0, usage.prompt, usage.completion, usage.cached)
+            self._wake.set()
+
     async def close(self) -> None:
         """Tell the governor the last, and let nothing out any more. What is under way then counts as answered."""
         task, self._task = self._task, None
@@ -190,7 +198,8 @@ class LeasedAdmission:
             known = self.holding.holds()
             for url, wait_s in lease.holds.items():
                 if wait_s > known.get(url, 0.0) + _SAME_HOLD_S:
-                    self.holding.hold(url, wait_s)
+                    with suppress(KeyError):  # a server that only others ask
+                        self.holding.hold(url, wait_s)
         if lease.exhausted:
             from rmbatch.served.endpoints import BudgetExhausted  # loads aiohttp
 
@@ -231,9 +240,9 @@ class LeasedPermit:
         self._admission: LeasedAdmission | None = admission
         self._num_bytes = num_bytes
 
-    def settle(self, value: object | None) -> None:
-        """It was sent. Of a failed try the request counts and no tokens, for servers do not say what those cost; where
-        an answer does not say, the likely."""
+    def settle(self, value: object | None, *, may_have_cost: bool = False) -> None:
+        """It was sent. Of a failed try the request counts, and its likely tokens where the server may have worked on
+        it; where an answer does not say its tokens, the likely ones."""
         admission, self._admission = self._admission, None
         if admission is None:
             return
@@ -242,7 +251,7 @@ class LeasedPermit:
             admission._expected.learn(self._num_bytes, usage)
             used = Used(1, usage.prompt, usage.completion, usage.cached)
         else:
-            used = Used(requests=1) if value is None else self.tried.likely
+            used = self.tried.likely if value is not None or may_have_cost else Used(requests=1)
         admission._has_settled(self, used)
         if value is None:
             admission._wake.set()  # the server may have asked to wait, which the others should hear

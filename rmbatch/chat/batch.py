@@ -22,6 +22,7 @@ process ends is paid for in vain.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -47,6 +48,8 @@ RESENDS = 2
 """How often a request is sent again that a batch has not answered."""
 PENDING_S = 300.0
 """So long another process may take from its record to its batch; then its requests are sent by who wants them."""
+RIVAL_S = 5.0
+"""The longest that one of two processes waits which have written down the same requests at once."""
 FOLDER = "batches"
 """Of the records, in the cache's."""
 
@@ -132,8 +135,12 @@ class BatchClient:
             value = answer.value
             return answer
         finally:
-            if permit is not None:
+            if permit is not None and request is not None and request.num_sent:
                 permit.settle(value)
+            elif permit is not None:
+                permit.give_back()
+            elif value is not None and self._admission is not None and request is not None and request.num_sent:
+                self._admission.paid(value)  # an earlier run has sent it, and nobody has counted its tokens
             if request is not None and self._queue.get(key) is request:  # cancelled before it was sent
                 del self._queue[key], self._requests[key]
                 self._queue_bytes -= request.num_bytes
@@ -235,6 +242,11 @@ class BatchClient:
         self._followed.add(record.name)
         self._records.note(record)
         await asyncio.to_thread(self._records.write, record)
+        if await self._is_contested(record):
+            await self._is_over(record)
+            await asyncio.sleep(random.uniform(0, RIVAL_S))
+            await self._send(requests, since)
+            return
         try:
             file = await self._api.upload(b"".join(request.line for request in requests))
             if not await asyncio.to_thread(self._records.has, record.name):  # taken over: it took too long
@@ -251,6 +263,14 @@ class BatchClient:
         for request in requests:
             request.num_sent += 1
         await self._collect(record, is_own=True)
+
+    async def _is_contested(self, record: BatchRecord) -> bool:
+        """Whether another process has written down some of the same requests while we did: it may not have seen ours.
+
+        Each writes before it looks, so that at least one of two sees the other.
+        """
+        keys = set(record.keys)
+        return any(keys.intersection(each.keys) for each in await asyncio.to_thread(self._records.unseen))
 
     def _is_followed(self, request: _Request) -> bool:
         name = self._records.holding(request.key)

@@ -40,6 +40,8 @@ from rmbatch.chat.places import Places
 ABOUT = "about.json"
 SUFFIX = ".answers"
 LINGER_S = 0.5
+SCAN_BYTES = 4 << 20
+"""Read at once from each of several segments that are looked through."""
 READ_BYTES = 64 << 20
 """Read at once from a segment, and kept of remote ones."""
 MERGED_BYTES = 64 << 20
@@ -112,9 +114,13 @@ class ResponseCache:
             except orjson.JSONDecodeError as error:
                 _log.warning("%s: an answer cannot be read and is asked for again: %s", self.folder.url, error)
                 break
+        self.forget(key)
+        return None
+
+    def forget(self, key: bytes) -> None:
+        """Do not know an answer any more that nobody can use, so that another one is kept in its place."""
         with self._lock:
             self._places.forget(key)
-        return None
 
     def add(self, key: bytes, answer: Mapping[str, Any]) -> None:
         """Keep an answer. Raises OSError where it cannot be written, for not to keep it is to pay for it twice."""
@@ -130,7 +136,8 @@ class ResponseCache:
             try:
                 self._segment.append(key, line)
             except OSError:
-                self._segment = None  # half a line may stand at its end, so it is not continued
+                if self._is_local:
+                    self._segment = None  # half a line may stand at its end, so it is not continued
                 raise
 
     def flush(self) -> None:
@@ -223,11 +230,11 @@ class ResponseCache:
     def _read_lines(self, name: str, start: int, size: int) -> Iterator[tuple[int, bytes]]:
         """Whole lines, some at a time, and where they begin; a line that is being written is left for another time."""
         rest = b""
-        for at in range(start, size, READ_BYTES):
-            rest += self.folder.store.read(self.folder.path(name), at, min(at + READ_BYTES, size))
+        for at in range(start, size, SCAN_BYTES):
+            rest += self.folder.store.read(self.folder.path(name), at, min(at + SCAN_BYTES, size))
             end = rest.rfind(b"\n") + 1
             if end:
-                yield at + min(READ_BYTES, size - at) - len(rest), rest[:end]
+                yield at + min(SCAN_BYTES, size - at) - len(rest), rest[:end]
                 rest = rest[end:]
 
     def _bytes(self, name: str, start: int, stop: int) -> bytes:
@@ -252,7 +259,8 @@ class ResponseCache:
             if content is not None and sum(len(line[0]) for line in found) == content.rfind(b"\n") + 1:
                 read.add(name)  # all of it, but half a line that a killed writer left; what is damaged stays as it is
                 for line in found:
-                    lines.setdefault(line[1], line[0])
+                    if line[1] not in lines or not _is_json(lines[line[1]][_KEY:]):
+                        lines[line[1]] = line[0]
         if len(read) < 2:
             return 0
         merged, merged_name = b"".join(lines.values()), self._new_name()
@@ -326,6 +334,14 @@ class _Lines:
         return cls(keys, places[:, 0] + offset, places[:, 1] - places[:, 0], offset + len(lines))
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 class _Growing:
     """A file of which this process is the only writer."""
 
@@ -379,11 +395,11 @@ class _Objects:
         last, failed = self._last, None
         if last is not None and last.done():
             self._last, failed = None, last.exception()
-        if failed is not None:
-            raise failed
         if self._last is None or not self._is_gathering:
             self._is_gathering = True
             self._last = self._thread.submit(self._write)
+        if failed is not None:
+            raise failed
         return self._last
 
     def _write(self) -> None:

@@ -18,7 +18,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -35,7 +34,7 @@ from rmbatch.chat.spec import Batch, ChatSpec
 from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
 from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.served.endpoints import Admission, Ask, Failure, Patience, Post
-from rmbatch.served.engine import EngineError
+from rmbatch.served.engine import EngineError, EngineLost
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
@@ -137,6 +136,8 @@ class ChatClient:
 
     async def close(self) -> None:
         """Close all connections; what is under way is lost, but batches of which there are records."""
+        closed = EngineLost("the client was closed")  # what is under way would be tried again
+        self._client.stopped = self._client.stopped or closed
         await self._client.disconnect()
         if self._batches is not None:
             await self._batches.close()
@@ -185,10 +186,12 @@ class ChatClient:
                 return replace(other.result(), num_tries=0, from_cache=True)
         if self._cache is not None and key in self._cache:
             kept = await asyncio.to_thread(self._cache.find, key)
-            with suppress(BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again
+            try:
                 if kept is not None:
                     reply = ChatReply(kept["body"], {}, kept["endpoint"], kept["status"])
                     return replace(read_completion(reply, n), from_cache=True)
+            except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, and kept instead
+                self._cache.forget(key)
             if key in self._under_way:
                 return await self._outcome(request)
         future = self._under_way[key] = asyncio.get_running_loop().create_future()

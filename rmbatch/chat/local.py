@@ -11,11 +11,12 @@ connected under the keys by which the specs are asked.
 """
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from connectors.errors import JobError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE_S = 10.0
+_log = logging.getLogger(__name__)
 KEEP_S = 0.5
 """How often it is kept what was spent, while something is asked."""
 
@@ -51,11 +53,13 @@ def clients(specs: Mapping[str, ChatSpec], folder: Folder) -> Iterator["Clients"
         with connected({chat_key(spec): here.way(spec) for spec in specs.values()}):
             yield here
     finally:
-        here.close()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(CLOSE_S)
-        if not thread.is_alive():
-            loop.close()
+        try:
+            here.close()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(CLOSE_S)
+            if not thread.is_alive():
+                loop.close()
 
 
 class Clients:
@@ -87,17 +91,25 @@ class Clients:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             while not wait([future], KEEP_S).done:
-                self._keep_spent()
+                try:
+                    self._keep_spent()
+                except (OSError, TimeoutError) as error:  # the next look may keep it, and the end will tell
+                    _log.warning("what was spent could not be kept: %s", error)
             return future.result()
         finally:
             future.cancel()  # where the user has interrupted it
 
     def close(self) -> None:
         """Close all connections, and keep what was spent."""
+        failed: list[Exception] = []
         for client in self._clients:
-            with suppress(TimeoutError):
+            try:
                 asyncio.run_coroutine_threadsafe(client.close(), self._loop).result(CLOSE_S)
+            except (OSError, TimeoutError) as error:  # the others are closed all the same
+                failed.append(error)
         self._keep_spent()
+        if failed:
+            raise failed[0]
 
     def _governor(self, spec: ChatSpec) -> Governor | None:
         if spec.rate is None and spec.budget is None:

@@ -4,9 +4,8 @@ vectors = embedded(Embeddings(endpoint="http://host:8001", model="Qwen/Qwen3-Emb
 """
 
 import asyncio
-import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -59,20 +58,26 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
     keys = [key_of(spec.endpoint, orjson.dumps([spec.model, spec.dimensions, text])) for text in texts]
     found = {key: answer["vector"] for key in keys if (answer := cache.find(key)) is not None}
     missing = {key: text for key, text in zip(keys, texts) if key not in found}
+
+    def keep(text: str, vector: list[float]) -> None:
+        cache.add(key_of_text[text], {"vector": vector})
+        found[key_of_text[text]] = vector
+
+    key_of_text = {text: key for key, text in missing.items()}
     try:
-        for key, vector in zip(missing, asyncio.run(_asked(spec, list(missing.values())))):
-            cache.add(key, {"vector": vector})
-            found[key] = vector
+        asyncio.run(_asked(spec, list(missing.values()), keep))
     except (EngineError, EngineLost) as error:
         raise JobError(f"embeddings of {spec.model!r}: {error}") from error
-    cache.flush()
+    finally:
+        cache.flush()
     lengths = {len(vector) for vector in found.values()}
     if len(lengths) > 1:
         raise UserError(f"embeddings of {spec.model!r}: vectors of {sorted(lengths)} numbers do not fit together")
     return np.array([found[key] for key in keys], dtype=np.float64)
 
 
-async def _asked(spec: Embeddings, texts: Sequence[str]) -> list[list[float]]:
+async def _asked(spec: Embeddings, texts: Sequence[str], keep: Callable[[str, list[float]], None]) -> None:
+    """Have each vector kept as soon as it is there."""
     from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply
     from rmbatch.served.endpoints import Ask, Endpoints, Post
 
@@ -83,24 +88,26 @@ async def _asked(spec: Embeddings, texts: Sequence[str]) -> list[list[float]]:
             if refused.status not in (404, 405, 501):
                 raise
 
-    def read(num_texts: int, reply: Reply) -> list[list[float]]:
+    def read(some: Sequence[str], reply: Reply) -> bool:
         try:
             rows = sorted(reply.body["data"], key=lambda row: int(row["index"]))
             vectors = [[float(number) for number in row["embedding"]] for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise BadAnswer(f"no embeddings: {type(error).__name__} {error}") from None
-        if len(vectors) != num_texts or not np.isfinite(vectors).all():
-            raise BadAnswer(f"{len(vectors)} embeddings for {num_texts} texts, or not all numbers finite")
-        return vectors
+        if len(vectors) != len(some) or not np.isfinite(vectors).all():
+            raise BadAnswer(f"{len(vectors)} embeddings for {len(some)} texts, or not all numbers finite")
+        for text, vector in zip(some, vectors):
+            keep(text, vector)
+        return True
 
-    def post(some: Sequence[str]) -> Post[list[list[float]]]:
+    def post(some: Sequence[str]) -> Post[bool]:
         body: dict[str, Any] = {"model": spec.model, "input": list(some), "encoding_format": "float"}
         if spec.dimensions is not None:
             body["dimensions"] = spec.dimensions
-        return Post("/v1/embeddings", orjson.dumps(body), lambda reply: read(len(some), reply))
+        return Post("/v1/embeddings", orjson.dumps(body), lambda reply: read(some, reply))
 
     if not texts:
-        return []
+        return
     key = os.environ.get(spec.api_key_env)
     endpoints = Endpoints([spec.endpoint], check, in_flight=IN_FLIGHT, api_key=key)
     try:
@@ -111,4 +118,3 @@ async def _asked(spec: Embeddings, texts: Sequence[str]) -> list[list[float]]:
     failed = next((answer.failure for answer in answers if answer.value is None), None)
     if failed is not None:
         raise UserError(f"embeddings of {spec.model!r}: {failed}")
-    return list(itertools.chain.from_iterable(answer.value for answer in answers if answer.value is not None))

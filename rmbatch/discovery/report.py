@@ -28,8 +28,8 @@ def verdict_line(worth: Plain) -> str:
     else:
         said = (
             f"On {num_rows:,} held-out rows the judge is right on {_share(worth['with']['accuracy'])} with the "
-            f"principles and on {_share(worth['without']['accuracy'])} without; "
-            f"the difference is {_difference(worth['gain'])}."
+            f"principles and on {_share(worth['without']['accuracy'])} without, of those with a verdict; on the "
+            f"{worth['gain']['num_rows']:,} with both the difference is {_difference(worth['gain'])}."
         )
     return f"{said} {_FOUND[worth['found']]}"
 

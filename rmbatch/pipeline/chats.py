@@ -8,6 +8,7 @@ again; what had been answered is kept (``rmbatch/chat/cache.py``) and not paid a
         run_pieces(..., connections=chats.connections)
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +38,8 @@ MAX_LOSSES = 30
 """Times that a task asks again, a second apart, when an actor was lost: starting anew takes one some seconds."""
 AGAIN_S = 1.0
 MIN_BLOCK_ROWS = 128
-CLOSE_S = 30.0
+CLOSE_S, COMPACT_S = 30.0, 600.0
+_log = logging.getLogger(__name__)
 PLACED_S, LONGEST_S = 60.0, 600.0
 """How long actors may take to start and look at their servers before that is told, and then before the job stops."""
 
@@ -149,8 +151,10 @@ class Chats:
 
     def compact(self) -> None:
         """Tidy up where answers are kept."""
-        with suppress(RayError):
-            ray.get([actors[0].compact.remote() for _, actors in self._actors.values()])
+        try:
+            ray.get([actors[0].compact.remote() for _, actors in self._actors.values()], timeout=COMPACT_S)
+        except RayError as error:  # they are as good as before, only in more pieces
+            _log.warning("kept answers were not tidied up: %s", str(error).strip().splitlines()[-1])
 
 
 @contextmanager

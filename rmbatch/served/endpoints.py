@@ -53,6 +53,8 @@ _log = logging.getLogger(__name__)
 _START_TRIES = 3
 _CHECK_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
+"""Failures of a try on which a server may have worked, and which it then charges for."""
 
 
 class BudgetExhausted(JobError):  # noqa: N818 - what has happened is no fault
@@ -89,10 +91,16 @@ class Post(Generic[T]):
 
 
 class Permit(Protocol):
-    """That one request may be sent."""
+    """That one request may be sent; ends with one of these."""
 
-    def settle(self, value: object | None) -> None:
-        """It was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none."""
+    def settle(self, value: object | None, *, may_have_cost: bool = False) -> None:
+        """It was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none.
+
+        ``may_have_cost``: there was none, but a server may have worked on it.
+        """
+
+    def give_back(self) -> None:
+        """It was not sent, and will not be."""
 
 
 class Admission(Protocol):
@@ -103,6 +111,9 @@ class Admission(Protocol):
 
         What it raises ends all.
         """
+
+    def paid(self, value: object) -> None:
+        """There is an answer for which nobody was asked here."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +229,16 @@ class Endpoints:
         async with self._in_line:  # no permit is taken while all servers are full or have asked to wait
             await self._with_room()
         permit = await self._admission.admit(len(post.body), again=tries.num > 0)
-        value: object | None = None
+        num_sent, answer = tries.num, None
         try:
             answer = await self._tried(await self._picked(tries), post, tries)
-            value = None if answer is None else answer.value
             return answer
         finally:
-            permit.settle(value)
+            if tries.num == num_sent:  # no server was free any more, or nobody waits for it
+                permit.give_back()
+            else:
+                is_late = answer is None and tries.last is not None and tries.last.code in _MAY_HAVE_COST
+                permit.settle(None if answer is None else answer.value, may_have_cost=is_late)
 
     def holds(self) -> dict[str, float]:
         """The servers that have asked to be left alone (Retry-After), by URL, and for how many seconds more."""

@@ -398,3 +398,39 @@ def test_a_wait_that_one_was_asked_for_is_kept_by_the_other(server: HostileServe
 
     asyncio.run(work())
     assert times["other"] - times["slow"] > 0.9
+
+
+def test_a_wait_for_a_server_that_only_others_ask_is_no_fault() -> None:
+    class Held:
+        def holds(self) -> dict[str, float]:
+            return {}
+
+        def hold(self, url: str, seconds: float) -> None:
+            raise KeyError(url)
+
+    async def work() -> None:
+        source = Scripted()
+        source.holds = {"http://other": 5.0}
+        made = LeasedAdmission(source, holding=Held())
+        (await made.admit(10, again=False)).settle(said(10, 1))
+        (await made.admit(10, again=False)).settle(said(10, 1))
+        await made.close()
+
+    asyncio.run(work())
+
+
+def test_what_may_have_cost_counts_and_what_was_not_sent_does_not() -> None:
+    async def work() -> dict[str, int]:
+        governor = Governor(None, Limits(requests=100), PRICE)
+        made = LeasedAdmission(here(governor), max_tokens=50)
+        (await made.admit(400, again=False)).settle(None)  # turned away
+        (await made.admit(400, again=False)).settle(None, may_have_cost=True)  # a timeout: it was perhaps answered
+        (await made.admit(400, again=False)).give_back()
+        made.paid(said(7, 3))  # of a batch that an earlier run has sent
+        await made.close()
+        return governor.spent()
+
+    spent = asyncio.run(work())
+    assert spent["requests"] == 2
+    assert spent["completion_tokens"] == 50 + 3
+    assert spent["prompt_tokens"] > 7

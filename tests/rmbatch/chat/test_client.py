@@ -141,7 +141,8 @@ def test_a_server_that_asks_to_wait_is_left_alone_for_so_long(one: HostileServer
         (Json(says(None, refusal="I cannot")), "refused_by_model: I cannot"),
         (
             Json({"choices": says("x")["choices"] * 2}),
-            "endpoint_bad_answer: 2 samples of 1; where a server does not know n, ask n times with seeds",
+            "endpoint_bad_answer: 2 samples of 1; a server that does not know n is asked for one at a time "
+            "(a judge: one_by_one: true)",
         ),
     ],
 )
@@ -345,6 +346,24 @@ def test_a_kept_answer_that_is_none_is_asked_again(one: HostileServer, tmp_path:
     (completion,) = completed(one, requests=asked("q"), cache=str(tmp_path))
     assert completion.texts
     assert not completion.from_cache
+
+
+def test_what_is_under_way_at_the_end_is_not_sent_again(one: HostileServer) -> None:
+    for name in "abc":
+        one.plan(name, Late(30))
+
+    async def work() -> None:
+        client = ChatClient(spec(one), patience=CALM)
+        under_way = asyncio.create_task(client.complete(asked("a", "b", "c")))
+        while one.under_way < 3:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(EngineLost, match="the client was closed"):
+            await under_way
+        await asyncio.sleep(0.3)
+
+    asyncio.run(work())
+    assert len(chats(one)) == 3
 
 
 @pytest.mark.parametrize(
