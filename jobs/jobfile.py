@@ -122,12 +122,14 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not YAML: {str(error).splitlines()[0]}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    except ValueError as error:  # what looks like a date and is none
+        raise UserError(f"{where}: a value is not YAML: {error}; put text in quotes") from None
 
 
 def _parse_value(text: str, override: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         key = override.partition("=")[0]
         cure = f"put text with such signs in quotes of its own: {key}='\"{text}\"'"
         raise UserError(f"{override!r}: the value is not YAML; {cure}") from None

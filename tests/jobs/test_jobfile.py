@@ -50,6 +50,7 @@ def told(path: Path | str, overrides: Sequence[str] = (), environ: dict[str, str
             "a: {b: ${C}}\n",
             "JOB:1:9: not YAML: expected ',' or '}', but got '{'; between { } or [ ], put ${NAME} in quotes",
         ),
+        ("a: 2026-13-01\n", "JOB: a value is not YAML: month must be in 1..12; put text in quotes"),
         ("a: *b\n", "JOB:1:4: not YAML: found undefined alias 'b'"),
         ("a: &a [*a]\n", "JOB:1:4: not YAML: found unconstructable recursive node"),
         ("a: 1\n---\nb: 2\n", "JOB:2:1: not YAML: but found another document"),
