@@ -249,11 +249,15 @@ class BatchClient:
             return
         try:
             file = await self._api.upload(b"".join(request.line for request in requests))
-            if not await asyncio.to_thread(self._records.has, record.name):  # taken over: it took too long
+
+            async def is_ours() -> bool:
+                return await asyncio.to_thread(self._records.has, record.name)
+
+            batch = await self._api.create(file, self._batch.window, record.name, record.written, is_ours)
+            if batch is None:  # it took too long, and another process has taken over
                 self._records.forget(record.name)
                 await self._send(requests, since)
                 return
-            batch = await self._api.create(file, self._batch.window, record.name, record.written)
         except (Refused, BudgetExhausted):  # so there is no batch
             await self._is_over(record)
             raise

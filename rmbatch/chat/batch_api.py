@@ -74,15 +74,22 @@ class BatchApi(OpenAiClient):
         )
         return file.id
 
-    async def create(self, file_id: str, window: str, name: str, since: float) -> Batch:
-        """The one batch of this name; ``since``: when it may first have been created, in seconds of ``time.time``."""
+    async def create(
+        self, file_id: str, window: str, name: str, since: float, is_wanted: Callable[[], Awaitable[bool]]
+    ) -> Batch | None:
+        """The one batch of this name; ``since``: when it may first have been created, in seconds of ``time.time``.
+
+        None where it is not there, and before a try was not wanted any more.
+        """
         num_tries = 0
 
-        async def created(api: openai.AsyncOpenAI) -> Batch:
+        async def created(api: openai.AsyncOpenAI) -> Batch | None:
             nonlocal num_tries
             num_tries += 1
             if num_tries > 1 and (there := await self._named(api, name, since)) is not None:
                 return there
+            if not await is_wanted():
+                return None
             # window: other providers have others than the one that OpenAI's client knows
             return await api.batches.create(
                 input_file_id=file_id,
