@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from connectors.errors import JobError
 from connectors.groups import group_offsets
 from connectors.ledger import Ledger
 from connectors.storage import StorageOptions
@@ -20,7 +21,7 @@ from jobs.sampling import Sample, by_first_place
 from rmbatch.chat.connections import Unasked, chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.spending import Spending, spending
-from rmbatch.chat.spent import ANSWERS, Spent
+from rmbatch.chat.spent import Spent, kept_beside
 from rmbatch.judges.asking import counted_as
 from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows import flatten
@@ -87,19 +88,16 @@ def clients(
         return
     from rmbatch.pipeline.chats import started
 
-    answers = ledger.private.folder(ANSWERS).url
-    specs = {name: _with_cache(judge.spec.chat(), answers) for name, judge in judges.items()}
+    specs = {name: kept_beside(judge.spec.chat(), ledger.private) for name, judge in judges.items()}
     spent = Spent(ledger.private)
     named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
     with started(named, options, spent.by_account, display.say, spent.keep) as chats:
         try:
             yield Judged(judges, specs, chats, spent)
-        finally:
+        except JobError:  # it goes on another day; who interrupts it does not wait for this
             chats.compact()
-
-
-def _with_cache(spec: ChatSpec, answers: str) -> ChatSpec:
-    return spec.model_copy(update={"cache": spec.cache or answers})
+            raise
+        chats.compact()
 
 
 def estimated(name: str, judge: JudgeReward, sample: Sample, prepared: Prepared) -> list[tuple[str, str]]:

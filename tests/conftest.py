@@ -12,6 +12,14 @@ from tests.s3server import S3Server
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sockets_of_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where vLLM puts its sockets, which it leaves behind when it is killed, here and in all that is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_RPC_BASE_PATH", str(tmp_path_factory.mktemp("rpc")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_credentials() -> Iterator[None]:
     """The keys of the S3 server in the environment; a Ray worker has what its cluster was started with."""

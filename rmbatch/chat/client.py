@@ -65,7 +65,7 @@ class ChatClient:
         spec: ChatSpec,
         options: StorageOptions | None = None,
         patience: Patience | None = None,
-        admission: Admission | None = None,
+        admission: LeasedAdmission | None = None,
     ) -> None:
         """``options``: of the cache's store; ``patience``: instead of what the spec says; ``admission``: who holds the
         spec's ``rate`` and ``budget`` (None: this client alone does). Raises EngineError.
@@ -80,7 +80,7 @@ class ChatClient:
         self._endpoints = ChatEndpoints(spec, self._check, patience=patience, admission=admission)
         self._client = self._endpoints.client
         self._admission = admission
-        if isinstance(admission, LeasedAdmission):
+        if admission is not None:
             admission.holding = self._endpoints
         self._service = spec.service_name
         self._under_way: dict[bytes, asyncio.Future[Completion]] = {}
@@ -141,7 +141,7 @@ class ChatClient:
         await self._client.disconnect()
         if self._batches is not None:
             await self._batches.close()
-        if isinstance(self._admission, LeasedAdmission):
+        if self._admission is not None:
             await self._admission.close()
         if self._cache is not None:
             await asyncio.to_thread(self._cache.flush)
@@ -190,7 +190,7 @@ class ChatClient:
                 if kept is not None:
                     reply = ChatReply(kept["body"], {}, kept["endpoint"], kept["status"])
                     return replace(read_completion(reply, n), from_cache=True)
-            except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, and kept instead
+            except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, here once
                 self._cache.forget(key)
             if key in self._under_way:
                 return await self._outcome(request)

@@ -7,8 +7,6 @@ Called from ordinary code; the client's event loop runs in a thread of its own, 
 
 import asyncio
 import atexit
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import wait
@@ -40,8 +38,7 @@ class ChatConnection(Protocol):
 
 def chat_key(spec: ChatSpec) -> str:
     """What two judges have in common that share a client."""
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-    return f"chat.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"chat.{spec.digest}"
 
 
 def chat_connection(spec: ChatSpec) -> ChatConnection:

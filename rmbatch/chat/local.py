@@ -25,7 +25,7 @@ from rmbatch.chat.connections import chat_key, opened
 from rmbatch.chat.governor import Governor
 from rmbatch.chat.prices import count
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.chat.spent import ANSWERS, Spent, check_limits
+from rmbatch.chat.spent import Spent, check_limits, kept_beside
 from rmbatch.connections import connected
 from rmbatch.served.engine import EngineError, EngineLost
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE_S = 10.0
-_log = logging.getLogger(__name__)
 KEEP_S = 0.5
 """How often it is kept what was spent, while something is asked."""
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -76,9 +76,10 @@ class Clients:
         """The way to a client that is opened for it."""
         from rmbatch.chat.admission import here
 
-        cached = spec.model_copy(update={"cache": spec.cache or self._folder.folder(ANSWERS).url})
         governor = self._governor(spec)
-        client = opened(cached, self._folder.options, None if governor is None else here(governor))
+        client = opened(
+            kept_beside(spec, self._folder), self._folder.options, None if governor is None else here(governor)
+        )
         self._clients.append(client)
         return _Way(self, spec, client)
 

@@ -6,6 +6,8 @@
 Importing it loads no client.
 """
 
+import hashlib
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -182,6 +184,12 @@ class ChatSpec(Part):
     def identity(self) -> dict[str, Any]:
         """What decides the answers, as plain values: everything but where and how fast it runs."""
         return {**self.model_dump(mode="json", exclude=HOW_IT_RUNS), "service": self.service_name}
+
+    @property
+    def digest(self) -> str:
+        """16 letters that are the same for equal settings."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def account(self) -> str:

@@ -34,6 +34,11 @@ class Spent:
             self.by_account = now
 
 
+def kept_beside(spec: ChatSpec, folder: Folder) -> ChatSpec:
+    """The same, its answers kept in the folder if it names no other place."""
+    return spec.model_copy(update={"cache": spec.cache or folder.folder(ANSWERS).url})
+
+
 def check_limits(specs: Mapping[str, ChatSpec]) -> None:
     """Raises UserError where two, by what people call them, share an account and not its limits."""
     known: dict[str, tuple[str, ChatSpec]] = {}

@@ -6,8 +6,6 @@
 What cannot be read is no verdict: the vote keeps the code and all that was said.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,8 +26,7 @@ MOST_THOUGHT = 2000
 
 def counted_as(spec: JudgeSpec) -> str:
     """What the names of all counts of a judge begin with."""
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-    return f"judge.{hashlib.sha256(text.encode()).hexdigest()[:16]}."
+    return f"judge.{spec.digest}."
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,12 @@ class Prompt:
         if "answer_format" not in used:
             raise UserError("template: it never shows {{ answer_format }}, so no verdict of it could be read")
         self.columns = tuple(sorted(used - {*COMMON, *judged}))
+        """Columns of the rows that it shows, by role or name."""
         if kind in ("pairwise", "listwise") and (wrong := [n for n in self.columns if n.startswith("response")]):
             raise UserError(
                 f"template: {{{{ {wrong[0]} }}}} belongs to one response, and a {kind} judge sees several: "
                 f"{', '.join(judged)}"
             )
-        """Columns of the rows that it shows, by role or name."""
         self.shows_reference = "reference" in used
 
     def __getstate__(self) -> dict[str, Any]:

@@ -39,9 +39,9 @@ MAX_LOSSES = 30
 AGAIN_S = 1.0
 MIN_BLOCK_ROWS = 128
 CLOSE_S, COMPACT_S = 30.0, 600.0
-_log = logging.getLogger(__name__)
 PLACED_S, LONGEST_S = 60.0, 600.0
 """How long actors may take to start and look at their servers before that is told, and then before the job stops."""
+_log = logging.getLogger(__name__)
 
 
 class ChatActor:

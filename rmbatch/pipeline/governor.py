@@ -65,9 +65,8 @@ class GovernorActor:
     ) -> "GovernorActor":
         """``spent``: by the job's earlier runs."""
         name = f"rmbatch-governor-{secrets.token_hex(8)}"
-        governing = ray.remote(_Governing).options(
-            num_cpus=0, max_restarts=-1, name=name
-        )  # a lost lease is not repeated
+        # A lost lease is not asked for again, so calls are not repeated.
+        governing = ray.remote(_Governing).options(num_cpus=0, max_restarts=-1, name=name)
         actor = governing.remote(rate, budget, price, dict(spent or {}))
         return cls(actor, name, asdict(Used(**(spent or {}))))
 

@@ -1,13 +1,9 @@
 """Jobs whose judges are real servers that misbehave: no row lost, no default verdict, no answer paid for twice."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,12 +18,12 @@ from jobs.display import Display
 from jobs.preview import show_plan
 from rmbatch.connections import close_all
 from tests.batch_server import BatchServer
+from tests.chaos.victim import Victim
 from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 from tests.jobs.running import by, rows, run
 from tests.judging import Seen, answering, honest, judge_server, questions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
-ROOT = Path(__file__).parents[2]
 FILTERED = Json({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]})
 
 
@@ -210,30 +206,30 @@ def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(server: Hosti
     settings = {"run": {"cpus": 2, "block_rows": 20}, "job": "score"}
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps({**job(tmp_path, found, {"kind": asks(server, in_flight=16)}), **settings}))
-    command = [sys.executable, "-m", "jobs", "run", str(file)]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    first = subprocess.Popen(
-        command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while len(questions(server)) < 250 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert first.poll() is None
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    time.sleep(3)  # workers of the dead job notice
-    seen = len(questions(server))
-    assert 250 <= seen < 900
-    answered = {text for text, got in server.seen.items() if "200" in got and not text.startswith("/")}
-    server.asked.clear()
-    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
+    with Victim(file) as victim:
+        killed_when(victim, lambda: len(questions(server)) >= 250)
+        assert len(questions(server)) < 900
+        answered = {text for text, got in server.seen.items() if "200" in got and not text.startswith("/")}
+        server.asked.clear()
+        victim.start()
+        assert victim.wait() == 0, victim.said()
     asked_again = {each.text for each in questions(server)} & answered
     assert len(asked_again) <= 16  # answered, but the process died before it had read them
     assert right(rows(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 300
+
+
+def killed_when(victim: Victim, is_time: Callable[[], object], timeout_s: float = 90) -> None:
+    """A first run of a job that is killed in the middle, with all that it has started."""
+    victim.start()
+    deadline = time.monotonic() + timeout_s
+    while not is_time() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert victim.kill_driver(), victim.said()
+    for process in victim.processes():
+        process.kill()
+    victim.left_behind_s()
+    assert is_time(), victim.said()
 
 
 @pytest.mark.parametrize(
@@ -401,24 +397,10 @@ def test_batches_of_a_killed_job_are_collected_by_the_next(tmp_path: Path) -> No
         settings = asks(server, batch={"poll_s": 0.2})
         file = tmp_path / "job.yaml"
         file.write_text(json.dumps({**job(tmp_path, found, {"kind": settings}), "run": {"cpus": 2}}))
-        command = [sys.executable, "-m", "jobs", "run", str(file)]
-        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        first = subprocess.Popen(
-            command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            deadline = time.monotonic() + 90
-            while not server.batches and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(1)
-            assert first.poll() is None
-        finally:
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
-        before = len(server.batches)
-        server.is_held = False
-        ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150)
-        assert ended.returncode == 0, ended.stderr
-        assert before >= 1
+        with Victim(file) as victim:
+            killed_when(victim, lambda: server.batches)
+            server.is_held = False
+            victim.start()
+            assert victim.wait() == 0, victim.said()
         assert set(server.computed.values()) == {1}
     assert right(rows(tmp_path / "out"))
