@@ -41,7 +41,7 @@ class Lease:
         self._owner = secrets.token_hex(8)
         self._beat = 0
         self._stop = threading.Event()
-        self._lost = False
+        self._lost = self._forgotten = False
         self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
 
     @classmethod
@@ -68,8 +68,17 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._lost:
+        if self._lost:
+            return
+        if self._forgotten:
+            self._folder.delete([_name(self.epoch)])
+            self._folder.remove_if_empty(above=2)  # _rmbatch, and the output
+        else:
             self._write(released=True)
+
+    def forget(self) -> None:
+        """Leave no trace of this run: it has done nothing."""
+        self._forgotten = True
 
     def check(self) -> None:
         """Raises JobError if another run has taken over."""
@@ -153,10 +162,12 @@ def _is_dead_here(state: dict[str, Any]) -> bool:
 
 
 def _read(folder: Folder, epoch: int) -> dict[str, Any] | None:
-    """What the owner of an epoch last said; None where a power loss has left nothing legible (beats are not synced)."""
+    """What the owner of an epoch last said; None where nothing legible is left: after a power loss (beats are not
+    synced), or because its run never planned and took its lease away.
+    """
     try:
         state: dict[str, Any] = json.loads(folder.read(_name(epoch)))
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return None
     return state
 

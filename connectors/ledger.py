@@ -252,6 +252,25 @@ class Ledger:
         if not self.commits() and self.grouped() is None:
             self.private.delete(["plan.json"])
 
+    def has_begun(self) -> bool:
+        """Whether a plan stands there."""
+        return self.private.exists("plan.json")
+
+    def discard(self, keep: Sequence[str] = ()) -> None:
+        """Delete the whole output but for the lease and the folders of ``keep``; the plan goes after the records.
+
+        Whoever is killed here leaves an unfinished output of the same job, or files that no plan speaks of: both are
+        what a crash may leave anyway.
+        """
+        self.private.delete(["manifest.json"])
+        kept = {"plan.json", "lease", *keep}
+        for name in {entry.name.split("/")[0] for entry in self.private.entries()} - kept:
+            self.private.remove(name)
+            self.private.delete([name])
+        self.private.delete(["plan.json"])
+        for part in PARTS.values():
+            self.output.remove(part)
+
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
         return self._decoded(

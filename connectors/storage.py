@@ -82,6 +82,7 @@ class Store(Protocol):
     def honours_conditions(self, path: str) -> bool: ...
     def delete(self, paths: Sequence[str]) -> None: ...
     def remove_folder(self, path: str) -> None: ...
+    def remove_empty(self, path: str) -> None: ...
     def walk(self, path: str) -> list[tuple[str, int, str]]: ...
     def glob(self, pattern: str) -> list[str]: ...
     def stat(self, path: str) -> tuple[str, int, str] | None: ...
@@ -141,6 +142,10 @@ class LocalStore:
 
     def remove_folder(self, path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
+
+    def remove_empty(self, path: str) -> None:
+        with suppress(OSError):  # it is gone, or holds something
+            os.rmdir(path)
 
     def walk(self, path: str) -> list[tuple[str, int, str]]:
         files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
@@ -244,6 +249,9 @@ class FsspecStore:
     def remove_folder(self, path: str) -> None:
         self.delete([found[0] for found in self.walk(path)])
 
+    def remove_empty(self, path: str) -> None:
+        """Nothing: in an object store a folder without objects is none."""
+
     def walk(self, path: str) -> list[tuple[str, int, str]]:
         try:
             found = self._call(self.fs.find, path, detail=True)
@@ -344,6 +352,13 @@ class Folder:
     def remove(self, prefix: str) -> None:
         """Delete everything below ``prefix`` (a folder)."""
         self.store.remove_folder(self.path(prefix))
+
+    def remove_if_empty(self, above: int = 0) -> None:
+        """Remove the folder where it holds nothing, and so many folders above it likewise."""
+        path = self.path()
+        for _ in range(above + 1):
+            self.store.remove_empty(path)
+            path = path.rpartition("/")[0]
 
     def entries(self, prefix: str = "") -> list[Entry]:
         """Every object below ``prefix`` (a folder), by name; empty when there is none."""

@@ -1,28 +1,28 @@
 """The command line: run, plan, doctor, principles, status, rewards.
 
 A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
+What a program reads (``--json``) goes to stdout, alone; messages and bars go to stderr.
 
     rmbatch run job.yaml input.path=s3://team/rollouts/
-    rmbatch plan job.yaml
+    rmbatch plan job.yaml --json
     rmbatch doctor job.yaml
     rmbatch principles job.yaml
     rmbatch status s3://team/best/
     rmbatch rewards f1_score
 """
 
+from __future__ import annotations
+
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from connectors.errors import JobError, UserError
-from connectors.storage import StorageOptions, is_storage_error
-from jobs.config import parse_job
-from jobs.display import Display, result_table, table
-from jobs.jobfile import read_job_file
-from jobs.preparation import Job
+
+if TYPE_CHECKING:  # what a command needs is imported when it runs: --help and a mistake come at once
+    from jobs.preparation import Job
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -30,7 +30,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     help="Score, select and correct prompt/response data on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -40,6 +39,24 @@ Overrides = Annotated[
     typer.Argument(help="Values that replace those of the job file: key.sub=value", show_default=False),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first rows of the input.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program, and nothing else, to stdout.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"rmbatch {version('rmbatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -50,19 +67,32 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the first rows; write nothing.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what the output holds, after a question, and begin anew.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer the question of --overwrite.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a job; after a crash, or when it is finished, the same command is right too."""
-    from jobs.preview import show_plan
+    job = _read(job_file, overrides, limit)
+    if dry_run:
+        _show_plan(job, "H100", as_json)
+        return
+    from jobs.display import Display, result_table
     from jobs.running import run_job
 
-    job = _read(job_file, overrides, limit)
     with Display() as display:
-        if dry_run:
-            show_plan(job, display)
-            return
+        if overwrite:
+            from jobs.overwriting import discard_output
+
+            discard_output(job, display, confirm=lambda question: yes or _confirm(question))
         summary = run_job(job, display)
-    speed = {name: getattr(summary, name) for name in ("seconds", "rows_per_s", "bytes_per_s", "served", "judged")}
-    Console().print(result_table(summary.output, summary.rows, summary.tally, speed))
+    if as_json:
+        _print_json(vars(summary))
+        return
+    from rich.console import Console
+
+    Console().print(result_table(summary.output, summary.rows, summary.tally, vars(summary)))
     dead = summary.rows.get("dead_letters", 0)
     if dead:
         display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/dead_letters with the reason")
@@ -74,25 +104,32 @@ def plan(
     overrides: Overrides = None,
     limit: Limit = None,
     gpu: Annotated[str, typer.Option(help="Device whose hours are estimated for served models.")] = "H100",
+    as_json: Json = False,
 ) -> None:
     """Show what a job would do: files, rows, roles, served models' work, and its first rows scored in-process."""
-    from jobs.preview import show_plan
-
-    show_plan(_read(job_file, overrides, limit), Display(Console()), gpu)
+    _show_plan(_read(job_file, overrides, limit), gpu, as_json)
 
 
 @app.command()
 def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
     """Look the job's served models and judges over: how they read the rows, and whether their scores can be trusted."""
+    job = _read(job_file, overrides, limit)
+    from rich.console import Console
+
+    from jobs.display import Display
     from jobs.doctor import show_doctor
 
-    if not show_doctor(_read(job_file, overrides, limit), Display(Console())):
+    if not show_doctor(job, Display(Console())):
         raise typer.Exit(1)
 
 
 @app.command()
 def principles(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
     """Find the principles behind preferences, measure what they are worth, and write them as a file for a judge."""
+    from rich.console import Console
+
+    from jobs.display import Display, table
+    from jobs.jobfile import read_job_file
     from jobs.principles import run_principles, told_lines
     from jobs.principles_config import parse_principles_job
 
@@ -108,11 +145,21 @@ def status(
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server.")] = None,
     region: Annotated[str | None, typer.Option(help="Region of the store.")] = None,
     profile: Annotated[str | None, typer.Option(help="Profile of the AWS credentials file.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Show how far an output is, while its job runs and after."""
-    from jobs.status import show_status
+    from rich.console import Console
 
-    show_status(output, StorageOptions(endpoint, region, profile), Display(Console()))
+    from connectors.storage import StorageOptions
+    from jobs.display import Display
+    from jobs.status import output_status, show_status
+
+    with Display() as display, display.doing("reading the ledger"):
+        found = output_status(output, StorageOptions(endpoint, region, profile))
+    if as_json:
+        _print_json(found)
+    else:
+        show_status(found, Console())
 
 
 @app.command()
@@ -120,28 +167,54 @@ def rewards(
     name: Annotated[
         str | None, typer.Argument(help="A reward's name, or file.py:function.", show_default=False)
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """List the rewards and judges, or describe one: what it reads, its knobs, its scale, its source."""
-    from rmbatch.judges.describe import describe_judge
-    from rmbatch.judges.library import LIBRARY, is_judge
-    from rmbatch.judges.spec import KINDS
-    from rmbatch.rewards.registry import describe, list_rewards, resolve
+    """List the rewards and judges by topic, or describe one: what it reads, its knobs, its scale, its source."""
+    from rich.console import Console
 
-    if name is not None:
-        typer.echo(describe_judge(name) if is_judge(name) else describe(name))
-        return
-    first_lines = [(known, resolve(known).doc.split("\n", 1)[0]) for known in list_rewards()]
-    Console().print(table("rewards", first_lines))
-    kinds = [(kind, " ".join(str(model.__doc__).split())) for kind, model in KINDS.items()]
-    Console().print(table("judges", [*kinds, *((known, entry.about) for known, entry in LIBRARY.items())]))
+    from jobs.catalogue import catalogue, show_rewards
+
+    if as_json:
+        _print_json(catalogue(name))
+    else:
+        show_rewards(name, Console())
 
 
 def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
+    from jobs.config import parse_job
+    from jobs.jobfile import read_job_file
+
     return parse_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
 
 
 def _given(overrides: list[str] | None, limit: int | None) -> list[str]:
     return [*(overrides or []), *([] if limit is None else [f"input.limit={limit}"])]
+
+
+def _show_plan(job: Job, gpu: str, as_json: bool) -> None:
+    from rich.console import Console
+
+    from jobs.display import Display
+    from jobs.preview import look_ahead, show_plan
+
+    with Display() as display, display.doing("reading the input"):
+        found = look_ahead(job, gpu)
+    if as_json:
+        _print_json(found.plain())
+    else:
+        show_plan(found, Console())
+
+
+def _confirm(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} Nobody is here to answer; write --yes if so")
+    return typer.confirm(question, err=True)
+
+
+def _print_json(value: Any) -> None:
+    import orjson
+
+    print(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,6 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
     except JobError as error:
         _stopped(str(error))
     except Exception as error:
+        from connectors.storage import is_storage_error
+
         if not is_storage_error(error):
             raise
         _stopped(f"{type(error).__name__}: {error}")

@@ -3,9 +3,11 @@
 On a terminal bars move; elsewhere (a log, ``ray job logs``) a line appears now and then.
 
     with Display() as display:
+        with display.doing("reading the input"): ...
         with display.stage("score", total=1_000_000, unit="rows") as advance_to: advance_to(4096)
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +24,25 @@ from rmbatch.scoring import null_codes
 from rmbatch.served.economics import Economics
 
 LOG_EVERY_S = 10.0
+LOG_AFTER_S = 2.0
+"""A step that takes longer than this is told in a log too."""
+
+
+class _Count(ProgressColumn):
+    """How much of how much; nothing for a step whose size is unknown."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}")
 
 
 class _Rate(ProgressColumn):
     """Units per second since the stage began."""
 
     def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
         seconds = task.elapsed or 0.0
         rate = (task.completed - task.fields["begun_at"]) / seconds if seconds > 0 else 0.0
         return Text(f"{rate:,.0f} {task.fields['unit']}/s", style="cyan")
@@ -41,7 +56,7 @@ class Display:
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            _Count(),
             _Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
@@ -61,6 +76,20 @@ class Display:
     def say(self, message: str) -> None:
         """One line above the bars."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def doing(self, step: str) -> Iterator[None]:
+        """Says what is being done while it is: at once on a terminal, in a log where it takes its time."""
+        task = self._progress.add_task(step, total=None, unit="", begun_at=0, note="")
+        late = threading.Timer(LOG_AFTER_S, self.say, [step])
+        late.daemon = True
+        if not self.console.is_terminal:
+            late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+            self._progress.remove_task(task)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
@@ -109,9 +138,10 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
         lines.append((f"model {name}", Economics(**cost).line()))
     for name, cost in speed.get("judged", {}).items():
         lines.append((f"judge {name}", Spending(**cost).line()))
-    if speed.get("seconds"):
+    if speed.get("rows_per_s"):
         lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
-        lines.append(("time", f"{speed['seconds']:,.1f} s"))
+    if speed.get("seconds"):
+        lines.append(("time", f"{speed['seconds']:,.1f} s, of which {speed['work_seconds']:,.1f} s on rows"))
     return table(title, lines)
 
 

@@ -1,18 +1,22 @@
 """What a job would do, shown before it does anything: files, rows, units, roles, and its first rows scored in-process.
 
-show_plan(job, Display())           # rmbatch plan job.yaml, rmbatch run job.yaml --dry-run
+ahead = look_ahead(job)             # rmbatch plan job.yaml, rmbatch run job.yaml --dry-run
+show_plan(ahead, Console())
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from connectors.dataset import InputDataset
 from connectors.schema import visible_columns
 from jobs import judged
-from jobs.display import Display, table
+from jobs.display import table
 from jobs.judged import job_judges
 from jobs.preparation import Job, Prepared, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
@@ -27,47 +31,106 @@ CELL = 100
 """Characters of a value that are shown."""
 
 
-def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
-    """Print the plan; raises UserError for what would stop the job before its work. ``gpu``: to estimate hours of."""
+@dataclass(frozen=True)
+class Ahead:
+    """What a job would do. Numbers that a JSONL input only tells when all of it is read are estimates."""
+
+    job: str
+    format: str
+    num_files: int
+    num_bytes: int
+    num_rows: int
+    num_units: int
+    estimated: bool
+    """Whether rows and units are estimated."""
+    skipped: Sequence[str]
+    """Files of another kind, which are not read."""
+    roles: Mapping[str, str]
+    """Column by role."""
+    reads: Mapping[str, Sequence[str]]
+    """Columns by reward."""
+    writes: Sequence[str]
+    """Columns of the output."""
+    output: str
+    models: Mapping[str, Mapping[str, str]]
+    """By served model: tokens, GPU hours and so on, as text."""
+    judges: Mapping[str, Mapping[str, str]]
+    """By judge: requests, tokens, cost, the first question, as text."""
+    first_rows: Sequence[Mapping[str, Any]]
+    """The first rows with what the job adds to them, worked off in this process; judges and models are not asked."""
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return asdict(self)
+
+
+def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
+    """What the job would do; writes nothing. Raises UserError for what would stop the job before its work.
+
+    ``gpu``: the device whose hours are estimated for served models.
+    """
     listing = list_job_input(job)
     sampled = listing.format == "jsonl"
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
     dataset = plan_job_input(job, listing, limit=limit)
     prepared = prepare(job, dataset.schema)
     total = sum(file.size for file in listing.files)
-    num_rows = dataset.num_rows
-    rows, units = f"{num_rows:,}", f"{len(dataset.units):,}"
+    num_rows, num_units = dataset.num_rows, len(dataset.units)
     if sampled:
         seen = sum(unit.num_bytes for unit in dataset.units.values())
         num_rows = int(total * sum(file.num_rows for file in dataset.files.values()) / max(seen, 1))
         num_rows = max(min(num_rows, job.input.limit or num_rows), 1)
-        rows, units = (
-            f"about {num_rows:,} (counted when the job runs)",
-            f"about {-(-total // (job.run.unit_mb << 20)):,}",
-        )
-    lines = [
-        ("input", f"{len(listing.files):,} {listing.format} files, {total / 1e6:,.1f} MB"),
-        ("rows", rows),
-        ("units", units),
-        *_roles(prepared),
-        *((f"reward {name}", "reads " + ", ".join(columns)) for name, columns in prepared.score_stage.reads().items()),
-        ("writes", ", ".join(prepared.output_schema.names)),
-        ("output", job.output.path),
-    ]
-    if listing.skipped:
-        lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
-    display.console.print(table(job.job, lines))
+        num_units = -(-total // (job.run.unit_mb << 20))
     models, judges = served_models(prepared), job_judges(prepared)
     sample = spread_rows(project(dataset, prepared), ESTIMATED_ROWS, num_rows) if models or judges else None
-    for name, reward in models.items():
-        assert sample is not None
-        reward.leave_store()
-        display.console.print(table(f"model {name}", estimated(name, reward, sample, prepared.roles, gpu)))
-    for name, judge in judges.items():
-        assert sample is not None
-        display.console.print(table(f"judge {name}", judged.estimated(name, judge, sample, prepared)))
+    work: dict[str, dict[str, str]] = {}
+    questions: dict[str, dict[str, str]] = {}
+    if sample is not None:
+        for name, reward in models.items():
+            reward.leave_store()
+            work[name] = dict(estimated(name, reward, sample, prepared.roles, gpu))
+        for name, judge in judges.items():
+            questions[name] = dict(judged.estimated(name, judge, sample, prepared))
     with connected({**unasked(models), **judged.unasked_judges(judges)}):
-        display.console.print(_drawn(preview(dataset, prepared), prepared))
+        rows = preview(dataset, prepared)
+    return Ahead(
+        job=job.job,
+        format=listing.format,
+        num_files=len(listing.files),
+        num_bytes=total,
+        num_rows=num_rows,
+        num_units=num_units,
+        estimated=sampled,
+        skipped=listing.skipped,
+        roles=dict(_roles(prepared)),
+        reads=dict(prepared.score_stage.reads()),
+        writes=prepared.output_schema.names,
+        output=job.output.path,
+        models=work,
+        judges=questions,
+        first_rows=rows.select(_shown_columns(rows, prepared)).to_pylist(),
+    )
+
+
+def show_plan(ahead: Ahead, console: Console) -> None:
+    """Print what a job would do."""
+    about, counted = ("about ", " (counted when the job runs)") if ahead.estimated else ("", "")
+    lines = [
+        ("input", f"{ahead.num_files:,} {ahead.format} files, {ahead.num_bytes / 1e6:,.1f} MB"),
+        ("rows", f"{about}{ahead.num_rows:,}{counted}"),
+        ("units", f"{about}{ahead.num_units:,}"),
+        *ahead.roles.items(),
+        *((f"reward {name}", "reads " + ", ".join(columns)) for name, columns in ahead.reads.items()),
+        ("writes", ", ".join(ahead.writes)),
+        ("output", ahead.output),
+    ]
+    if ahead.skipped:
+        lines.append(("skipped", f"{len(ahead.skipped)} files of another kind, such as {ahead.skipped[0]}"))
+    console.print(table(ahead.job, lines))
+    for kind, several in (("model", ahead.models), ("judge", ahead.judges)):
+        for name, told in several.items():
+            console.print(table(f"{kind} {name}", list(told.items())))
+    console.print(_drawn(ahead.first_rows))
 
 
 def preview(dataset: InputDataset, prepared: Prepared, num_rows: int = PREVIEW_ROWS) -> pa.Table:
@@ -93,22 +156,26 @@ def _roles(prepared: Prepared) -> Iterator[tuple[str, str]]:
     yield from prepared.roles.extra.items()
 
 
-def _drawn(rows: pa.Table, prepared: Prepared) -> Table:
-    """Each row downwards: what the roles name, and what the job adds."""
+def _shown_columns(rows: pa.Table, prepared: Prepared) -> list[str]:
+    """The columns that play a role, and those that the job adds."""
     several = prepared.roles.responses
     named = [prepared.roles.prompt, prepared.roles.response, prepared.roles.reference, prepared.group]
     named += several if isinstance(several, tuple) else [several]
     shown = [name for name in rows.column_names if name in named]
     asked = {column for name, judge in job_judges(prepared).items() for column in judge.column_types(name)}
     unknown = {*prepared.read_columns, *shown, *asked}  # judges have not been asked, so there is nothing to see
-    shown += [name for name in rows.column_names if name not in unknown]
+    return shown + [name for name in rows.column_names if name not in unknown]
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Each row downwards."""
     drawn = Table(title="first rows", title_justify="left", show_header=False, box=None, pad_edge=False)
     drawn.add_column(style="dim")
     drawn.add_column(style="bold", no_wrap=True)
     drawn.add_column(overflow="fold")
-    for number, row in enumerate(rows.select(shown).to_pylist()):
-        for name in shown:
-            drawn.add_row(str(number) if name == shown[0] else "", Text(name), Text(_cell(row[name])))
+    for number, row in enumerate(rows):
+        for place, (name, value) in enumerate(row.items()):
+            drawn.add_row("" if place else str(number), Text(name), Text(_cell(value)))
     return drawn
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from cluster.submitted import refuse_lost_output
 from connectors.errors import JobError, UserError
 from connectors.lease import Lease
 from connectors.listing import Listing, list_input
@@ -58,6 +59,7 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
 
     Raises UserError for what the user can mend, JobError when it stopped on its way.
     """
+    refuse_lost_output("output.path", job.output.path)
     folder = Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
     private = folder.folder(PRIVATE)
     told = _finished(folder, private, job, display)

@@ -11,13 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-from cluster.local import attached
+from cluster.local import attached, cluster_address
+from cluster.submitted import refuse_lost_output
 from connectors.attempts import Attempts
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
@@ -56,8 +57,10 @@ class Summary:
     tally: Mapping[str, int]
     seconds: float
     """Of this run; 0 when the job was finished before."""
+    work_seconds: float
+    """Of these, in which rows were worked on; the others went into planning, starting Ray and models, finishing."""
     rows_per_s: float
-    """Rows that this run worked off, over its seconds."""
+    """Rows that this run worked off, over the seconds of work."""
     bytes_per_s: float
     """Input bytes likewise."""
     served: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Summary:
 def run_job(job: Job, display: Display) -> Summary:
     """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
     began = time.monotonic()
+    refuse_lost_output("output.path", job.output.path)
     folder = output_folder(job)
     ledger = Ledger(folder)
     manifest = ledger.manifest()
@@ -77,39 +81,57 @@ def run_job(job: Job, display: Display) -> Summary:
         _say_changes(ledger.plan(), job, display)
         clean(ledger)
         display.say(f"{folder.url} is finished; nothing to do")
-        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
+        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0, 0.0)
         if not ledger.private.exists("summary.json"):  # killed between the manifest and the summary
             _keep_summary(ledger, summary)
         return summary
     plan = ledger.plan(storage_options(job.input.storage))
-    listing = list_job_input(job)
     dataset: InputDataset | None = None
-    if plan is None and listing.format == "parquet":
-        dataset = plan_job_input(job, listing, limit=job.input.limit)
-        prepare(job, dataset.schema)
-    elif plan is None:
-        _check_sample(job, listing, display)
-    else:
-        _check_same_job(plan.job, job, folder.url, display)
-        _check_unchanged(plan, listing, display)
-    with (
-        Lease.take(ledger.private.folder("lease"), waiting=display.say) as lease,
-        attached(job.run.address, job.run.cpus),
-    ):
-        if plan is None:
-            dataset = dataset or _scan(job, listing, display)
-            plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
-            prepare(job, plan.dataset.schema)
-            ledger.begin(plan)
-            if not plan.conditional_put:
-                display.say("warning: this store ignores conditional puts; a second run would be noticed only later")
-        prepared = prepare(job, plan.dataset.schema)
+    with display.doing("reading the input"):
+        listing = list_job_input(job)
+        if plan is None and listing.format == "parquet":
+            dataset = plan_job_input(job, listing, limit=job.input.limit)
+            prepare(job, dataset.schema)
+        elif plan is None:
+            _check_sample(job, listing, display)
+        else:
+            _check_same_job(plan.job, job, folder.url, display)
+            _check_unchanged(plan, listing, display)
+    with Lease.take(ledger.private.folder("lease"), waiting=display.say) as lease:
         try:
-            manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
-        except UserError:
-            ledger.withdraw()
+            with _ray(job, display):
+                plan = plan or _begin(job, ledger, dataset or _scan(job, listing, display), display)
+                prepared = prepare(job, plan.dataset.schema)
+                try:
+                    manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
+                except UserError:
+                    ledger.withdraw()
+                    raise
+        except (UserError, JobError):
+            if not ledger.has_begun():
+                lease.forget()
             raise
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
+
+
+def _begin(job: Job, ledger: Ledger, dataset: InputDataset, display: Display) -> Plan:
+    """The plan of a new output, written before any work."""
+    plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
+    prepare(job, dataset.schema)
+    ledger.begin(plan)
+    if not plan.conditional_put:
+        display.say("warning: this store ignores conditional puts; a second run would be noticed only later")
+    return plan
+
+
+@contextmanager
+def _ray(job: Job, display: Display) -> Iterator[None]:
+    """The cluster that the job works on, for as long as it works."""
+    with ExitStack() as stack:
+        where = cluster_address(job.run.address)
+        with display.doing(f"joining the Ray cluster {where}" if where else "starting Ray"):
+            stack.enter_context(attached(job.run.address, job.run.cpus))
+        yield
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,7 @@ class Worked:
     """What one run has done."""
 
     num_rows: int = 0
+    seconds: float = 0.0
     served: Mapping[str, Economics] = field(default_factory=dict)
     judged: Mapping[str, Spending] = field(default_factory=dict)
 
@@ -133,7 +156,8 @@ def _work_and_finish(
     except UnfinishedError:
         more = _work(job, ledger, plan, prepared, lease, display, run)
         lease.check()
-        return finish(ledger, plan, spec, run), replace(worked, num_rows=worked.num_rows + more.num_rows)
+        both = replace(worked, num_rows=worked.num_rows + more.num_rows, seconds=worked.seconds + more.seconds)
+        return finish(ledger, plan, spec, run), both
 
 
 def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease, display: Display, run: str) -> Worked:
@@ -151,6 +175,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
         display.say(f"resuming: {plan.dataset.num_rows - left:,} of {plan.dataset.num_rows:,} rows are finished")
     told: Mapping[str, Economics] = {}
     spent: Mapping[str, Spending] = {}
+    seconds = 0.0
     if missing:
         work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
         board = Scoreboard.start()
@@ -166,6 +191,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
             clients(job_judges(prepared), ledger, options, display) as judged,
             _watched(job, board, served, judged, display, total=dataset.num_rows, done=done, before=before),
         ):
+            began = time.monotonic()
             run_pieces(
                 dataset,
                 missing,
@@ -179,11 +205,12 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
                 task_cpus=TASK_CPUS if served.models or judged.judges else 1.0,
                 max_tasks=served.max_tasks,
             )
+            seconds = time.monotonic() - began
             told = served.told(board.counts(), at_the_end=True)
             spent = judged.told(board.counts())
     if job.run.max_null_share is not None:
         _refuse_too_many_nulls(ledger, job.run.max_null_share)
-    return Worked(left, told, spent)
+    return Worked(left, seconds, told, spent)
 
 
 def _refuse_too_many_nulls(ledger: Ledger, limit: float) -> None:
@@ -368,8 +395,9 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         manifest["rows"],
         manifest["tally"],
         seconds,
-        worked.num_rows / seconds,
-        plan.dataset.num_bytes * share / seconds,
+        worked.seconds,
+        worked.num_rows / worked.seconds if worked.seconds else 0.0,
+        plan.dataset.num_bytes * share / worked.seconds if worked.seconds else 0.0,
         {name: each.plain() for name, each in worked.served.items()},
         {name: each.plain() for name, each in worked.judged.items()},
     )

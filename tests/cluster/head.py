@@ -59,7 +59,8 @@ class RayHead:
             )
         deadline = time.monotonic() + self.start_timeout_s
         while time.monotonic() < deadline and self.popen.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=5):
+            request = urllib.request.Request(f"{self.dashboard}/api/version", headers=self.headers())
+            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5):
                 return self
             time.sleep(0.2)
         said = Path(f"{self.folder}/log").read_text(errors="replace")
@@ -72,6 +73,11 @@ class RayHead:
     def environment(self) -> dict[str, str]:
         """For all that talks to this cluster; without the token that Ray would keep in the home folder."""
         return {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
+
+    def headers(self) -> dict[str, str]:
+        """For requests to the dashboard."""
+        token = self.environment().get("RAY_AUTH_TOKEN")
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     def stop(self) -> None:
         """Kill the head and whatever it started, and remove its folder."""

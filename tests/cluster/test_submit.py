@@ -38,21 +38,22 @@ def kept(tmp_path: Path) -> list[str]:
     return [row["select.response"] for row in sorted(rows(tmp_path / "out"), key=lambda row: int(row["uid"]))]
 
 
+def submit(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The repository and a job in it, handed to the cluster."""
+    command = [RAY, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "python"]
+    return subprocess.run(
+        [*command, *RUN, *arguments], cwd=REPOSITORY, env=head.environment(), capture_output=True, text=True
+    )
+
+
+def test_submitted_job_refuses_an_output_that_ray_would_delete(head: RayHead, overrides: list[str]) -> None:
+    ended = submit(head, overrides[0], "output.path=out/here")
+    assert ended.returncode == 1
+    assert "error: output.path: 'out/here' is relative, and this job runs in Ray's copy" in ended.stdout + ended.stderr
+
+
 def test_a_job_is_submitted_with_its_working_folder(head: RayHead, overrides: list[str], tmp_path: Path) -> None:
-    command = [
-        RAY,
-        "job",
-        "submit",
-        "--address",
-        head.dashboard,
-        "--working-dir",
-        ".",
-        "--",
-        "python",
-        *RUN,
-        *overrides,
-    ]
-    ended = subprocess.run(command, cwd=REPOSITORY, env=head.environment(), capture_output=True, text=True)
+    ended = submit(head, *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "succeeded" in ended.stdout
     assert "kept 50" in ended.stdout  # the result table is in the job's log

@@ -1,8 +1,11 @@
 """The command line as a person meets it: exit codes, one line for a mistake, and jobs that stop, go on and are done."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ import pytest
 import ray
 
 from connectors.ledger import Ledger
-from connectors.storage import Folder
+from connectors.storage import Folder, LocalStore
 from jobs.cli import main
 from tests.jobs.running import by, rows
+from tests.s3server import REPOSITORY
 
 NESTED = [
     {"uid": "a", "question": "2+2", "candidates": ["4", "5"], "answer": "4"},
@@ -176,7 +180,7 @@ def test_one_reward(rmbatch: Command, tmp_path: Path) -> None:
     assert "Null response or reference: null." in ended.out
     (tmp_path / "mine.py").write_text('def kind(response, *, word="please"):\n    "Says the word."\n')
     assert "Says the word." in rmbatch("rewards", "mine.py:kind").out
-    assert told(rmbatch("rewards", "f1scor")).startswith("no reward 'f1scor': did you mean 'f1_score'?")
+    assert told(rmbatch("rewards", "f1scor")).startswith("no reward or judge 'f1scor': did you mean 'f1_score'?")
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -234,10 +238,48 @@ def test_an_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.preview.show_plan", interrupted)
+    monkeypatch.setattr("jobs.preview.look_ahead", interrupted)
     ended = rmbatch("plan", best)
     assert ended.code == 130
     assert "the same command goes on from there" in ended.err
+
+
+def test_version_is_the_installed_one(rmbatch: Command) -> None:
+    ended = rmbatch("--version")
+    assert (ended.code, ended.out) == (0, f"rmbatch {version('rmbatch')}\n")
+
+
+def test_completion_is_offered(rmbatch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_RMBATCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "rmbatch pl")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    command = [sys.executable, "-c", "import sys; sys.argv = ['rmbatch']; from jobs.cli import main; main()"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.stdout.split() == ["plan"]
+
+
+def test_rewards_stand_under_topics(rmbatch: Command) -> None:
+    out = rmbatch("rewards").out
+    assert out.index("mathematics") < out.index("math_verify_reward") < out.index("programs") < out.index("code_execut")
+
+
+def test_rewards_as_json(rmbatch: Command) -> None:
+    ended = rmbatch("rewards", "--json")
+    found = json.loads(ended.out)
+    assert {"name": "pairwise", "kind": "pairwise"}.items() <= found["judges"][1].items()
+    (f1,) = (each for each in found["rewards"] if each["name"] == "f1_score")
+    assert (f1["topic"], f1["columns"]) == ("answers", ["response", "reference"])
+    assert json.loads(rmbatch("rewards", "math_verify", "--json").out)["rewards"][0]["topic"] == "mathematics"
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_plan_as_json(rmbatch: Command, best: str) -> None:
+    ended = rmbatch("plan", best, "--json")
+    found = json.loads(ended.out)
+    assert (found["num_rows"], found["estimated"], found["format"]) == (4, True, "jsonl")
+    assert found["roles"] == {"id": "uid", "prompt": "question", "responses": "candidates", "reference": "answer"}
+    assert found["reads"] == {"exact": ["response", "reference"]}
+    assert [row["score.exact"] for row in found["first_rows"]] == [[1.0, 0.0], [0.0, None, 1.0], [], [None]]
 
 
 def test_help(rmbatch: Command) -> None:
@@ -290,6 +332,56 @@ def test_a_job_from_its_beginning_to_its_end(rmbatch: Command, three_files: str,
     changed = told(rmbatch("run", three_files, "rewards.exact.reward=f1_score"))
     assert "rewards.exact.reward: 'accuracy' -> 'f1_score'" in changed
     assert by("uid", rows("out")) == found
+
+
+@pytest.mark.ray
+def test_run_and_status_as_json(rmbatch: Command, three_files: str) -> None:
+    ended = rmbatch("run", three_files, "--json")
+    summary = json.loads(ended.out)
+    assert summary["rows"] == {"data": 6, "rejected": 3, "dead_letters": 0}
+    assert 0 < summary["work_seconds"] <= summary["seconds"]
+    assert summary["rows_per_s"] == pytest.approx(9 / summary["work_seconds"])
+    status = json.loads(rmbatch("status", "out", "--json").out)
+    assert (status["state"], status["rows"], status["planned_rows"]) == ("finished", 9, 9)
+    assert status["tally"]["scored.exact"] == summary["tally"]["scored.exact"]
+
+
+@pytest.mark.ray
+def test_overwriting_asks_and_begins_anew(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    assert rmbatch("run", three_files).code == 0
+    answers = tmp_path / "out/_rmbatch/answers/of-a-judge"
+    answers.parent.mkdir()
+    answers.write_text("paid for")
+    refused = told(rmbatch("run", three_files, "--overwrite", "select.keep=2"))
+    assert refused.startswith(f"{tmp_path}/out holds 9 finished rows. Delete them and begin anew? Nobody is here")
+    assert len(rows("out")) == 6
+    ended = rmbatch("run", three_files, "--overwrite", "--yes", "select.keep=2")
+    assert (ended.code, f"deleted 9 rows in {tmp_path}/out" in ended.err) == (0, True)
+    assert len(rows("out")) == 6
+    assert answers.read_text() == "paid for"  # nothing is paid for twice
+
+
+@pytest.mark.ray
+def test_overwriting_that_is_killed_leaves_a_job_that_goes_on(
+    rmbatch: Command, three_files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = 0
+    for allowed in range(1, 6):
+        assert rmbatch("run", three_files).code == 0
+        removals = 0
+
+        def counted(self: LocalStore, path: str, real: Any = LocalStore.remove_folder, allowed: int = allowed) -> None:
+            nonlocal removals
+            removals += 1
+            if removals > allowed:
+                raise KeyboardInterrupt
+            real(self, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "remove_folder", counted)
+            rmbatch("run", three_files, "--overwrite", "--yes")
+        assert rmbatch("run", three_files).code == 0
+        assert len(rows("out")) == 6
 
 
 @pytest.mark.ray

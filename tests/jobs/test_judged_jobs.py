@@ -14,8 +14,7 @@ from rich.console import Console
 import rmbatch
 from connectors.errors import JobError, UserError
 from jobs.config import parse_job
-from jobs.display import Display
-from jobs.preview import show_plan
+from jobs.preview import look_ahead, show_plan
 from rmbatch.connections import close_all
 from tests.batch_server import BatchServer
 from tests.chaos.victim import Victim
@@ -334,7 +333,7 @@ def test_a_plan_of_flat_rows_knows_their_groups(server: HostileServer, tmp_path:
     asked = job(tmp_path, flat, {"games": asks(server, "pairwise")})
     asked["input"]["group"] = {"by": "key"}
     told = StringIO()
-    show_plan(parse_job(asked, "test"), Display(Console(file=told, width=200)))
+    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
     assert "at least 24, 24 answers" in told.getvalue()
 
 
@@ -369,7 +368,7 @@ def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp
 def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
     told = StringIO()
     asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
-    show_plan(parse_job(asked, "test"), Display(Console(file=told, width=200)))
+    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
     assert not server.asked
     assert "judge kind" in told.getvalue()
     assert "about 150" in told.getvalue()

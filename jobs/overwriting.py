@@ -1,0 +1,31 @@
+"""Deletes what an earlier run left in an output, so that a job begins anew: ``rmbatch run JOB --overwrite``.
+
+Only an output of rmbatch is deleted, and only when somebody has said yes. Answers of judges stay: they were paid for,
+and the new run finds them.
+
+    discard_output(job, display, confirm=lambda question: True)
+"""
+
+from collections.abc import Callable
+
+from connectors.errors import UserError
+from connectors.lease import Lease
+from connectors.ledger import Ledger
+from jobs.display import Display
+from jobs.preparation import Job, output_folder
+from rmbatch.chat.spent import ANSWERS
+
+
+def discard_output(job: Job, display: Display, confirm: Callable[[str], bool]) -> None:
+    """Delete the job's output if it has one; UserError where the answer is no, JobError while a run works on it."""
+    folder = output_folder(job)
+    ledger = Ledger(folder)
+    if not ledger.has_begun():
+        return
+    progress = ledger.progress()
+    rows = progress.finished_rows if progress else 0
+    if not confirm(f"{folder.url} holds {rows:,} finished rows. Delete them and begin anew?"):
+        raise UserError(f"{folder.url} was left as it is; without --overwrite the job goes on from there")
+    with Lease.take(ledger.private.folder("lease"), waiting=display.say):
+        ledger.discard(keep=[ANSWERS])
+    display.say(f"deleted {rows:,} rows in {folder.url}")
