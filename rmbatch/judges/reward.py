@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.judges import listwise, pairwise, pointwise, stepwise
 from rmbatch.judges.asking import Question, asked
 from rmbatch.judges.judged import Judge, Plan, Responses, as_scores
@@ -34,7 +35,8 @@ class JudgeReward(Reward):
     """Scores of an LLM judge. Pickles with the texts of its template and principles; its client is elsewhere."""
 
     def __init__(self, spec: JudgeSpec) -> None:
-        """Raises UserError for a template or principles that cannot be used."""
+        """Raises UserError for a template or principles that cannot be used, and where a package is missing."""
+        require("judge", f"the judge {spec.judge!r}")
         self.spec, self.name = spec, spec.judge
         self._prompt = Prompt(spec.judge, spec.template)
         self.principles = None if spec.principles is None else load_principles(spec.principles)

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from connectors.errors import UserError
 from connectors.storage import StorageOptions
 from rmbatch import usage
+from rmbatch.extras import require
 from rmbatch.messages import TEXT
 from rmbatch.names import nearest
 from rmbatch.rewards.composition import atoms
@@ -58,7 +59,8 @@ class ModelReward(Reward):
 
     @cached_property
     def encoder(self) -> Encoder:
-        """How this model's conversations are written."""
+        """How this model's conversations are written. Raises UserError where transformers is not installed."""
+        require("transformers", f"the model {self.spec.model!r}")
         return Encoder(self.spec)
 
     def pin(self) -> None:

@@ -1,0 +1,21 @@
+"""What the extras of the package bring, and the line that says which one is missing.
+
+require("judge", "an LLM judge")      # raises UserError: … pip install 'rmbatch[judge]'
+"""
+
+from importlib.util import find_spec
+
+from connectors.errors import UserError
+
+EXTRAS = {
+    "judge": ("jinja2", "jsonschema_rs", "openai", "httpx2"),
+    "transformers": ("transformers", "jinja2"),
+}
+"""By extra in ``pyproject.toml``: the modules that it brings."""
+
+
+def require(extra: str, who: str) -> None:
+    """Raises UserError, saying what to install, where ``who`` lacks a module of the extra."""
+    missing = next((name for name in EXTRAS[extra] if find_spec(name) is None), None)
+    if missing is not None:
+        raise UserError(f"{who} needs the package {missing!r}, which is not installed: pip install 'rmbatch[{extra}]'")
