@@ -38,14 +38,16 @@ class _Count(ProgressColumn):
 
 
 class _Rate(ProgressColumn):
-    """Units per second since the stage began."""
+    """Units per second over the last half minute; nothing before the second step forward."""
 
     def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text("")
-        seconds = task.elapsed or 0.0
-        rate = (task.completed - task.fields["begun_at"]) / seconds if seconds > 0 else 0.0
-        return Text(f"{rate:,.0f} {task.fields['unit']}/s", style="cyan")
+        rate = _rate(task)
+        return Text(f"{rate:,.0f} {task.fields['unit']}/s" if rate else "", style="cyan")
+
+
+def _rate(task: Task) -> float | None:
+    """Between steps forward: what starts slowly, or stood before this run, is not in it."""
+    return None if task.total is None else task.finished_speed or task.speed
 
 
 class Display:
@@ -80,7 +82,7 @@ class Display:
     @contextmanager
     def doing(self, step: str) -> Iterator[None]:
         """Says what is being done while it is: at once on a terminal, in a log where it takes its time."""
-        task = self._progress.add_task(step, total=None, unit="", begun_at=0, note="")
+        task = self._progress.add_task(step, total=None, unit="", note="")
         late = threading.Timer(LOG_AFTER_S, self.say, [step])
         late.daemon = True
         if not self.console.is_terminal:
@@ -94,18 +96,19 @@ class Display:
     @contextmanager
     def stage(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
         """A bar for one stage; the function that comes back moves it to an absolute position, and shows a note."""
-        task = self._progress.add_task(name, total=total, completed=done, unit=unit, begun_at=done, note="")
-        began = last = time.monotonic()
+        number = self._progress.add_task(name, total=total, completed=done, unit=unit, note="")
+        (task,) = (each for each in self._progress.tasks if each.id == number)
+        last = time.monotonic()
 
         def advance_to(position: int, note: str = "") -> None:
             nonlocal last
-            self._progress.update(task, completed=position, note=note)
+            self._progress.update(number, completed=position, note=note)
             now = time.monotonic()
             if not self.console.is_terminal and now - last >= LOG_EVERY_S:
                 last = now
-                rate = (position - done) / (now - began)
-                left = f", {(total - position) / rate:,.0f} s left" if rate else ""
-                self.say(f"{name}: {position:,}/{total:,} {unit}, {rate:,.0f} {unit}/s{left}{note and '; ' + note}")
+                rate = _rate(task)
+                told = f", {rate:,.0f} {unit}/s, {(total - position) / rate:,.0f} s left" if rate else ""
+                self.say(f"{name}: {position:,}/{total:,} {unit}{told}{note and '; ' + note}")
 
         yield advance_to
         advance_to(total)
