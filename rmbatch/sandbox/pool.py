@@ -62,7 +62,6 @@ class Outcome:
     cpu_s: float
     value: bytes
     printed: bytes
-    said: str = ""
 
 
 class Sandbox:
@@ -72,8 +71,9 @@ class Sandbox:
         self.level, self.packages = level, packages
         self.owner = os.getpid()
         self.usable = False
-        self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if level == "rlimits" else None
-        command = _command(level, packages, self._folder or ("/" if level == "landlock" else "/tmp"))
+        shares_files = level in ("landlock", "rlimits")
+        self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if shares_files else None
+        command = _command(level, packages, self._folder or "/tmp")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
@@ -113,7 +113,7 @@ class Sandbox:
                 self.usable = not header["spent"]
                 return
             status, cpu_s = header.get("status"), header.get("cpu_s", 0.0)
-            yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1], header.get("said", ""))
+            yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1])
 
     def stop(self) -> None:
         """End it and everything in it, if it is this process's own."""

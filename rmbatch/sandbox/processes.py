@@ -31,21 +31,43 @@ def held_bytes(proc: int, pid: str) -> int:
 
 
 def children() -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
+    """The processes whose parent is this one."""
+    return [pid for pid, parent in _parents().items() if parent == os.getpid()]
+
+
+def tasks_of_user(user: int) -> int:
+    """Processes and threads that a user has: outside of namespaces the limit counts them all."""
+    return sum(map(_tasks, (pid for pid in _parents() if _owner(pid) == user)))
+
+
+def tasks_of_descendants() -> int:
+    """Processes and threads that come from this process."""
+    parents, found = _parents(), {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sum(map(_tasks, found - {os.getpid()}))
+
+
+def _parents() -> dict[int, int]:
+    """Every process that /proc shows, and its parent."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            found[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
     return found
 
 
-def tasks_of_user() -> int:
-    """Processes and threads that this user has already: outside of namespaces the limit counts them all."""
-    count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    count += len(os.listdir(f"/proc/{name}/task"))
-    return count
+def _owner(pid: int) -> int | None:
+    """The real user, whose processes are counted; the owner of /proc/<pid> is root where memory is hidden."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"Uid:")), None)
+    except OSError:
+        return None
+
+
+def _tasks(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0

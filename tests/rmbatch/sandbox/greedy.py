@@ -286,6 +286,27 @@ GREEDY = [
         ("exception", "files"),
     ),
     Hostile(
+        "a full temporary folder",
+        """
+        import itertools, tempfile
+        def answer():
+            for n in itertools.count():
+                with open(os.path.join(tempfile.gettempdir(), str(n)), 'wb') as file: file.write(b'x' * (1 << 20))
+        """,
+        None,
+        ("exception", "files"),
+    ),
+    Hostile(
+        "100,000 temporary files",
+        """
+        import itertools, tempfile
+        def answer():
+            for n in itertools.count(): open(os.path.join(tempfile.gettempdir(), str(n)), 'wb').close()
+        """,
+        None,
+        ("exception", "files", "timeout"),
+    ),
+    Hostile(
         "a file that grows",
         """
         def answer():
