@@ -48,7 +48,13 @@ class CodeExecution:
     assertion; ``sandbox_failed`` where the sandbox itself did. Raises UserError where no protection that will do works
     on this machine.
     Source: RM-Gallery, ``code_execution``, https://github.com/modelscope/RM-Gallery, and PRIME's harness,
-    https://github.com/PRIME-RL/PRIME, neither of whose code runs here.
+    https://github.com/PRIME-RL/PRIME, neither of whose code runs here; docs/sandbox.md names each difference.
+    Deviation: the last block counts, also indented, unclosed, ``py`` or ``python3``; RM-Gallery takes the first, closed.
+    Deviation: the share of all tests; RM-Gallery's is of the first 10, where not all pass.
+    Deviation: assertions, test functions and classes are tests too; RM-Gallery knows calls and standard input.
+    Deviation: printed words are compared in order and as numbers each; PRIME compares lines, or lines of one number.
+    Deviation: no tests, or tests that cannot be read, are null with a code; RM-Gallery gives 0.
+    Deviation: ``timeout_s`` is processor time; RM-Gallery's is 5 s for all tests, then 10 s each, on the clock.
     """
 
     def __init__(
