@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from connectors.errors import UserError
+from rmbatch.sandbox.folder import remove
 
 Level = Literal["bubblewrap", "namespaces", "landlock", "rlimits"]
 """How a program is confined, strongest first."""
@@ -134,7 +135,7 @@ class Sandbox:
             process.wait()
         self._errors.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
 
     def _receive(self, timeout_s: float) -> tuple[dict[str, Any], list[bytes]]:
         deadline = time.monotonic() + timeout_s

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import select
-import shutil
 import signal
 import struct
 import sys
@@ -20,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rmbatch.sandbox import harness, namespaces, walls
+from rmbatch.sandbox import folder, harness, namespaces, walls
 from rmbatch.sandbox.processes import children, held_bytes, own_bytes, tasks_of_descendants, tasks_of_user
 from rmbatch.sandbox.watched import TooMuchError, Watched
 
@@ -97,6 +96,7 @@ class _Server:
         os.environ["TMPDIR"] = setup.folder
         if self.as_user is not None:
             os.chown(setup.folder, self.as_user, self.as_user)
+        self.folder_mode = os.stat(setup.folder).st_mode
         self.setup = setup
         self.ruleset = self._ruleset()
         self.filter = walls.seccomp_filter(self.owns_processes) if self._filters() else None
@@ -311,7 +311,7 @@ class _Server:
                 looked = time.monotonic()
                 if self.proc is not None and self._memory_of_programs() > run.memory_bytes:
                     return {"end": "memory"}, b"", b""
-                if not self.owns_processes and not _holds_little(self.setup.folder):
+                if not self.owns_processes and not folder.holds_little(self.setup.folder, TMP_BYTES, TMP_FILES):
                     return {"end": "files"}, b"", b""
             if run.clock.expired():
                 return {"end": "wall"}, b"", b""
@@ -349,14 +349,14 @@ class _Server:
 
     def _clear(self) -> bool:
         """Whether nothing of a program is left: no process, no file."""
-        return self._kill_rest() and not os.listdir(self.setup.folder)
+        return self._kill_rest() and folder.is_as_new(self.setup.folder, self.folder_mode)
 
     def _leave(self) -> NoReturn:
         """End, and leave nothing: without namespaces nobody else sees to it."""
         if not self.owns_processes:
             self._kill_rest()
         if not self.owns_processes:
-            shutil.rmtree(self.setup.folder, ignore_errors=True)
+            folder.remove(self.setup.folder)
         os._exit(0)
 
     def _kill_rest(self) -> bool:
@@ -410,22 +410,6 @@ def _probe(level: str, results: int) -> None:
         wrong.append("Python's own library cannot be read")
     os.write(results, (", ".join(wrong) or "ok").encode())
     os._exit(0)
-
-
-def _holds_little(folder: str) -> bool:
-    """Whether the files in a folder are within TMP_BYTES and TMP_FILES; a program can change it meanwhile."""
-    size, count, folders = 0, 0, [folder]
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                count += 1
-                with suppress(OSError):
-                    size += entry.stat(follow_symlinks=False).st_blocks << 9
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                if size > TMP_BYTES or count > TMP_FILES:
-                    return False
-    return True
 
 
 def _memory_file(text: str) -> int:
