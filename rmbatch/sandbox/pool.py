@@ -100,7 +100,7 @@ class Sandbox:
     def run(self, request: Mapping[str, Any]) -> Iterator[Outcome]:
         """The outcome of each test of a request, in order. Raises SandboxError where the sandbox fails."""
         self.usable = False  # until the last outcome is read
-        longest_s = 8 * request["cpu_s"] + 4 + _STALLED_S
+        longest_s = 2 * (8 * request["cpu_s"] + 4) + _STALLED_S  # loading and a test, as slowly as a program can
         payload = json.dumps(request).encode()
         try:
             assert self._process.stdin is not None

@@ -4,6 +4,8 @@ Runs inside the sandbox, so it imports the standard library only.
 """
 
 import os
+import signal
+from collections.abc import Iterable
 from contextlib import suppress
 
 
@@ -30,9 +32,27 @@ def held_bytes(proc: int, pid: str) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
 
 
-def children() -> list[int]:
-    """The processes whose parent is this one."""
-    return [pid for pid, parent in _parents().items() if parent == os.getpid()]
+def kill_descendants() -> None:
+    """Kill what comes from this process. First all is stopped, so that nothing is born while others die.
+
+    A fork bomb outruns a list of its processes, but those that are stopped take up its user's limit.
+    """
+    stopped: set[int] = set()
+    for _ in range(100):
+        more = descendants() - stopped
+        if not more:
+            break
+        _signal(more, signal.SIGSTOP)
+        stopped |= more
+    _signal(stopped, signal.SIGKILL)
+
+
+def descendants() -> set[int]:
+    """The processes that come from this one; those that have lost their parent too, if this one adopts them."""
+    parents, found = _parents(), {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
 
 
 def tasks_of_user(user: int) -> int:
@@ -42,10 +62,13 @@ def tasks_of_user(user: int) -> int:
 
 def tasks_of_descendants() -> int:
     """Processes and threads that come from this process."""
-    parents, found = _parents(), {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sum(map(_tasks, found - {os.getpid()}))
+    return sum(map(_tasks, descendants()))
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _parents() -> dict[int, int]:

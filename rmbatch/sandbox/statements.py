@@ -115,14 +115,15 @@ def _runs_all(statement: ast.Expr) -> bool:
 
 def _calls(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Calls of the functions and classes that hold tests, in their order."""
-    asserting = _asserting(body)
+    asserting, cases = _asserting(body), _test_cases(body)
     for statement in body:
         elsewhere = {name for other in body if other is not statement for name in _names(other)}
         if isinstance(statement, ast.FunctionDef):
             if statement.name not in elsewhere and (statement.name in asserting or _is_test(statement.name)):
                 yield from ast.parse(_call(statement)).body
         elif isinstance(statement, ast.ClassDef):
-            yield from ast.parse(_class_calls(statement)).body
+            text = _UNITTEST.format(name=statement.name) if statement.name in cases else _method_calls(statement)
+            yield from ast.parse(text).body
 
 
 def _asserting(body: list[ast.stmt]) -> set[str]:
@@ -145,9 +146,18 @@ def _call(function: ast.FunctionDef) -> str:
     return ""
 
 
-def _class_calls(node: ast.ClassDef) -> str:
-    if any(ast.unparse(base).rpartition(".")[2].endswith("TestCase") for base in node.bases):
-        return _UNITTEST.format(name=node.name)
+def _test_cases(body: list[ast.stmt]) -> set[str]:
+    """Classes that are unittest's cases, or derived from one that is."""
+    found: set[str] = set()
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            bases = [ast.unparse(base) for base in statement.bases]
+            if any(base in found or base.endswith("TestCase") for base in bases):
+                found.add(statement.name)
+    return found
+
+
+def _method_calls(node: ast.ClassDef) -> str:
     methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
     tests = [method for name, method in methods.items() if _is_test(name)]
     if not node.name.startswith("Test") and not any(map(asserts, tests)):

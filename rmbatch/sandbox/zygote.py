@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rmbatch.sandbox import folder, harness, namespaces, walls
-from rmbatch.sandbox.processes import children, held_bytes, own_bytes, tasks_of_descendants, tasks_of_user
+from rmbatch.sandbox.processes import held_bytes, kill_descendants, own_bytes, tasks_of_descendants, tasks_of_user
 from rmbatch.sandbox.watched import TooMuchError, Watched
 
 TASKS = 32
@@ -385,9 +385,7 @@ class _Server:
                 os._exit(0)
             os.waitpid(killer, 0)
         else:
-            for pid in children():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_descendants()
 
 
 def _probe(level: str, results: int) -> None:

@@ -204,6 +204,8 @@ CALLED = {
     "        assert f(self.x) == 2",
     "a class for unittest": "import unittest\nclass A(unittest.TestCase):\n    def test_a(self):\n"
     "        self.assertEqual(f(1), 2)\nif __name__ == '__main__':\n    unittest.main()",
+    "a class of a class for unittest": "from unittest import TestCase\nclass Base(TestCase):\n    def setUp(self):\n"
+    "        self.x = 1\nclass A(Base):\n    def test_a(self):\n        assert f(self.x) == 2",
     "the program by its module": "from solution import f as g\ndef test_f():\n    assert g(1) == 2",
     "a failure that is not reached": "def test_f():\n    if f(1) != 2:\n        assert False",
     "a failure that is raised": "for n in (1, 2):\n    if f(n) != n + 1:\n        raise AssertionError(n)\n"

@@ -202,7 +202,7 @@ GREEDY = [
             return {n * (2**61 - 1) for n in range(1, 3000)} | set(range(10**5))
         """,
         None,
-        ("garbage", "timeout", "memory"),
+        ("garbage", "timeout", "memory", "wrong_answer"),
     ),
     Hostile(
         "endless generator",
