@@ -4,7 +4,7 @@
 here on the plain data that came out. So a program cannot find the 3, cannot return an object that equals everything and
 cannot patch what compares. Decided here are ==, !=, <, <=, >, >=, is, in with a literal on a side, ``not``, ``and``,
 ``or``, ``abs(x - 3) < 1e-6``, ``math.isclose(x, 3)``, ``isinstance`` of a built-in type, and truth. Any other
-statement is run inside as it stands (``sealed`` is False), and so are statements before the assertion.
+statement is run inside (``statements.py``), and assertions in it are decided there (``sealed`` is False).
 
     test = take_apart("assert f([1, 2]) == 3")
     test.steps                          # [["value", "f([1, 2])"]], what goes inside
@@ -22,6 +22,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from rmbatch.sandbox.statements import CHECK, CannotCallError, asserts, imports, noting, read_statements
 from rmbatch.sandbox.values import Thing, UnreadableError, decoded, shown
 
 _MAX_TEXT = 200
@@ -29,12 +30,14 @@ _KINDS = {"AssertionError": "wrong_answer", "MemoryError": "memory"} | dict.from
     ("SyntaxError", "IndentationError", "TabError"), "syntax"
 )
 Values = Sequence[Any]
-"""What came of each expression, in order."""
+"""What came of each expression, in order, and of the assertions that are decided inside."""
+UNREACHED = "unreached"
+"""The kind of failure where no assertion was reached: whose fault it is has to be found out."""
 _Check = Callable[[Values], Any]
 
 
 class CannotReadError(ValueError):
-    """The test is no Python."""
+    """The test is no Python, or asks nothing of the program."""
 
 
 class RaisedError(Exception):
@@ -47,25 +50,37 @@ class Assertion:
 
     text: str
     steps: list[list[str]]
-    """["run", statements], ["value", expression] or ["equal", expression, expression], in order."""
+    """["run", statements], ["check", function], ["value", expression], ["equal", expression, expression] and ["notes"]
+    (how the assertions inside fared), in order."""
     sealed: bool
     """Whether all that decides stays outside."""
+    imports: frozenset[str]
+    """The modules that it imports."""
     _checks: tuple[_Check, ...]
 
     def verdict(self, found: Values) -> tuple[str, str] | None:
         """None if the test passed, else what is wrong: a kind, a short text."""
         try:
-            if len(found) != sum(step[0] != "run" for step in self.steps):
+            if len(found) != sum(step[0] not in ("run", "check") for step in self.steps):
                 return "garbage", "not all of the test was done"
             for check in self._checks:
                 if not check(found):
                     return "wrong_answer", _shown(found)
+            return None if self.sealed else self._noted(found[-1])
         except RaisedError as fault:
             return described(*fault.args)
         except (UnreadableError, RecursionError, LookupError):
             return "garbage", "what came out cannot be read"
         except (TypeError, ValueError, ArithmeticError) as fault:  # as the assertion itself would have raised
             return "exception", f"{type(fault).__name__}: {fault}"
+
+    def _noted(self, notes: Any) -> tuple[str, str] | None:
+        """How the assertions fared that were decided inside."""
+        _, held, failed = notes
+        if failed is not None:
+            return described(*(str(part)[:_MAX_TEXT] for part in failed[:2]))
+        if not held and not self._checks:
+            return UNREACHED, "no assertion was reached"
         return None
 
 
@@ -78,18 +93,27 @@ def described(name: str, text: str) -> tuple[str, str]:
 def take_apart(text: str) -> Assertion:
     """The assertion that a test's text is. Raises CannotReadError for what does not parse or asserts nothing."""
     try:
-        statements = ast.parse(text).body
+        statements = read_statements(text)
+    except CannotCallError as fault:
+        raise CannotReadError(str(fault)) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
         raise CannotReadError(f"{type(fault).__name__} in {text[:80]!r}") from None
-    if not any(isinstance(node, ast.Assert) for statement in statements for node in ast.walk(statement)):
+    if not any(map(asserts, statements)):
         raise CannotReadError(f"it asserts nothing: {text[:80]!r}")
+    modules = frozenset(imports(statements))
     builder = _Builder()
     try:
         for statement in statements:
             builder.add(statement)
     except RecursionError:
         raise CannotReadError(f"nested too deeply: {text[:80]!r}") from None
-    return Assertion(text, builder.steps, builder.sealed, tuple(builder.checks))
+    except ValueError as fault:  # ast.unparse writes no number of over 4,300 digits
+        raise CannotReadError(f"{fault}: {text[:80]!r}") from None
+    if not builder.sealed:
+        builder.steps.append(["notes"])
+    elif not any(step[0] in ("value", "equal") for step in builder.steps):
+        raise CannotReadError(f"it asks nothing of the program: {text[:80]!r}")
+    return Assertion(text, builder.steps, builder.sealed, modules, tuple(builder.checks))
 
 
 class _Builder:
@@ -103,9 +127,17 @@ class _Builder:
         if isinstance(statement, ast.Assert):
             self.checks.append(self._truth(statement.test))
             return
-        if any(isinstance(node, ast.Assert) for node in ast.walk(statement)):
-            self.sealed = False
+        if (
+            isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Call)
+            and ast.unparse(statement.value.func) == CHECK
+        ):
+            self.steps.append(["check", ast.unparse(statement.value.args[0])])
+            return
         source = ast.unparse(statement)
+        if asserts(statement):
+            self.sealed = False
+            source = noting(statement)
         if self.steps and self.steps[-1][0] == "run":
             self.steps[-1][1] += f"\n{source}"
         else:

@@ -2,8 +2,8 @@
 
 Read are, as values or as JSON text: a list of assert statements (AceCode, MBPP), Python text with assertions,
 ``{"inputs": [...], "outputs": [...], "fn_name": ...}`` (PRIME, APPS, TACO; without ``fn_name`` they are standard input
-and output), ``{"assert_case": [...]}``, and a list of ``{"input", "output", "type" or "testtype", "fn_name"}``
-(LiveCodeBench, SYNTHETIC). Nothing here runs anything.
+and output), ``{"assert_case": [...]}``, ``{"test", "entry_point"}`` (HumanEval), and a list of ``{"input", "output",
+"type" or "testtype", "fn_name"}`` (LiveCodeBench, SYNTHETIC). Nothing here runs anything.
 
     cases = read_cases('{"inputs": ["1 2"], "outputs": ["3"]}')
     cases.form, cases.asked(0), cases.tests[0].verdict(outcome)
@@ -11,12 +11,16 @@ and output), ``{"assert_case": [...]}``, and a list of ``{"input", "output", "ty
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from rmbatch.sandbox.asserts import Assertion, CannotReadError, take_apart
-from rmbatch.sandbox.compare import call_arguments, same_output, same_value
+from rmbatch.sandbox.compare import same_output, same_value
+from rmbatch.sandbox.statements import CannotCallError, asserts, read_statements
 from rmbatch.sandbox.values import UnreadableError, decoded, shown
 
 Form = Literal["assert", "call", "stdin"]
@@ -65,6 +69,8 @@ class CallTest:
                 return None
         except RecursionError:
             return "garbage", "what came out is nested too deeply"
+        except ArithmeticError as fault:  # Decimal("sNaN") cannot be compared
+            return "exception", f"{type(fault).__name__}: what came out cannot be compared"
         return "wrong_answer", f"returned {shown(value)}"
 
 
@@ -88,62 +94,95 @@ class Cases:
         return {"steps": test.steps}
 
 
-def read_cases(value: Any, max_tests: int | None = None) -> Cases:
-    """The tests that a value holds, the first ``max_tests`` of them. Raises NoTestsError and UnreadableTestsError."""
+def read_cases(value: Any, max_tests: int | None = None, packages: bool = False) -> Cases:
+    """The tests that a value holds, the first ``max_tests`` of them; ``packages``: they may import what is installed.
+
+    Raises NoTestsError and UnreadableTestsError.
+    """
     if isinstance(value, str):
         value = _from_text(value)
     if isinstance(value, Mapping):
         cases = _from_mapping(value)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         cases = _from_list(list(value))
     else:
         raise UnreadableTestsError(f"a {type(value).__name__} is no list of tests")
     if not cases.tests:
         raise NoTestsError
-    return Cases(cases.form, cases.tests[:max_tests])
+    tests = cases.tests[:max_tests]
+    _refuse_missing({name for test in tests if isinstance(test, Assertion) for name in test.imports}, packages)
+    return Cases(cases.form, tests)
+
+
+def _refuse_missing(modules: Iterable[str], packages: bool) -> None:
+    for name in sorted(modules):
+        if name in sys.stdlib_module_names or name == "solution":  # what the program's own module is called
+            continue
+        if not packages:
+            raise UnreadableTestsError(f"they import {name}; programs have what is installed only with packages: true")
+        if find_spec(name) is None:
+            raise UnreadableTestsError(f"they import {name}, which is not installed here")
 
 
 def _from_text(text: str) -> Any:
+    text = text.removeprefix("\ufeff")
     if not text.strip():
         return []
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or a number of over 4,300 digits
         return _statements(text)
     return _from_text(value) if isinstance(value, str) and value != text else value
 
 
 def _statements(text: str) -> list[str]:
-    """Python text as one test per assertion, each with the statements before it."""
+    """Python text as one test per assertion, each with the statements before it; one test if some are in blocks."""
     try:
-        body = ast.parse(text).body
+        body = read_statements(text)
+    except CannotCallError as fault:
+        raise UnreadableTestsError(str(fault)) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UnreadableTestsError(f"neither JSON nor Python: {shown(text)}") from None
-    if not any(isinstance(statement, ast.Assert) for statement in body):
+    if not all(isinstance(statement, ast.Assert) for statement in body if asserts(statement)):
         return [text]
     before: list[str] = []
     tests = []
     for statement in body:
-        source = ast.unparse(statement)
+        try:
+            source = ast.unparse(statement)
+        except (ValueError, RecursionError) as fault:  # a number of over 4,300 digits
+            raise UnreadableTestsError(str(fault)) from None
         if isinstance(statement, ast.Assert):
             tests.append("\n".join([*before, source]))
         else:
             before.append(source)
-    return tests
+    return tests or [text]
 
 
 def _from_mapping(value: Mapping[str, Any]) -> Cases:
     if value.get("assert_case"):
-        return _from_list(list(value["assert_case"]))
-    inputs, outputs, fn_name = value.get("inputs"), value.get("outputs"), value.get("fn_name")
-    if not isinstance(inputs, list) or not isinstance(outputs, list):
-        raise UnreadableTestsError(f"lists `inputs` and `outputs` are needed; there is {', '.join(value) or 'nothing'}")
+        asserted = value["assert_case"]
+        return read_cases(asserted) if isinstance(asserted, str) else _from_list(_list(asserted, "assert_case"))
+    if isinstance(value.get("test"), str):
+        entry = value.get("entry_point")
+        return _from_list([f"{value['test']}\ncheck({entry})" if isinstance(entry, str) and entry else value["test"]])
+    inputs, outputs, fn_name = (value.get(name) for name in ("inputs", "outputs", "fn_name"))
+    if inputs is None or outputs is None:
+        there = ", ".join(map(str, value)) or "nothing"
+        raise UnreadableTestsError(f"lists `inputs` and `outputs` are needed; there is {there[:80]}")
+    inputs, outputs = _list(inputs, "inputs"), _list(outputs, "outputs")
     if len(inputs) != len(outputs):
         raise UnreadableTestsError(f"{len(inputs)} inputs and {len(outputs)} outputs")
     pairs = zip(inputs, outputs)
     if fn_name:
-        return Cases("call", tuple(_call(str(fn_name), given, expected) for given, expected in pairs))
+        return Cases("call", tuple(_call(fn_name, given, expected) for given, expected in pairs))
     return Cases("stdin", tuple(_stdin(given, expected) for given, expected in pairs))
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise UnreadableTestsError(f"`{name}` is a list, not {shown(value)}")
+    return list(value)
 
 
 def _from_list(items: list[Any]) -> Cases:
@@ -154,26 +193,40 @@ def _from_list(items: list[Any]) -> Cases:
             raise UnreadableTestsError(str(fault)) from None
     if not all(isinstance(item, Mapping) and "input" in item and "output" in item for item in items):
         raise UnreadableTestsError("a list of tests holds assert statements, or objects with `input` and `output`")
-    named = [item.get("fn_name") or (item.get("metadata") or {}).get("func_name") for item in items]
+    named = [item.get("fn_name") or _metadata(item).get("func_name") for item in items]
     calls = [bool(name) and (item.get("testtype") or item.get("type")) != "stdin" for item, name in zip(items, named)]
     if any(calls) != all(calls):
         raise UnreadableTestsError("function calls and standard input in one list")
     if all(calls) and items:
-        return Cases("call", tuple(_call(str(name), item["input"], item["output"]) for name, item in zip(named, items)))
+        return Cases("call", tuple(_call(name, item["input"], item["output"]) for name, item in zip(named, items)))
     return Cases("stdin", tuple(_stdin(item["input"], item["output"]) for item in items))
 
 
-def _call(name: str, given: Any, expected: Any) -> CallTest:
+def _metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a test says of itself: an object, or the JSON text of one."""
+    value = item.get("metadata") or {}
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, Mapping):
+        raise UnreadableTestsError(f"`metadata` is an object, not {shown(value)}")
+    return value
+
+
+def _call(name: Any, given: Any, expected: Any) -> CallTest:
     """Text is JSON, an argument a line, as LiveCodeBench and PRIME have it; else the arguments and the value itself."""
+    if not isinstance(name, str):
+        raise UnreadableTestsError(f"the name of a function is text, not {shown(name)}")
     try:
         if isinstance(given, str):
             arguments = [json.loads(line) for line in given.split("\n")]
             expected = json.loads(expected) if isinstance(expected, str) else expected
         else:
-            arguments = list(given)
-    except (json.JSONDecodeError, TypeError, RecursionError):
+            arguments = _list(given, "input")
+        json.dumps(arguments)  # as which they go inside
+    except (ValueError, TypeError, RecursionError):
         raise UnreadableTestsError(f"the arguments or the value of a call are no JSON: {shown(given)}") from None
-    return CallTest(name, call_arguments(arguments), expected)
+    return CallTest(name, arguments, expected)
 
 
 def _stdin(given: Any, expected: Any) -> StdinTest:
@@ -181,4 +234,11 @@ def _stdin(given: Any, expected: Any) -> StdinTest:
 
 
 def _joined(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        value = [value]
+    if not all(isinstance(line, str | int | float) for line in value):
+        raise UnreadableTestsError(f"standard input and output are text, or lists of lines, not {shown(value)}")
+    try:
+        return "\n".join(map(str, value))
+    except ValueError as fault:  # Python writes no number of over 4,300 digits
+        raise UnreadableTestsError(str(fault)) from None

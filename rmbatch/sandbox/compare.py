@@ -1,69 +1,77 @@
-"""When an answer counts as the expected one: the comparisons of PRIME's test harness, on plain data, outside.
+"""When an answer counts as the expected one, on plain data, outside of the sandbox.
 
-Printed text is compared leniently (blank space, numbers as numbers, the order of the words of a line), returned values
-exactly, but for tuples, which JSON has none of. Source: PRIME's ``testing_util.py`` as verl ships it
-(https://github.com/volcengine/verl), whose steps these are; ``docs/sandbox.md`` lists where ours differ.
+Printed text is compared leniently (blank space, numbers as numbers), returned values exactly, but for tuples, which
+JSON has none of. ``docs/sandbox.md`` names each difference from PRIME, LiveCodeBench and HumanEval.
 
-    same_output("1 2 \\n3.0", "1 2\\n3")      # True
+    same_output("1 2 \\n3.0", "1  2\\n3")     # True
+    same_output("3 2 1", "1 2 3")            # False: the order counts
     same_value((1, 2), [1, 2])               # True
 """
 
 import re
-from math import isinf
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
-_LONGEST_NUMBER = 400
-_WHOLE = re.compile(r"\d+")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_RELATIVE, _ABSOLUTE = 1e-5, 1e-8
+"""The tolerance of numpy.allclose, which PRIME uses."""
 
 
 def same_output(printed: str, expected: str) -> bool:
-    """Whether what was printed counts as what was expected.
+    """Whether what was printed counts as what was expected: the same words in the same order, line by line.
 
-    True if equal after stripping; or line by line, each stripped, empty lines left out; or as numbers, a line each,
-    within numpy.allclose's tolerance unless all are whole; or if each line holds the same set of words.
+    Empty lines and the width of blank space do not count. Two words are the same if they are equal; or if both are
+    numbers of equal value; or if they are numbers, not both whole, that differ by no more than 1e-8 + 1e-5 x the
+    expected one, and by less than 0.5 where that is whole.
     """
-    if printed.strip() == expected.strip():
-        return True
-    ours, theirs = _lines(printed), _lines(expected)
-    if ours == theirs:
-        return True
-    if len(ours) != len(theirs):
-        return False
-    if not all(map(_WHOLE.fullmatch, [*ours, *theirs])) and _close(ours, theirs):
-        return True
-    return [set(line.split()) for line in ours] == [set(line.split()) for line in theirs]
+    ours, theirs = _words(printed), _words(expected)
+    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
 
 def same_value(returned: Any, expected: Any) -> bool:
     """Whether what a function returned counts as the expected JSON value, or as the only item of a list of it."""
     returned = _listed(returned)
-    wanted = _with_whole_keys(expected)
+    wanted = with_whole_keys(expected)
     candidates = [expected, wanted]
     for value in (expected, wanted):
         if isinstance(value, list) and value:
-            candidates += [value[0], _with_whole_keys(value[0])]
+            candidates += [value[0], with_whole_keys(value[0])]
     return any(returned == candidate for candidate in candidates)
 
 
-def call_arguments(arguments: list[Any]) -> list[Any]:
-    """The arguments of a call; a first one that is an object with whole numbers as keys has them as numbers."""
-    return [_with_whole_keys(argument) if place == 0 else argument for place, argument in enumerate(arguments)]
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if line.strip()]
-
-
-def _close(ours: list[str], theirs: list[str]) -> bool:
+def with_whole_keys(value: Any) -> Any:
+    """A JSON object whose keys are all whole numbers with numbers as keys; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
     try:
-        if any(len(line) > _LONGEST_NUMBER for line in (*ours, *theirs)):
-            return False
-        pairs = [(float(left), float(right)) for left, right in zip(ours, theirs)]
-    except (ValueError, OverflowError):
+        return {int(key): item for key, item in value.items()}
+    except (ValueError, TypeError):
+        return value
+
+
+def _words(text: str) -> list[list[str]]:
+    return [words for line in text.split("\n") if (words := line.split())]
+
+
+def _same_line(ours: list[str], theirs: list[str]) -> bool:
+    return ours == theirs or (len(ours) == len(theirs) and all(map(_same_word, ours, theirs)))
+
+
+def _same_word(ours: str, theirs: str) -> bool:
+    if ours == theirs:
+        return True
+    if not (_NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs)):
         return False
-    return all(
-        left == right if isinf(right) else abs(left - right) <= 1e-8 + 1e-5 * abs(right) for left, right in pairs
-    )
+    is_whole = _WHOLE.fullmatch(theirs) is not None
+    if is_whole and _WHOLE.fullmatch(ours):
+        return Decimal(ours) == Decimal(theirs)  # exact at any length, where int() refuses 4,300 digits
+    left, right = float(ours), float(theirs)
+    if not (isfinite(left) and isfinite(right)):
+        return False
+    apart = abs(left - right)
+    return apart <= _ABSOLUTE + _RELATIVE * abs(right) and (apart < 0.5 or not is_whole)
 
 
 def _listed(value: Any) -> Any:
@@ -73,12 +81,3 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return value
-
-
-def _with_whole_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    try:
-        return {int(key): item for key, item in value.items()}
-    except (ValueError, TypeError):
-        return value

@@ -8,6 +8,7 @@ Runs inside the sandbox, so it imports the standard library only, and holds on t
     serve_tests(program, form, requests, results, cpu_s)  # function calls and assertions, one fork per test
 """
 
+import atexit
 import builtins
 import io
 import json
@@ -16,13 +17,16 @@ import random
 import signal
 import struct
 import sys
+import threading
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
+
+from rmbatch.sandbox.compare import with_whole_keys
 
 PRELUDE = "\n".join(
     f"from {name} import *"
@@ -43,6 +47,12 @@ _pack, _unpack, _signal, _seed = struct.pack, struct.unpack, signal.signal, rand
 _MAX_DEPTH = 300
 _MAX_TEXT = 200
 _SIGPROF, _SIG_DFL, _ITIMER_PROF = signal.SIGPROF, signal.SIG_DFL, signal.ITIMER_PROF
+_shut_down_threads, _run_at_exit = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined]
+_STANDARD_FILES = {
+    f"{folder}{name}": place
+    for place, names in enumerate((("stdin", "fd/0"), ("stdout", "fd/1")))
+    for folder, name in (("/dev/", names[0]), ("/dev/", names[1]), ("/proc/self/", names[1]))
+}
 
 
 def prelude_names() -> dict[str, Any]:
@@ -53,8 +63,37 @@ def prelude_names() -> dict[str, Any]:
     return names
 
 
+class Notes:
+    """How the assertions of a test fare that are decided here: how many held, and the first that did not."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.failed: list[str] | None = None
+
+    def __call__(self, narrow: bool) -> "_Noted":
+        return _Noted(self, narrow)
+
+
+class _Noted:
+    """Around one assertion; ``narrow``: an exception other than AssertionError is none of its failures."""
+
+    __slots__ = ("_narrow", "_notes")
+
+    def __init__(self, notes: Notes, narrow: bool) -> None:
+        self._notes, self._narrow = notes, narrow
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: object) -> None:
+        if fault is None:
+            self._notes.held += 1
+        elif self._notes.failed is None and (isinstance(fault, AssertionError) or not self._narrow):
+            self._notes.failed = _described(fault)
+
+
 def write_frame(descriptor: int, kind: bytes, content: Any) -> None:
-    """One frame of what is said to the zygote: a letter, a length, JSON."""
+    """One frame of what is said to the zygote: a letter, a length, JSON. C: confined, no program has run yet."""
     payload = _dumps(content).encode()
     data = memoryview(kind + _pack(">I", _len(payload)) + payload)
     while data:
@@ -66,17 +105,52 @@ def run_stdin(program: str, names: dict[str, Any], results: int, cpu_s: float) -
     error = None
     try:
         _start(cpu_s)
+        _open_standard_files()
         module = _module("__main__", names)
         stdin, stdout = _standard_streams()
-        sys.stdin, sys.stdout = stdin, stdout
+        vars(sys).update(stdin=stdin, __stdin__=stdin, stdout=stdout, __stdout__=stdout)
         with suppress(SystemExit):
             _exec(_compile(program, "<program>", "exec"), vars(module))
-        for stream in {id(stdout): stdout, id(sys.stdout): sys.stdout}.values():
-            stream.flush()
+        _end_as_python_does(stdout)
     except BaseException as fault:
         error = _described(fault)
     write_frame(results, b"V", {"error": error})
     _exit(0)
+
+
+def _end_as_python_does(stdout: io.TextIOWrapper) -> None:
+    """Wait for threads, do what is to be done at exit, write out what is still held back."""
+    _shut_down_threads()
+    _run_at_exit()
+    if sys.stdout is not stdout:
+        with suppress(Exception):  # the program's own, of which Python itself does not complain either
+            sys.stdout.flush()
+    if not stdout.closed:
+        stdout.flush()
+
+
+def _open_standard_files() -> None:
+    """Let ``open("/dev/stdin")`` give descriptor 0, without a /dev or a /proc that leads there."""
+    plain, plain_os = open, os.open
+
+    def opened(file: Any, *arguments: Any, **options: Any) -> Any:
+        return plain(_standard(file), *arguments, **options)
+
+    def opened_by_os(path: Any, *arguments: Any, **options: Any) -> int:
+        known = _standard(path)
+        return known if isinstance(known, int) else plain_os(path, *arguments, **options)
+
+    builtins.open = io.open = opened
+    os.open = opened_by_os
+
+
+def _standard(path: Any) -> Any:
+    """A descriptor of its own for the name of a standard file, any other path as it is."""
+    try:
+        place = _STANDARD_FILES.get(os.fspath(path))
+    except TypeError:  # a descriptor already, or nothing that can be opened
+        return path
+    return path if place is None else os.dup(place)
 
 
 def serve_tests(program: str, form: str, names: dict[str, Any], requests: int, results: int, cpu_s: float) -> None:
@@ -127,21 +201,59 @@ def _run_test(module: ModuleType, form: str, test: dict[str, Any], results: int,
     try:
         _start(cpu_s)
         if form == "call":
-            found.append(["v", encoded(_function(module, test["fn_name"])(*test["arguments"]))])
+            arguments = test["arguments"]
+            first = [with_whole_keys(argument) for argument in arguments[:1]]
+            found.append(["v", encoded(_function(module, test["fn_name"])(*first, *arguments[1:]))])
         else:
-            for step in test["steps"]:
-                _run_step(step, vars(module), found)
+            run_steps(test["steps"], vars(module), found)
     except BaseException as fault:
         error = _described(fault)
     write_frame(results, b"V", {"token": token, "found": found, "error": error})
     _exit(0)
 
 
-def _run_step(step: list[str], names: dict[str, Any], found: list[Any]) -> None:
+def run_steps(steps: list[list[str]], names: dict[str, Any], found: list[Any]) -> None:
+    """Do what a test asks for, and add what came of it to ``found``."""
+    defined = [value for name, value in names.items() if not name.startswith("_")]
+    notes = names["_rmbatch_note"] = Notes()
+    for step in steps:
+        if step[0] == "run":
+            _exec(_compile(step[1], "<test>", "exec"), names)
+        elif step[0] == "check":
+            _check_one_of(names[step[1]], defined, notes)
+        elif step[0] == "notes":
+            found.append(["n", notes.held, notes.failed])
+        else:
+            _evaluate(step, names, found)
+
+
+def _check_one_of(check: Any, defined: list[Any], notes: Notes) -> None:
+    """Call ``check`` with each function of the program, the last first, until one satisfies it."""
+    faults: list[BaseException] = []
+    own = [value for value in defined if getattr(value, "__module__", None) == "solution" and callable(value)]
+    own = [value for value in own if type(value) is not type] + [
+        getattr(value(), name)
+        for value in own
+        if type(value) is type and value.__name__ == "Solution"
+        for name in vars(value)
+        if not name.startswith("_")
+    ]
+    for candidate in reversed(own):
+        notes.held, notes.failed = 0, None
+        try:
+            check(candidate)
+            if notes.failed is None:
+                return
+        except BaseException as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]
+    if not own:
+        raise NameError("the program defines no function")
+
+
+def _evaluate(step: list[str], names: dict[str, Any], found: list[Any]) -> None:
     kind, source = step[0], step[1]
-    if kind == "run":
-        _exec(_compile(source, "<test>", "exec"), names)
-        return
     try:
         value = _eval(_compile(source, "<test>", "eval"), names)
         if kind == "value":
@@ -163,12 +275,17 @@ def _function(module: ModuleType, name: str) -> Any:
 def _module(name: str, names: dict[str, Any]) -> ModuleType:
     module = ModuleType(name)
     # As built-in names, so that a function that the program does not define is not found in the prelude (operator.add).
-    vars(module)["__builtins__"] = {**vars(builtins), **names}
+    vars(module)["__builtins__"] = {**vars(builtins), **names, "open": open, "exit": _quit, "quit": _quit}
     sys.modules[name] = module  # dataclasses and pickle look it up
     sys.argv = [name]
     if names:
         sys.setrecursionlimit(_RECURSION_LIMIT)
     return module
+
+
+def _quit(code: object = None) -> NoReturn:
+    """What Python's ``site`` gives programs as ``exit`` and ``quit``."""
+    raise SystemExit(code)
 
 
 def _standard_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:

@@ -11,11 +11,13 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
-from rmbatch.sandbox.asserts import described
-from rmbatch.sandbox.cases import Cases, StdinTest
+from rmbatch.sandbox.asserts import UNREACHED, Assertion, described
+from rmbatch.sandbox.cases import Cases, StdinTest, UnreadableTestsError
 from rmbatch.sandbox.pool import Outcome, Protection, Sandbox, SandboxError, lend
+from rmbatch.sandbox.statements import stub_program
 
 _MAX_TEXT = 200
+_ENDED_EARLY = ("exit", "the program ended itself before its tests")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Verdict:
     passed: tuple[bool, ...]
     failure: str | None
     """``test 3: wrong_answer: got 4``; None if all passed."""
+    unreached: tuple[int, ...] = ()
+    """The places of the tests in which no assertion was reached."""
 
     @property
     def share(self) -> float:
@@ -44,13 +48,30 @@ class Verdict:
 def judge(
     program: str, cases: Cases, limits: Limits, protection: Protection = "auto", packages: bool = False
 ) -> Verdict:
-    """The verdict on a program. Raises SandboxError where there is none, UserError where protection is missing."""
-    try:
-        with lend(protection, packages) as sandbox:
-            return judged(sandbox, program, cases, limits)
-    except SandboxError:  # it may have been killed for the memory of somebody else: once more, with a fresh one
-        with lend(protection, packages) as sandbox:
-            return judged(sandbox, program, cases, limits)
+    """The verdict on a program.
+
+    Raises UnreadableTestsError where a test reaches no assertion whatever the program, SandboxError where there is no
+    verdict, UserError where protection is missing.
+    """
+
+    def run(tried: str, tests: Cases) -> Verdict:
+        try:
+            with lend(protection, packages) as sandbox:
+                return judged(sandbox, tried, tests, limits)
+        except SandboxError:  # it may have been killed for the memory of somebody else: once more, with a fresh one
+            with lend(protection, packages) as sandbox:
+                return judged(sandbox, tried, tests, limits)
+
+    verdict = run(program, cases)
+    if verdict.unreached:
+        # The program may have steered past the assertions, or have lied. It has no say in what becomes of a stub.
+        doubtful = Cases(cases.form, tuple(cases.tests[place] for place in verdict.unreached))
+        stub = stub_program(test.text for test in doubtful.tests if isinstance(test, Assertion))
+        for place in run(stub, doubtful).unreached:
+            raise UnreadableTestsError(
+                f"test {verdict.unreached[place] + 1} reaches no assertion, whatever the program"
+            )
+    return verdict
 
 
 def judged(sandbox: Sandbox, program: str, cases: Cases, limits: Limits) -> Verdict:
@@ -58,29 +79,29 @@ def judged(sandbox: Sandbox, program: str, cases: Cases, limits: Limits) -> Verd
     tokens = [secrets.token_hex(16) for _ in cases.tests]
     request = {
         "form": cases.form,
-        "program": program,
+        "program": program.removeprefix("\ufeff"),
         "tests": [{**cases.asked(place), "token": token} for place, token in enumerate(tokens)],
         "cpu_s": limits.timeout_s,
         "memory_mb": limits.memory_mb,
     }
-    passed, failure = [], None
+    passed, unreached, failure = [], [], None
     for place, outcome in enumerate(sandbox.run(request)):
-        wrong = _wrong(cases, place, outcome, tokens[place], limits, sandbox.facts)
+        wrong = _wrong(cases, place, outcome, tokens[place], limits)
         passed.append(wrong is None)
+        if wrong is not None and wrong[0] == UNREACHED:
+            unreached.append(place)
         if wrong is not None and failure is None:
             text = f": {wrong[1]}" if wrong[1] else ""
             failure = f"test {place + 1}: {wrong[0]}{text}".encode(errors="replace").decode()
     if len(passed) != len(cases.tests):
         raise SandboxError(f"it gave {len(passed)} outcomes for {len(cases.tests)} tests")
-    return Verdict(tuple(passed), failure)
+    return Verdict(tuple(passed), failure, tuple(unreached))
 
 
-def _wrong(
-    cases: Cases, place: int, outcome: Outcome, token: str, limits: Limits, facts: dict[str, Any]
-) -> tuple[str, str] | None:
+def _wrong(cases: Cases, place: int, outcome: Outcome, token: str, limits: Limits) -> tuple[str, str] | None:
     """None if the test passed, else a kind and a short text."""
     if outcome.end != "ended":
-        return _unfinished(outcome, limits, facts)
+        return _unfinished(outcome, limits)
     signalled = (outcome.status or 0) & 0x7F
     if signalled:
         return _killed(signalled, outcome.cpu_s, limits)
@@ -101,25 +122,22 @@ def _wrong(
     return test.verdict(said["found"])
 
 
-def _unfinished(outcome: Outcome, limits: Limits, facts: dict[str, Any]) -> tuple[str, str]:
+def _unfinished(outcome: Outcome, limits: Limits) -> tuple[str, str]:
     if outcome.end == "not_loaded":
-        said = _said(outcome.value)
-        return _raised((said or {}).get("error"))
+        return _raised((_said(outcome.value) or {}).get("error"))
     if outcome.end == "died":
         signalled = (outcome.status or 0) & 0x7F
-        if signalled:
-            return _killed(signalled, outcome.cpu_s, limits)
-        if (outcome.status or 0) >> 8 == 99:
-            raise SandboxError("a process could not be confined")
-        return "exit", "the program ended itself before its tests"
+        return _killed(signalled, outcome.cpu_s, limits) if signalled else _ENDED_EARLY
+    if outcome.end == "unconfined":
+        raise SandboxError("a process could not be confined")
     if outcome.end == "no_process":
-        if not facts["counts_alone"]:  # others of this user may have them
-            raise SandboxError(f"no process for a test: {outcome.said}")
-        return "processes", "no process left for the test"
+        raise SandboxError("others of this user have the processes that a test needs")
     known = {
         "wall": ("timeout", "not done in time"),
         "output": ("output", "it wrote more than 4 MiB"),
         "memory": ("memory", f"its processes held more than {limits.memory_mb} MiB"),
+        "processes": ("processes", "no process left for the test"),
+        "files": ("files", "its files took more than 32 MiB, or were more than 1,024"),
         "garbage": ("garbage", "what came out cannot be read"),
         "not_run": ("not_run", "three tests before it ended with their process"),
     }
@@ -133,7 +151,8 @@ def _killed(number: int, cpu_s: float, limits: Limits) -> tuple[str, str]:
         return "timeout", f"over {limits.timeout_s:g} s of processor time"
     if number == signal.SIGXFSZ:
         return "files", "a file grew beyond its limit"
-    return "crash", signal.strsignal(number) or f"signal {number}"
+    known = signal.strsignal(number) if number < signal.NSIG else None  # the program may have said any number
+    return "crash", known or f"signal {number}"
 
 
 def _raised(error: Any) -> tuple[str, str]:

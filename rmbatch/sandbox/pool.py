@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from connectors.errors import UserError
+from rmbatch.sandbox.folder import remove
 
 Level = Literal["bubblewrap", "namespaces", "landlock", "rlimits"]
 """How a program is confined, strongest first."""
@@ -62,7 +63,6 @@ class Outcome:
     cpu_s: float
     value: bytes
     printed: bytes
-    said: str = ""
 
 
 class Sandbox:
@@ -72,8 +72,9 @@ class Sandbox:
         self.level, self.packages = level, packages
         self.owner = os.getpid()
         self.usable = False
-        self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if level == "rlimits" else None
-        command = _command(level, packages, self._folder or ("/" if level == "landlock" else "/tmp"))
+        shares_files = level in ("landlock", "rlimits")
+        self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if shares_files else None
+        command = _command(level, packages, self._folder or "/tmp")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
@@ -99,7 +100,7 @@ class Sandbox:
     def run(self, request: Mapping[str, Any]) -> Iterator[Outcome]:
         """The outcome of each test of a request, in order. Raises SandboxError where the sandbox fails."""
         self.usable = False  # until the last outcome is read
-        longest_s = 8 * request["cpu_s"] + 4 + _STALLED_S
+        longest_s = 2 * (8 * request["cpu_s"] + 4) + _STALLED_S  # loading and a test, as slowly as a program can
         payload = json.dumps(request).encode()
         try:
             assert self._process.stdin is not None
@@ -113,7 +114,7 @@ class Sandbox:
                 self.usable = not header["spent"]
                 return
             status, cpu_s = header.get("status"), header.get("cpu_s", 0.0)
-            yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1], header.get("said", ""))
+            yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1])
 
     def stop(self) -> None:
         """End it and everything in it, if it is this process's own."""
@@ -134,7 +135,7 @@ class Sandbox:
             process.wait()
         self._errors.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
 
     def _receive(self, timeout_s: float) -> tuple[dict[str, Any], list[bytes]]:
         deadline = time.monotonic() + timeout_s

@@ -4,6 +4,8 @@ Runs inside the sandbox, so it imports the standard library only.
 """
 
 import os
+import signal
+from collections.abc import Iterable
 from contextlib import suppress
 
 
@@ -30,22 +32,65 @@ def held_bytes(proc: int, pid: str) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
 
 
-def children() -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
+def kill_descendants() -> None:
+    """Kill what comes from this process. First all is stopped, so that nothing is born while others die.
+
+    A fork bomb outruns a list of its processes, but those that are stopped take up its user's limit.
+    """
+    stopped: set[int] = set()
+    for _ in range(100):
+        more = descendants() - stopped
+        if not more:
+            break
+        _signal(more, signal.SIGSTOP)
+        stopped |= more
+    _signal(stopped, signal.SIGKILL)
+
+
+def descendants() -> set[int]:
+    """The processes that come from this one; those that have lost their parent too, if this one adopts them."""
+    parents, found = _parents(), {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def tasks_of_user(user: int) -> int:
+    """Processes and threads that a user has: outside of namespaces the limit counts them all."""
+    return sum(map(_tasks, (pid for pid in _parents() if _owner(pid) == user)))
+
+
+def tasks_of_descendants() -> int:
+    """Processes and threads that come from this process."""
+    return sum(map(_tasks, descendants()))
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _parents() -> dict[int, int]:
+    """Every process that /proc shows, and its parent."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            found[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
     return found
 
 
-def tasks_of_user() -> int:
-    """Processes and threads that this user has already: outside of namespaces the limit counts them all."""
-    count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    count += len(os.listdir(f"/proc/{name}/task"))
-    return count
+def _owner(pid: int) -> int | None:
+    """The real user, whose processes are counted; the owner of /proc/<pid> is root where memory is hidden."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"Uid:")), None)
+    except OSError:
+        return None
+
+
+def _tasks(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0

@@ -7,6 +7,7 @@ in the form is refused, and nothing is ever imported, called or unpickled.
     decoded(["o", "m.Point", True])  # Thing("m.Point", True): equal to nothing
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -37,19 +38,23 @@ class UnreadableError(ValueError):
     """What came out is not in the form: the program wrote it, not the harness."""
 
 
-_MOST = 20_000
-"""Items of a set or dict, digits of a fraction or decimal: a program can choose those that take for ever to read."""
+_MOST_DIGITS = 20_000
+"""Digits of a fraction or decimal: a program can choose those that take for ever to read."""
+_MOST_COLLISIONS = 10_000_000
+"""Pairs of items of one hash in a set or dict: a program can choose items that take for ever to be told apart."""
 _WRITTEN = {kind.__name__ for kind in (date, datetime, time, timedelta)} | {"range", "deque"}
 
 
 def shown(value: Any) -> str:
     """A value as it is written, short."""
     if isinstance(value, Thing):
-        return f"an object of type {value.kind}"
+        return f"an object of type {value.kind[:80]}"
     try:
         text = repr(value)
     except ValueError:  # Python writes no number of over 4,300 digits
         return "a number too long to show"
+    except RecursionError:
+        return "a value nested too deeply to show"
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
@@ -72,12 +77,12 @@ def _decoded(tag: Any, parts: Any) -> Any:
         return list(map(decoded, parts[0]))
     if tag == "t":
         return tuple(map(decoded, parts[0]))
-    if tag in ("s", "d", "D", "F") and max(map(len, parts)) > _MOST:
+    if tag in ("D", "F") and max(map(len, parts)) > _MOST_DIGITS:
         raise UnreadableError
     if tag == "s":
-        return frozenset(map(_hashable, parts[0]))
+        return frozenset(_hashable(parts[0]))
     if tag == "d":
-        return {_hashable(key): decoded(value) for key, value in parts[0]}
+        return dict(zip(_hashable([key for key, _ in parts[0]]), [decoded(value) for _, value in parts[0]]))
     if tag == "b":
         return bytes.fromhex(parts[0])
     if tag == "c":
@@ -93,7 +98,10 @@ def _decoded(tag: Any, parts: Any) -> Any:
     raise UnreadableError
 
 
-def _hashable(item: Any) -> Any:
-    value = decoded(item)
-    hash(value)
-    return value
+def _hashable(items: Any) -> list[Any]:
+    """The values of the items, which can be told apart in a reasonable time."""
+    values = list(map(decoded, items))
+    alike = Counter(map(hash, values))
+    if len(alike) < len(values) and sum(count * count for count in alike.values()) > _MOST_COLLISIONS:
+        raise UnreadableError
+    return values

@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-EPERM, ENOSYS = 1, 38
+EPERM, ENOSYS, ENOTTY = 1, 38, 25
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 _PR_SET_MM, _PR_SET_PTRACER = 35, 0x59616D61
@@ -180,7 +180,7 @@ _DENIED = {
     "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "personality": (135, 92),
+    "open_tree_attr": (467, 467), "sethostname": (170, 161), "setdomainname": (171, 162), "personality": (135, 92),
     # No memory or state that outlives the process or escapes its limits.
     "shmget": (29, 194), "shmat": (30, 196), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "add_key": (248, 217), "request_key": (249, 218),
@@ -190,6 +190,7 @@ _DENIED = {
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "seccomp": (317, 277), "kexec_load": (246, 104),
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142),
     "swapon": (167, 224), "swapoff": (168, 225), "syslog": (103, 116), "acct": (163, 89), "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "landlock_restrict_self": (446, 446),
 }  # fmt: skip
@@ -198,12 +199,20 @@ _SIGNALS = {
     "rt_tgsigqueueinfo": (297, 240),
 }  # fmt: skip
 _OWNERSHIP = {  # landlock does not hold these back, and outside of a mount namespace the files are there
+    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
     "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6),
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
 }  # fmt: skip
+_TRUNCATES = {"truncate": (76, 45)}  # landlock holds this back from its version 3 on
 _CLONE, _CLONE3, _PRCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (302, 261)
+_FCNTL, _IOCTL = (72, 25), (16, 29)
+_SET_OWNER = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would send signals for us
+_LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY: others wait for us, or we are sent signals
+_SET_FLAGS, _O_ASYNC = 4, 0x2000
+_HARMLESS_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; others change files that are open to be read, or signal."""
 _NEW_NAMESPACE = 0x7E020000
 _OWN_PRCTL = (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_MM, _PR_SET_PTRACER)
 
@@ -219,6 +228,7 @@ def has_seccomp() -> bool:
 
 def seccomp_filter(apart: bool) -> bytes:
     """The filter as the kernel reads it; ``apart``: other processes and files are out of reach without it."""
+    shared = {} if apart else _SIGNALS | _OWNERSHIP | (_TRUNCATES if landlock_version() < 3 else {})
     architecture, column = _MACHINES[platform.machine()]
     program: list[_Instruction] = [
         (_LOAD, 0, 0, 4),
@@ -229,20 +239,30 @@ def seccomp_filter(apart: bool) -> bytes:
     if column == 0:  # the second set of numbers that x86_64 has
         program += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _ERROR | ENOSYS)]
     program += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | ENOSYS)]  # its flags cannot be read here
-    for numbers in (*_DENIED.values(), *(() if apart else (*_SIGNALS.values(), *_OWNERSHIP.values()))):
+    for numbers in (*_DENIED.values(), *shared.values()):
         if numbers[column] is not None:
             program += [(_EQUAL, 0, 1, int(numbers[column])), (_RETURN, 0, 0, _ERROR | EPERM)]  # type: ignore[arg-type]
     denied = (_RETURN, 0, 0, _ERROR | EPERM)
-    program += _first_argument(_CLONE[column], [(_ANY_BIT, 0, 1, _NEW_NAMESPACE), denied])
-    program += _first_argument(_PRLIMIT[column], [(_EQUAL, 1, 0, 0), denied])
-    program += _first_argument(_PRCTL[column], [part for n in _OWN_PRCTL for part in ((_EQUAL, 0, 1, n), denied)])
+    program += _where(_CLONE[column], [_load(0), (_ANY_BIT, 0, 1, _NEW_NAMESPACE), denied])
+    program += _where(_PRLIMIT[column], [_load(0), (_EQUAL, 1, 0, 0), denied])
+    program += _where(_PRCTL[column], [_load(0), *(part for n in _OWN_PRCTL for part in ((_EQUAL, 0, 1, n), denied))])
+    refused = [part for n in (*_SET_OWNER, *_LEASES) for part in ((_EQUAL, 0, 1, n), denied)]
+    asynchronous = [(_EQUAL, 0, 3, _SET_FLAGS), _load(2), (_ANY_BIT, 0, 1, _O_ASYNC), denied]
+    program += _where(_FCNTL[column], [_load(1), *refused, *asynchronous])
+    harmless = [(_EQUAL, len(_HARMLESS_IOCTL) - place, 0, n) for place, n in enumerate(_HARMLESS_IOCTL)]
+    program += _where(_IOCTL[column], [_load(1), *harmless, (_RETURN, 0, 0, _ERROR | ENOTTY)])
     program.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def _first_argument(number: int, test: list[_Instruction]) -> list[_Instruction]:
-    """Run the test on the lower half of the call's first argument, where the call is this one."""
-    return [(_EQUAL, 0, len(test) + 2, number), (_LOAD, 0, 0, 16), *test, (_LOAD, 0, 0, 0)]
+def _where(number: int, test: list[_Instruction]) -> list[_Instruction]:
+    """Run the test where the call is this one; it goes on behind its last instruction, or returns."""
+    return [(_EQUAL, 0, len(test) + 1, number), *test, (_LOAD, 0, 0, 0)]
+
+
+def _load(place: int) -> _Instruction:
+    """Take up the lower half of an argument of the call."""
+    return (_LOAD, 0, 0, 16 + 8 * place)
 
 
 def seccomp_restrict(compiled: bytes) -> None:

@@ -66,6 +66,8 @@ class Watched:
         self.printed = bytearray()
         self._said = bytearray()
         self.ended = False
+        self.confined = False
+        """Whether it got behind its walls, which it says before it runs anything of the program."""
 
     def close(self) -> None:
         for descriptor in (self.requests, self.results, self.output, self.pidfd):
@@ -99,7 +101,7 @@ class Watched:
         if len(self._said) < 5:
             return None
         kind, size = bytes(self._said[:1]), struct.unpack(">I", self._said[1:5])[0]
-        if kind not in b"LSVEF":
+        if kind not in b"CLSVEF":
             raise ValueError
         if size > REPLY_BYTES:
             raise TooMuchError

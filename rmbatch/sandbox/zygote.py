@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import select
-import shutil
 import signal
 import struct
 import sys
@@ -20,15 +19,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rmbatch.sandbox import harness, namespaces, walls
-from rmbatch.sandbox.processes import children, held_bytes, own_bytes, tasks_of_user
+from rmbatch.sandbox import folder, harness, namespaces, walls
+from rmbatch.sandbox.processes import held_bytes, kill_descendants, own_bytes, tasks_of_descendants, tasks_of_user
 from rmbatch.sandbox.watched import TooMuchError, Watched
 
 TASKS = 32
 """Processes and threads of one program."""
 OPEN_FILES = 64
 FILE_BYTES = 16 << 20
+SHARED_FILE_BYTES = 1 << 20
+"""Where a program writes to a disk that others use: what it has deleted but holds open is not counted as TMP_BYTES."""
 TMP_BYTES = 32 << 20
+TMP_FILES = 1024
 GIVE_UP_AFTER = 3
 """Tests that end with their process (too long, too much) before the remaining tests of a program are not tried."""
 TESTS_PER_LOAD = 200
@@ -91,8 +93,10 @@ class _Server:
             walls.adopt_orphans()
         walls.hide_memory()
         os.chdir(setup.folder)
-        if setup.level == "rlimits" and self.as_user is not None:
+        os.environ["TMPDIR"] = setup.folder
+        if self.as_user is not None:
             os.chown(setup.folder, self.as_user, self.as_user)
+        self.folder_mode = os.stat(setup.folder).st_mode
         self.setup = setup
         self.ruleset = self._ruleset()
         self.filter = walls.seccomp_filter(self.owns_processes) if self._filters() else None
@@ -100,7 +104,7 @@ class _Server:
         self.names = harness.prelude_names()
         self.base_bytes = own_bytes()
         self.held_bytes = 0 if self.proc is None else held_bytes(self.proc, "1")
-        self.tasks = TASKS + (0 if self.owns_processes or self.as_user is not None else tasks_of_user())
+        self.tasks = TASKS + (0 if self.owns_processes or self.as_user is not None else tasks_of_user(os.getuid()))
         for name in [name for name in sys.modules if name.startswith("rmbatch")]:
             del sys.modules[name]
         gc.collect()
@@ -124,9 +128,8 @@ class _Server:
             if level == "landlock":
                 raise OSError(0, "the kernel has no landlock")
             return None
-        writable = [self.setup.folder] if self.owns_processes else []
         devices = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
-        return walls.landlock_ruleset([*self.setup.readable, *devices, "/etc/ld.so.cache"], writable)
+        return walls.landlock_ruleset([*self.setup.readable, *devices, "/etc/ld.so.cache"], [self.setup.folder])
 
     def _check(self) -> dict[str, Any]:
         """What a confined process says that it cannot do; raises OSError where it can."""
@@ -202,7 +205,7 @@ class _Server:
             if request["form"] != "stdin":
                 run.ask(json.dumps(test).encode())
             outcome = self._wait(run, b"E")
-            if outcome[0]["end"] not in ("ended", "no_process"):
+            if outcome[0]["end"] not in ("ended", "no_process", "processes"):
                 failed += 1
                 self._finish(run)
                 run = None
@@ -221,6 +224,7 @@ class _Server:
             names = self.names
             program, form, cpu_s = request["program"], request["form"], request["cpu_s"]
             del self, request, test
+            harness.write_frame(3, b"C", None)
             if form == "stdin":
                 harness.run_stdin(program, names, 3, cpu_s)
             harness.serve_tests(program, form, names, 4, 3, cpu_s)
@@ -250,7 +254,8 @@ class _Server:
             os.closerange(5, 63)
             os.closerange(64, 1024)
             cpu_s = int(request["cpu_s"]) + 1
-            limits = walls.ProcessLimits(cpu_s, request["memory_mb"] << 20, FILE_BYTES, OPEN_FILES, self.tasks)
+            file_bytes = FILE_BYTES if self.owns_processes else SHARED_FILE_BYTES
+            limits = walls.ProcessLimits(cpu_s, request["memory_mb"] << 20, file_bytes, OPEN_FILES, self.tasks)
             walls.set_limits(limits, self.base_bytes)
             if self.as_user is not None:
                 keeps = not _open_to_all(sys.base_prefix)
@@ -280,12 +285,14 @@ class _Server:
             try:
                 while (frame := run.frame()) is not None:
                     kind, payload = frame
-                    if kind == b"V":
+                    if kind == b"C":
+                        run.confined = True
+                    elif kind == b"V":
                         value = payload
                     elif kind == b"S":
                         run.clock.pid = int(json.loads(payload)["pid"])
                     elif kind == b"F":
-                        return {"end": "no_process", "said": payload.decode()}, b"", b""
+                        return {"end": "no_process" if self._others_have_processes() else "processes"}, b"", b""
                     elif kind == until:
                         said = json.loads(payload)
                         if until == b"L":
@@ -300,10 +307,12 @@ class _Server:
                 return {"end": "output"}, b"", b""
             if gone:
                 return self._ended(run, value)
-            if self.proc is not None and time.monotonic() > looked + _TICK_S:
+            if time.monotonic() > looked + _TICK_S:
                 looked = time.monotonic()
-                if self._memory_of_programs() > run.memory_bytes:
+                if self.proc is not None and self._memory_of_programs() > run.memory_bytes:
                     return {"end": "memory"}, b"", b""
+                if not self.owns_processes and not folder.holds_little(self.setup.folder, TMP_BYTES, TMP_FILES):
+                    return {"end": "files"}, b"", b""
             if run.clock.expired():
                 return {"end": "wall"}, b"", b""
 
@@ -312,7 +321,7 @@ class _Server:
         _, status, usage = os.wait4(run.pid, 0)
         run.ended = True
         cpu_s = usage.ru_utime + usage.ru_stime
-        end = "ended" if run.output is not None else "died"
+        end = "unconfined" if not run.confined else "ended" if run.output is not None else "died"
         return {"end": end, "status": status, "cpu_s": cpu_s}, value, bytes(run.printed)
 
     def _finish(self, run: Watched | None) -> None:
@@ -325,6 +334,13 @@ class _Server:
         run.close()
         self._kill_rest()
 
+    def _others_have_processes(self) -> bool:
+        """Whether a program that says it has no process left has none because others of its user have them."""
+        if self.facts["counts_alone"]:
+            return False
+        user = self.as_user if self.as_user is not None else os.getuid()
+        return tasks_of_user(user) >= self.tasks - 1 and tasks_of_descendants() < TASKS
+
     def _memory_of_programs(self) -> int:
         """Bytes that the program's processes hold, what each has from the zygote left out."""
         assert self.proc is not None
@@ -333,14 +349,14 @@ class _Server:
 
     def _clear(self) -> bool:
         """Whether nothing of a program is left: no process, no file."""
-        return self._kill_rest() and (self.setup.level == "landlock" or not os.listdir(self.setup.folder))
+        return self._kill_rest() and folder.is_as_new(self.setup.folder, self.folder_mode)
 
     def _leave(self) -> NoReturn:
         """End, and leave nothing: without namespaces nobody else sees to it."""
         if not self.owns_processes:
             self._kill_rest()
-        if self.setup.level == "rlimits":
-            shutil.rmtree(self.setup.folder, ignore_errors=True)
+        if not self.owns_processes:
+            folder.remove(self.setup.folder)
         os._exit(0)
 
     def _kill_rest(self) -> bool:
@@ -369,9 +385,7 @@ class _Server:
                 os._exit(0)
             os.waitpid(killer, 0)
         else:
-            for pid in children():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_descendants()
 
 
 def _probe(level: str, results: int) -> None:

@@ -202,7 +202,7 @@ GREEDY = [
             return {n * (2**61 - 1) for n in range(1, 3000)} | set(range(10**5))
         """,
         None,
-        ("garbage", "timeout", "memory"),
+        ("garbage", "timeout", "memory", "wrong_answer"),
     ),
     Hostile(
         "endless generator",
@@ -284,6 +284,27 @@ GREEDY = [
         """,
         None,
         ("exception", "files"),
+    ),
+    Hostile(
+        "a full temporary folder",
+        """
+        import itertools, tempfile
+        def answer():
+            for n in itertools.count():
+                with open(os.path.join(tempfile.gettempdir(), str(n)), 'wb') as file: file.write(b'x' * (1 << 20))
+        """,
+        None,
+        ("exception", "files"),
+    ),
+    Hostile(
+        "100,000 temporary files",
+        """
+        import itertools, tempfile
+        def answer():
+            for n in itertools.count(): open(os.path.join(tempfile.gettempdir(), str(n)), 'wb').close()
+        """,
+        None,
+        ("exception", "files", "timeout"),
     ),
     Hostile(
         "a file that grows",

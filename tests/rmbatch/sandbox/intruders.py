@@ -166,6 +166,13 @@ CURIOUS = [
         attempt('passwd', lambda: os.link('/etc/passwd', '/tmp/passwd') or 1)
         attempt('file', lambda: os.link('CANARY/file', '/tmp/file') or 1)
         attempt('usr', lambda: os.link('/usr/bin/env', '/tmp/env') or 1)
+        import tempfile
+        own = tempfile.gettempdir()
+        attempt('own', lambda: os.link('CANARY/file', own + '/file') or 1)
+        attempt('moved', lambda: os.rename('CANARY/file', own + '/moved') or 1)
+        os.symlink('CANARY/file', own + '/link')
+        attempt('followed', lambda: open(own + '/link').read())
+        attempt('written', lambda: open(own + '/link', 'w'))
         """,
     ),
     Hostile(
@@ -214,6 +221,35 @@ CURIOUS = [
         attempt('run', lambda: subprocess.run(['/bin/sh', '-c', 'true']).returncode, (127,))
         attempt('system', lambda: os.system('true'), (-1, 32512, 256 * 127, 256 * 126))
         attempt('spawn', lambda: os.posix_spawn('/bin/true', ['true'], {}))
+        """,
+    ),
+    Hostile(
+        "attributes by the newest calls",
+        """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        size, value = ctypes.c_size_t(16), ctypes.create_string_buffer(b'x')
+        given = (ctypes.c_uint64 * 2)(ctypes.addressof(value), 1)
+        path = b'CANARY/file'
+        attempt('set', lambda: libc.syscall(463, -100, path, 0, b'user.x', given, size), (-1,))
+        attempt('removed', lambda: libc.syscall(466, -100, path, 0, b'user.canary'), (-1,))
+        attempt('flags', lambda: libc.syscall(469, -100, path, (ctypes.c_uint64 * 5)(), ctypes.c_size_t(40), 0), (-1,))
+        if os.path.exists(path):
+            attempt('attributes', lambda: os.listxattr(path), ([], ['user.canary']))
+        """,
+    ),
+    Hostile(
+        "signals by way of a file",
+        """
+        import fcntl, signal, struct
+        reading, writing = os.pipe()
+        for pid in (os.getppid(), 1):
+            attempt('owner', lambda: fcntl.fcntl(reading, fcntl.F_SETOWN, pid) or 1)
+            attempt('owner', lambda: fcntl.fcntl(reading, 15, struct.pack('ii', 1, pid)) or 1)
+        attempt('signal', lambda: fcntl.fcntl(reading, 10, signal.SIGKILL) or 1)
+        attempt('asynchronous', lambda: fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC) or 1)
+        attempt('asynchronous', lambda: fcntl.ioctl(reading, 0x5452, struct.pack('i', 1)) or 1)
+        os.write(writing, b'x')
         """,
     ),
     Hostile(
