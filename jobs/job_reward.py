@@ -23,9 +23,6 @@ from rmbatch.rewards.composition import WeightedSum
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.scoring import TOTAL
 
-ENDINGS = (".yaml", ".yml")
-"""Of the names of job files."""
-
 
 @dataclass(frozen=True)
 class JobRewards:
@@ -82,11 +79,6 @@ def _is_one(written: Mapping[str, Any]) -> bool:
 
 _PARTS = {"parts", "require", "to"}
 """Keys of compositions, one of which each has."""
-
-
-def is_job(written: Any) -> bool:
-    """Whether this names a job file, or is a dict as its ``rewards:``."""
-    return isinstance(written, Mapping) or (isinstance(written, str) and written.endswith(ENDINGS))
 
 
 def job_rewards(written: str | Mapping[str, Any]) -> JobRewards:

@@ -34,19 +34,23 @@ def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "
     Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To write a reward of your
     own, see docs/own_rewards.md.
     """
-    if isinstance(ref, Mapping) or (isinstance(ref, str) and ref.endswith((".yaml", ".yml"))):
-        from connectors.errors import UserError
-        from jobs.job_reward import job_rewards
-
-        if set(knobs) - {"by"}:
-            raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
-        return job_rewards(ref).one(**knobs)[1]
     from rmbatch.judges.library import is_judge
     from rmbatch.rewards.bound import bind
 
+    if isinstance(ref, Mapping) or (isinstance(ref, str) and ref.endswith((".yaml", ".yml"))):
+        return _job_reward(ref, **knobs)
     if isinstance(ref, str) and is_judge(ref):
         return judge(ref, **knobs)
     return bind(ref, knobs)
+
+
+def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: Any) -> "Reward":
+    from connectors.errors import UserError
+    from jobs.job_reward import job_rewards
+
+    if knobs:
+        raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
+    return job_rewards(ref).one(by)[1]
 
 
 def reward_model(model: str, **settings: Any) -> "Reward":

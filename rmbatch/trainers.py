@@ -8,13 +8,16 @@ face, which stands above all floors: a trainer may name a job file.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from jobs.job_reward import is_job, job_rewards
+from rmbatch.rewards.bound import BoundReward
+from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.evaluation import Result, Reward
+from rmbatch.rewards.scores import RewardError
 
 RAISED = "reward_raised"
 """The code of a sample on which the reward's own code raised."""
@@ -28,6 +31,8 @@ class TrainerReward:
     reward: Reward
     columns: Mapping[str, Any]
     """Role, or parameter of a reward, to column."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Those of them that the caller has named: they have to be there, the job file's need not."""
 
     @classmethod
     def make(
@@ -40,12 +45,21 @@ class TrainerReward:
     ) -> "TrainerReward":
         """Of a ``Reward``, a function or class, a reward's name, a job file or a dict; raises UserError."""
         if isinstance(reward, Reward):
-            return cls(reward.name, reward, columns or {})
-        if is_job(reward):
+            return cls(reward.name, reward, columns or {}, columns or {})
+        if isinstance(reward, Mapping) or (isinstance(reward, str) and reward.endswith((".yaml", ".yml"))):
+            from jobs.job_reward import job_rewards
+
             job = job_rewards(reward)
-            return cls(*job.one(by), {**job.columns, **(columns or {})})
+            return cls(*job.one(by), {**job.columns, **(columns or {})}, columns or {})
         bound = rmbatch.reward(reward, **(knobs or {}))
-        return cls(bound.name, bound, columns or {})
+        return cls(bound.name, bound, columns or {}, columns or {})
+
+    def check(self) -> None:
+        """Ask every rule about a response that is null, so that knobs that do not fit are a UserError now."""
+        for _, rule in atoms({self.name: self.reward}):
+            if isinstance(rule, BoundReward) and not rule.takes_offsets:
+                with suppress(RewardError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                    rule.evaluate(dict.fromkeys(("response", *rule.columns)))
 
     def results(self, samples: Sequence[Mapping[str, Any]], *, contain_mistakes: bool = False) -> list[Any]:
         """``Reward.evaluate_batch``; a sample on which the reward raises gets no score, and the others keep theirs.

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from connectors.errors import JobError, UserError
-from jobs.job_reward import job_rewards
+from rmbatch.names import nearest
 from rmbatch.rewards.evaluation import Result
 from rmbatch.rows import EVERYTHING, flatten, guess_roles
 from rmbatch.tables import as_table
@@ -57,11 +57,8 @@ class RewardFunction:
         samples, size = self._samples(rows), self.num_generations
         if size is None or not self.made.reward.takes_offsets:
             return self.made.results(samples)
-        if len(samples) % size or any(
-            samples[start].get("prompt") != other.get("prompt")
-            for start in range(0, len(samples), size)
-            for other in samples[start : start + size]
-        ):
+        firsts = [row.get("prompt") for row in rows[::size] for _ in range(size)]
+        if firsts != [row.get("prompt") for row in rows]:
             raise UserError(
                 f"reward {self.made.name!r}: {len(samples)} completions do not fall into groups of {size} of one "
                 "prompt each; is num_generations that of GRPOConfig, and the batch of a device a multiple of it?"
@@ -75,6 +72,9 @@ class RewardFunction:
     def _samples(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The rows by the names that the reward reads; raises UserError for a column that is not there."""
         reward, here = self.made.reward, rows[0]
+        for role, column in self.made.said.items():
+            if column not in here:
+                raise UserError(f"columns: {role}: the dataset has no column {column!r}; {nearest(column, here)}")
         said = {
             role: column
             for role, column in self.made.columns.items()
@@ -147,6 +147,8 @@ def async_reward_func(reward: Any, **settings: Any) -> Callable[..., Awaitable[l
 
 def reward_funcs(job: str | Mapping[str, Any], *, num_generations: int | None = None) -> list[RewardFunction]:
     """One reward function for each reward of a job file, or of a dict as its ``rewards:``, in order."""
+    from jobs.job_reward import job_rewards
+
     made = job_rewards(job)
     parts = [TrainerReward(name, reward, made.columns) for name, reward in made.rewards.items()]
     return [RewardFunction(part, None, num_generations if part.reward.takes_offsets else None) for part in parts]
@@ -157,6 +159,8 @@ def reward_weights(job: str | Mapping[str, Any]) -> list[float]:
 
     TRL adds what is there and leaves out None, whatever ``combine.on_null`` says; ``reward_func`` keeps to it.
     """
+    from jobs.job_reward import job_rewards
+
     made = job_rewards(job)
     weights = {} if made.combine is None else made.combine.weights
     return [weights.get(name, 0.0) if made.combine else 1.0 for name in made.rewards]

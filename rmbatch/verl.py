@@ -40,6 +40,7 @@ class _Scorer:
                 f"reward {made.name!r} compares the responses of one prompt, and verl's reward managers hand over one "
                 "response at a time; use a pointwise reward"
             )
+        made.check()
         self.made = made
         self._waiting: queue.SimpleQueue[tuple[dict[str, Any], Future[dict[str, Any]]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -108,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 _scorers: dict[Any, _Scorer] = {}
-_scorers_lock = threading.Lock()
+_scorers_lock = threading.RLock()  # a reward file may itself make a scorer
 
 
 def _scorer_of(reward: Any, columns: Any, knobs: Any, by: str | None) -> _Scorer:

@@ -54,7 +54,8 @@ class BoundReward(Reward):
         columns = dict(self._read(column))
         call = partial(self._call, offsets=offsets) if self.takes_offsets else self._call
         given = call_reward(self.name, self.spec.form, call, columns, num_rows)
-        return {"": normalised(self.spec, given, columns, num_rows)}
+        needed = {name: array for name, array in columns.items() if name not in self.optional}
+        return {"": normalised(self.spec, given, needed, num_rows)}
 
     def _read(self, column: Columns) -> Iterator[tuple[str, pa.Array]]:
         """The columns that are there, by name."""
