@@ -79,5 +79,5 @@ def test_a_result_that_is_no_number_stops_the_job_and_names_the_row(tmp_path: Pa
 
 
 def test_a_mistake_is_told_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(rmbatch.UserError, match="output.pth: unknown key; did you mean"):
+    with pytest.raises(rmbatch.UserError, match=r"output\.pth: unknown key; did you mean"):
         rmbatch.run(job_file(tmp_path, "polite"), "output.pth=x")
