@@ -21,7 +21,7 @@ from jobs import best_of_n, score
 from jobs.config import BestOfNJob, ScoreJob, StorageConfig
 from rmbatch.best_of_n import SelectStage
 from rmbatch.names import nearest
-from rmbatch.rows import Roles, flatten, guess_roles
+from rmbatch.rows import EVERYTHING, Roles, flatten, guess_roles
 from rmbatch.scoring import ScoreStage
 
 Job = ScoreJob | BestOfNJob
@@ -91,6 +91,8 @@ def _check_columns(job: Job, schema: pa.Schema, roles: Roles, stages: Stages) ->
         for name, columns in stage.reads().items():
             for column in columns:
                 if not view.has(column):
+                    if column in stage.rewards[name].optional:
+                        continue
                     raise UserError(
                         f"reward {name!r} reads {column!r}, and no column plays that role; set "
                         f"input.columns.{column} to one of: {', '.join(schema.names)}"
@@ -114,6 +116,8 @@ def _columns_of(roles: Roles, stages: Stages, schema: pa.Schema) -> set[str]:
         if isinstance(stage, ScoreStage):
             for columns in stage.reads().values():
                 for name in columns:
+                    if name == EVERYTHING:
+                        needed |= {*schema.names}
                     played = getattr(roles, name) if name in ("prompt", "reference", "id", "group") else None
                     needed.add(roles.extra.get(name) or played or name)
     return {name for name in needed if name in schema.names}

@@ -1,35 +1,56 @@
 """rmbatch turns prompt/response data into scored, selected, corrected and trainable data.
 
-Here is what a notebook or a test wants, without a cluster; jobs over many files are ``rmbatch run job.yaml``.
-Importing it is light: nothing heavy comes in before it is used.
+Here is what a notebook, a test or a trainer wants; jobs over many files are ``rmbatch run job.yaml``, or ``run`` below.
+Importing it is light: nothing heavy comes in before it is used. This is the face, above all floors: see
+docs/architecture.md.
 
     rm = rmbatch.reward("f1_score", tokenizer="words")
     rm.evaluate({"response": "the cat", "reference": "a cat"}).score
     rm.score(pyarrow.parquet.read_table("rollouts.parquet"))
+    rmbatch.run("job.yaml")
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectors.errors import JobError as JobError
+    from connectors.errors import UserError as UserError
+    from jobs.running import Summary
+    from rmbatch.rewards.contract import RewardError as RewardError
     from rmbatch.rewards.contract import Scores as Scores
-    from rmbatch.rewards.evaluation import Reward
+    from rmbatch.rewards.evaluation import Candidate as Candidate
+    from rmbatch.rewards.evaluation import Result as Result
+    from rmbatch.rewards.evaluation import Reward as Reward
 
 
-def reward(ref: str | Callable[..., Any], **knobs: Any) -> "Reward":
+def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "Reward":
     """The reward that ``ref`` names (or the function or class itself), with its knobs set, ready to score.
 
     ``ref``: a built-in name, ``path/to/file.py:func``, ``pkg.module:func``, an installed package's name, or a kind of
-    judge or a name of the alignment library, whose knobs are those of ``judge``.
-    Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To declare a reward of your
-    own, see ``rmbatch.rewards.reward``.
+    judge or a name of the alignment library, whose knobs are those of ``judge``. Also a job file (``job.yaml``) or a
+    dict as its ``rewards:``: what that job selects by, its total or its only reward; ``by`` names another.
+    Raises UserError for an unknown reward, an unknown knob or a value that does not fit. To write a reward of your
+    own, see docs/own_rewards.md.
     """
     from rmbatch.judges.library import is_judge
     from rmbatch.rewards.bound import bind
 
+    if isinstance(ref, Mapping) or (isinstance(ref, str) and ref.endswith((".yaml", ".yml"))):
+        return _job_reward(ref, **knobs)
     if isinstance(ref, str) and is_judge(ref):
         return judge(ref, **knobs)
     return bind(ref, knobs)
+
+
+def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: Any) -> "Reward":
+    from connectors.errors import UserError
+    from jobs.job_reward import job_rewards
+
+    if knobs:
+        raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
+    return job_rewards(ref).one(by)[1]
 
 
 def reward_model(model: str, **settings: Any) -> "Reward":
@@ -61,9 +82,45 @@ def list_rewards() -> list[str]:
     return list_rewards()
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Scores":
-        from rmbatch.rewards.contract import Scores
+def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
+    """Run a job to its end, as ``rmbatch run`` does, and say what it came to.
 
-        return Scores
+    ``rmbatch.run("job.yaml", "input.path=s3://team/rollouts/", limit=1000)``; after a crash the same call goes on.
+    Raises UserError for a mistake in the job, JobError where it stopped on its way.
+    """
+    from jobs import run
+
+    return run(job_file, *overrides, limit=limit)
+
+
+_HOME = {
+    "Candidate": "rmbatch.rewards.evaluation",
+    "JobError": "connectors.errors",
+    "Result": "rmbatch.rewards.evaluation",
+    "Reward": "rmbatch.rewards.evaluation",
+    "RewardError": "rmbatch.rewards.contract",
+    "Scores": "rmbatch.rewards.contract",
+    "UserError": "connectors.errors",
+}
+"""Where names live that are imported when they are first used."""
+_MODULES = ("rewards", "trl", "verl")
+__all__ = ["judge", "list_rewards", "reward", "reward_model", "rewards", "run", "trl", "verl", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"rmbatch.{name}")
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("rmbatch")
+        except PackageNotFoundError:  # a checkout that is only on the path
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

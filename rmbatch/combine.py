@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from connectors.errors import UserError
 
@@ -84,6 +84,16 @@ class CombineRule(BaseModel):
                 near = get_close_matches(name, [*names, "on_null"], n=1)
                 meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
                 raise UserError(f"combine.{name}: no reward has this name; {meant}")
+
+
+def combine_rule(written: CombineRule | Mapping[str, Any]) -> CombineRule:
+    """The rule that a dict says, as a job file writes it; raises UserError for what is none."""
+    if isinstance(written, CombineRule):
+        return written
+    try:
+        return CombineRule.model_validate(written)
+    except ValidationError as invalid:
+        raise UserError(f"combine: {invalid.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def weighted_sum(parts: Mapping[str, pa.Array], rule: CombineRule) -> tuple[pa.Array, pa.Array]:

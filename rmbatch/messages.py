@@ -54,12 +54,20 @@ def prompt_messages(array: pa.Array) -> pa.Array:
         return _lists(offsets_of(array), _normalised(array.flatten()), pc.is_null(array))
     if is_text(kind) or _is_message(kind) or pa.types.is_null(kind):
         there = array.drop_null()
-        values = _normalised(there) if _is_message(kind) else _said_by_user(pc.cast(there, TEXT))
-        ends = np.cumsum(pc.is_valid(array).to_numpy(zero_copy_only=False), dtype=np.int64)
-        return _lists(np.concatenate([[0], ends]), values, pc.is_null(array))
+        return _each_alone(array, _normalised(there) if _is_message(kind) else _said_by("user", pc.cast(there, TEXT)))
     if is_list(kind) or pa.types.is_struct(kind):
         return pa.array([messages_of(value) for value in array.to_pylist()], MESSAGES)
     raise UserError(f"prompt: a column of type {kind} is no conversation; text or a list of messages is read")
+
+
+def completion_messages(texts: pa.Array) -> pa.Array:
+    """Each response as list<struct<role, content>>: one message of the assistant. Null stays null."""
+    return _each_alone(texts, _said_by("assistant", texts.drop_null()))
+
+
+def is_conversation(kind: pa.DataType) -> bool:
+    """Whether values of this type are messages, not text."""
+    return _is_message(kind.value_type if is_list(kind) else kind)
 
 
 def reference_text(array: pa.Array) -> pa.Array:
@@ -191,9 +199,15 @@ def _normalised(messages: pa.Array) -> pa.Array:
     return pa.StructArray.from_arrays([role, _field(messages, _CONTENT_KEYS)], fields=list(MESSAGE))
 
 
-def _said_by_user(content: pa.Array) -> pa.Array:
-    role = pa.repeat(pa.scalar("user", TEXT), len(content))
+def _said_by(who: str, content: pa.Array) -> pa.Array:
+    role = pa.repeat(pa.scalar(who, TEXT), len(content))
     return pa.StructArray.from_arrays([role, content], fields=list(MESSAGE))
+
+
+def _each_alone(array: pa.Array, values: pa.Array) -> pa.Array:
+    """A list of one for each value that is not null in the array."""
+    ends = np.cumsum(pc.is_valid(array).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return _lists(np.concatenate([[0], ends]), values, pc.is_null(array))
 
 
 def _lists(offsets: np.ndarray[Any, np.dtype[np.int64]], values: pa.Array, null: pa.Array) -> pa.Array:

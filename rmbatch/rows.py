@@ -19,11 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
+from connectors.schema import HIDDEN
 from rmbatch import messages
 from rmbatch.messages import MESSAGES, TEXT, is_list, is_text
 from rmbatch.names import nearest
 
 ROLES = ("id", "prompt", "response", "responses", "reference", "group")
+EVERYTHING = "*"
+"""As the name of a column: all that a row holds; see ``FlatView.column``."""
 JSON_MARK = (b"rmbatch.type", b"json")
 """Field metadata of a column whose text is JSON, because its values had no common type."""
 
@@ -40,6 +43,10 @@ _COMMON_NAMES: dict[str, tuple[str, ...]] = {
 }
 _PER_CANDIDATE = ("response_", "score.", "error.", "reason.", "steps.")
 """Beginnings of the names of columns that hold, in nested rows, a list aligned with the candidates."""
+
+
+class MissingColumnError(UserError):
+    """There is no such column."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ class FlatView:
     """Columns of one value per candidate, over rows of either shape."""
 
     def __init__(self, table: pa.Table, roles: Roles) -> None:
-        self._table, self._roles = table, roles
+        self._table, self.roles = table, roles
         self._cache: dict[str, pa.Array] = {}
         self._null_rows: pa.Array | None = None
         self._candidates: Callable[[], pa.Array] = lambda: self._texts("response", roles.response)
@@ -133,6 +140,9 @@ class FlatView:
         type (text as large_string, lists as large_list, JSON as the text of each value). In nested rows what belongs to
         the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
         ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
+
+        ``*`` is a struct of all that a row holds: ``completion`` (the response) and ``prompt``, both text or both
+        messages, as the data writes the prompt, and the other columns by their names.
         """
         if name not in self._cache:
             self._cache[name] = self._column(name)
@@ -140,9 +150,15 @@ class FlatView:
 
     def has(self, name: str) -> bool:
         """Whether ``column(name)`` has a column to read."""
-        if name == "response" and self.offsets is not None:
+        if name == EVERYTHING or (name == "response" and self.offsets is not None):
             return True
         return self._source(name) in self._table.schema.names
+
+    def row_of(self, candidate: int) -> int:
+        """The place of the row that a candidate belongs to."""
+        if self.offsets is None:
+            return candidate
+        return int(np.searchsorted(self.offsets, candidate, side="right")) - 1
 
     def nest(self, array: pa.Array) -> pa.Array:
         """One value per candidate, back in the shape of the rows.
@@ -154,7 +170,7 @@ class FlatView:
         return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), array, mask=self._null_rows)
 
     def _column(self, name: str) -> pa.Array:
-        roles = self._roles
+        roles = self.roles
         if name == "response":
             return self._candidates()
         if name == "prompt":
@@ -165,7 +181,12 @@ class FlatView:
             return self._per_candidate(
                 self._read(name, roles.reference, messages.reference_text, messages.written, TEXT)
             )
-        source = self._source(name)
+        if name == EVERYTHING:
+            return self._everything()
+        return self._own(name, self._source(name))
+
+    def _own(self, name: str, source: str | None) -> pa.Array:
+        """A column that plays no role."""
         values = self._read(name, source)
         if self.offsets is None or source is None or not name.startswith(_PER_CANDIDATE):
             return self._per_candidate(values)
@@ -177,12 +198,29 @@ class FlatView:
             raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
         return values.flatten()
 
+    def _everything(self) -> pa.Array:
+        roles, schema = self.roles, self._table.schema
+        several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
+        used = {roles.response, roles.prompt, *several}
+        written = roles.prompt or roles.response or several[0]
+        kind = TEXT if written is None or self._is_json(written) else schema.field(written).type
+        if roles.prompt is None and isinstance(roles.responses, str) and is_list(kind):
+            kind = kind.value_type
+        talks = messages.is_conversation(kind) or (written is not None and self._is_json(written))
+        held = {"completion": messages.completion_messages(self._candidates()) if talks else self._candidates()}
+        if roles.prompt is not None:
+            held["prompt"] = self.column("prompt") if talks else self._own("prompt", roles.prompt)
+        for name in schema.names:
+            if name not in used and name not in held and not name.startswith(HIDDEN):
+                held[name] = self._own(name, name)
+        return pa.StructArray.from_arrays(list(held.values()), list(held))
+
     def _source(self, name: str) -> str | None:
         if name in ("response", "prompt", "reference"):
-            column: str | None = getattr(self._roles, name)
+            column: str | None = getattr(self.roles, name)
             return column
-        played = getattr(self._roles, name) if name in ("id", "group") else None
-        return self._roles.extra.get(name) or played or name
+        played = getattr(self.roles, name) if name in ("id", "group") else None
+        return self.roles.extra.get(name) or played or name
 
     def _nest_lists(self, column: str) -> None:
         lists = self._raw("responses", column)
@@ -238,7 +276,7 @@ class FlatView:
     ) -> pa.Array:
         """The column per row through ``of_array``; where its text is JSON, each decoded value through ``of_value``."""
         if column is None:
-            raise UserError(f"no column plays the role {role!r}; name it in `columns`; {self._nearest(role)}")
+            raise MissingColumnError(f"no column plays the role {role!r}; name it in `columns`; {self._nearest(role)}")
         array = self._raw(role, column)
         if not self._is_json(column):
             return array if of_array is None else of_array(array)
@@ -247,7 +285,7 @@ class FlatView:
 
     def _raw(self, role: str, column: str) -> pa.Array:
         if column not in self._table.schema.names:
-            raise UserError(f"{role}: no column {column!r}; {self._nearest(column)}")
+            raise MissingColumnError(f"{role}: no column {column!r}; {self._nearest(column)}")
         return messages.one_array(self._table.column(column))
 
     def _is_json(self, column: str) -> bool:

@@ -23,6 +23,7 @@ from connectors.schema import ORIGIN_ROW, ORIGIN_URI
 from rmbatch.combine import CombineRule, weighted_sum
 from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Reward, column_of
+from rmbatch.rewards.scores import RewardError
 from rmbatch.rows import FlatView, Roles, flatten
 
 TOTAL = "total"
@@ -100,6 +101,8 @@ class ScoreStage:
             middle = int(cuts[len(cuts) // 2])
             halves = (table.slice(0, middle), table.slice(middle))
             return _joined([self._score(name, half, flatten(half, self.roles)) for half in halves])
+        if isinstance(error, RewardError) and self.roles.responses is None:
+            error.where = ""  # the row's address says more
         what = " ".join(f"{type(error).__name__}: {error}".split())
         if self.on_error == "stop":
             raise JobError(

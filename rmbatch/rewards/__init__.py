@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rmbatch.combine import CombineRule as CombineRule
     from rmbatch.rewards.composition import Cascade as Cascade
     from rmbatch.rewards.composition import Gate as Gate
     from rmbatch.rewards.composition import Router as Router
     from rmbatch.rewards.composition import WeightedSum as WeightedSum
+    from rmbatch.rewards.composition import When as When
     from rmbatch.rewards.contract import RewardError as RewardError
     from rmbatch.rewards.contract import Scores as Scores
     from rmbatch.rewards.contract import reward as reward
@@ -24,23 +26,30 @@ if TYPE_CHECKING:
     from rmbatch.rewards.registry import resolve as resolve
 
 _HOME = {
-    "Cascade": "composition",
-    "Gate": "composition",
-    "Router": "composition",
-    "WeightedSum": "composition",
-    "Candidate": "evaluation",
-    "Result": "evaluation",
-    "Reward": "evaluation",
-    "RewardError": "contract",
-    "Scores": "contract",
-    "reward": "contract",
-    "describe": "registry",
-    "list_rewards": "registry",
-    "resolve": "registry",
+    "Candidate": "rmbatch.rewards.evaluation",
+    "Cascade": "rmbatch.rewards.composition",
+    "CombineRule": "rmbatch.combine",
+    "Gate": "rmbatch.rewards.composition",
+    "Result": "rmbatch.rewards.evaluation",
+    "Reward": "rmbatch.rewards.evaluation",
+    "RewardError": "rmbatch.rewards.contract",
+    "Router": "rmbatch.rewards.composition",
+    "Scores": "rmbatch.rewards.contract",
+    "WeightedSum": "rmbatch.rewards.composition",
+    "When": "rmbatch.rewards.composition",
+    "describe": "rmbatch.rewards.registry",
+    "list_rewards": "rmbatch.rewards.registry",
+    "resolve": "rmbatch.rewards.registry",
+    "reward": "rmbatch.rewards.contract",
 }
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -6,15 +6,19 @@ What a reward is, ``contract.py``; where names lead, ``registry.py``; what can b
     rm.evaluate({"response": "the cat", "reference": "a cat"})
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import isclass
 from typing import Any
 
+import pyarrow as pa
+
 from connectors.errors import UserError
+from rmbatch.rewards.calling import call_reward
 from rmbatch.rewards.contract import RewardSpec, Scores, no_scores, normalised, spec_of
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
 from rmbatch.rewards.registry import resolve
+from rmbatch.rows import MissingColumnError
 
 
 def bind(ref: str | Callable[..., Any], knobs: Mapping[str, Any]) -> "BoundReward":
@@ -28,6 +32,7 @@ class BoundReward(Reward):
     def __init__(self, spec: RewardSpec, knobs: Mapping[str, Any]) -> None:
         self.spec = spec
         self.name, self.columns, self.takes_offsets = spec.name, spec.columns, spec.takes_offsets
+        self.optional = spec.form.optional
         self.knobs = spec.check_knobs(knobs)
         target: Any = spec.target
         made: Any = target(**self.knobs) if isclass(target) else partial(target, **self.knobs)
@@ -46,9 +51,20 @@ class BoundReward(Reward):
             )
         if num_rows == 0:
             return {"": no_scores()}
-        columns = [column(name) for name in self.columns]
-        grouping = {"offsets": offsets} if self.takes_offsets else {}
-        return {"": normalised(self.spec, self._call(*columns, **grouping), columns, num_rows)}
+        columns = dict(self._read(column))
+        call = partial(self._call, offsets=offsets) if self.takes_offsets else self._call
+        given = call_reward(self.name, self.spec.form, call, columns, num_rows)
+        needed = {name: array for name, array in columns.items() if name not in self.optional}
+        return {"": normalised(self.spec, given, needed, num_rows)}
+
+    def _read(self, column: Columns) -> Iterator[tuple[str, pa.Array]]:
+        """The columns that are there, by name."""
+        for name in self.columns:
+            try:
+                yield name, column(name)
+            except MissingColumnError:
+                if name not in self.optional:
+                    raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.spec.ref is None:

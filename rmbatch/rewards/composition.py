@@ -7,7 +7,7 @@ error says ``not_reached``. A null is never averaged away: what it does to the w
     Gate(require=reward("reasoning_format"), then=reward("math_verify"))
     Router({"math": (When(column="source", equals="math"), reward("math_verify"))}, default=reward("f1_score"))
     Cascade({"words": reward("f1_score"), "maths": reward("math_verify")}, bands={"words": (0.2, 0.8)})
-    WeightedSum({"a": reward("accuracy"), "b": Gate(...)}, CombineRule.model_validate({"a": 1.0, "b": 0.5}))
+    WeightedSum({"a": reward("accuracy"), "b": Gate(...)}, {"a": 1.0, "b": 0.5})
 """
 
 from abc import abstractmethod
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from connectors.errors import UserError
-from rmbatch.combine import CombineRule, weighted_sum
+from rmbatch.combine import CombineRule, combine_rule, weighted_sum
 from rmbatch.messages import TEXT
 from rmbatch.rewards.contract import Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
@@ -57,6 +57,11 @@ class Composition(Reward):
         return tuple(dict.fromkeys([*self.reads, *named]))
 
     @property
+    def optional(self) -> tuple[str, ...]:  # type: ignore[override]
+        needed = {*self.reads}.union(*({*part.columns} - {*part.optional} for part in self.parts.values()))
+        return tuple(name for name in self.columns if name not in needed)
+
+    @property
     def takes_offsets(self) -> bool:  # type: ignore[override]
         return any(part.takes_offsets for part in self.parts.values())
 
@@ -80,6 +85,16 @@ class Composition(Reward):
         return {_end(name, inner): scores for inner, scores in found.items()}
 
 
+def _checked(parts: Any) -> dict[str, Reward]:
+    """The parts; raises UserError where one is no reward."""
+    if not isinstance(parts, Mapping):
+        raise UserError(f"the parts of a composition are a dict of rewards by name; got {type(parts).__name__}")
+    for name, part in parts.items():
+        if not isinstance(part, Reward):
+            raise UserError(f"part {name!r} is no reward but {part!r}; write rmbatch.reward({part!r})")
+    return dict(parts)
+
+
 def atoms(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
     """The rewards that are made of no others, by the names that their columns end in."""
     for name, reward in rewards.items():
@@ -94,9 +109,10 @@ class WeightedSum(Composition):
 
     explains = False
 
-    def __init__(self, parts: Mapping[str, Reward], rule: CombineRule) -> None:
-        rule.check(list(parts))
-        self.parts, self.rule = dict(parts), rule
+    def __init__(self, parts: Mapping[str, Reward], rule: CombineRule | Mapping[str, Any]) -> None:
+        """``rule`` may be a dict, as ``combine:`` in a job file: ``{"a": 1.0, "b": 0.5, "on_null": None}``."""
+        self.parts, self.rule = _checked(parts), combine_rule(rule)
+        self.rule.check(list(parts))
 
     def _compose(self, batch: "_Batch") -> Asked:
         parts = reduce(lambda found, name: found | self._ask(name, batch), self.parts, dict[str, Scores]())
@@ -120,7 +136,7 @@ class Gate(Composition):
         otherwise: float | None = 0.0,
         on_null: Literal["null", "closed"] = "null",
     ) -> None:
-        self.parts = {"require": require, "then": then}
+        self.parts = _checked({"require": require, "then": then})
         self.min_score, self.otherwise, self.on_null = min_score, otherwise, on_null
 
     def _compose(self, batch: "_Batch") -> Asked:
@@ -220,8 +236,12 @@ class Router(Composition):
             raise UserError("a router needs at least one route")
         if "default" in routes:
             raise UserError("the name 'default' is taken by the reward of no route; name the route differently")
+        for name, route in routes.items():
+            if not (isinstance(route, tuple) and len(route) == 2 and isinstance(route[0], When)):
+                raise UserError(f"route {name!r}: write (When(column=…, equals=…), reward); got {route!r}")
         self.routes = {name: when for name, (when, _) in routes.items()}
-        self.parts = {name: part for name, (_, part) in routes.items()} | ({"default": default} if default else {})
+        parts = {name: part for name, (_, part) in routes.items()} | ({"default": default} if default else {})
+        self.parts = _checked(parts)
         self.reads = tuple(dict.fromkeys(when.column for when in self.routes.values()))
 
     def _compose(self, batch: "_Batch") -> Asked:
@@ -252,7 +272,7 @@ class Cascade(Composition):
         *,
         on_null: Literal["null", "next"] = "null",
     ) -> None:
-        self.parts, self.bands, self.on_null = dict(parts), dict(bands), on_null
+        self.parts, self.bands, self.on_null = _checked(parts), dict(bands), on_null
         leading = list(self.parts)[:-1]
         if not leading or list(self.bands) != leading:
             raise UserError(

@@ -16,12 +16,11 @@ take one more keyword-only parameter, ``offsets: np.ndarray`` (int64, prompts + 
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -29,6 +28,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from connectors.errors import UserError
 from rmbatch.messages import TEXT
 from rmbatch.names import nearest
+from rmbatch.rewards.calling import as_array
+from rmbatch.rewards.forms import ROLES, WHAT_TO_WRITE, Form, form_of
+from rmbatch.rewards.scores import RewardError as RewardError
+from rmbatch.rewards.scores import Scores as Scores
 
 STEPS = pa.large_list(pa.float64())
 Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]
@@ -36,24 +39,6 @@ GROUP_KINDS: tuple[Kind, ...] = ("pairwise", "listwise")
 
 _SPEC = "__rmbatch_reward__"
 _T = TypeVar("_T", bound=Callable[..., Any])
-
-
-class RewardError(Exception):
-    """A reward broke its contract (wrong length, wrong type): a bug in the reward, never a property of a row."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of n responses: ``score`` float64, null for "no score"; ``error`` and ``reason`` text or None, length n.
-
-    An error reads ``stable_code: message`` and stands exactly where the score is null.
-    """
-
-    score: pa.Array
-    error: pa.Array | None = None
-    reason: pa.Array | None = None
-    steps: pa.Array | None = None
-    """STEPS [n]: the score of each step; only process reward models give them."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,8 @@ class RewardSpec:
     kind: Kind
     columns: tuple[str, ...]
     """Columns it reads, in the order of its parameters."""
+    form: Form
+    """How its function is called."""
     knobs: tuple[Knob, ...]
     doc: str
     writes_reason: bool
@@ -113,6 +100,8 @@ class RewardSpec:
             return f"reward {self.name!r}: {key} has no default; give it a value"
         if fault["type"] == "extra_forbidden":
             known = [knob.name for knob in self.knobs]
+            if key in self.columns:
+                return f"reward {self.name!r} reads {key!r} as a column; to make it a knob, write it after a `*`"
             return f"reward {self.name!r} has no knob {key!r} (given {value!r}); {nearest(key, known)}"
         return f"reward {self.name!r}: {key}={value!r}: {fault['msg']}"
 
@@ -124,40 +113,56 @@ def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = 
     """
 
     def declare(target: _T) -> _T:
-        setattr(target, _SPEC, _read_spec(target, name, kind, writes_reason))
+        setattr(target, _SPEC, _read_spec(target, name, kind, writes_reason, is_declared=True))
         return target
 
     return declare
 
 
 def spec_of(target: Callable[..., Any]) -> RewardSpec:
-    """The spec attached by ``@reward``; for a plain function or class, a pointwise reward under its own name."""
+    """The spec attached by ``@reward``; for a plain function or class, a pointwise reward under its own name.
+
+    Raises UserError for what is no reward: nothing in its signature says that its parameters are columns.
+    """
     declared = vars(target).get(_SPEC) if hasattr(target, "__dict__") else None
     if isinstance(declared, RewardSpec):
         return declared
     if not callable(target):
         raise UserError(f"{target!r} is not a reward: a function or a class is needed")
-    return _read_spec(target, getattr(target, "__name__", type(target).__name__), "pointwise", None)
+    name = getattr(target, "__name__", type(target).__name__)
+    return _read_spec(target, name, "pointwise", None, is_declared=False)
 
 
-def _read_spec(target: Callable[..., Any], name: str, kind: Kind, writes_reason: bool | None) -> RewardSpec:
+def _read_spec(
+    target: Callable[..., Any], name: str, kind: Kind, writes_reason: bool | None, *, is_declared: bool
+) -> RewardSpec:
     if kind not in get_args(Kind):
         raise UserError(f"reward {name!r}: kind={kind!r} is none of {', '.join(get_args(Kind))}")
     cls: Any = target if isinstance(target, type) else None
     if cls and "__call__" not in dir(cls):
         raise UserError(f"reward {name!r}: the class has no __call__, whose parameters would name the columns it reads")
-    call = _signature(cls.__call__ if cls else target)
+    function = cls.__call__ if cls else target
+    call = _signature(name, function)
     own = list(call.parameters.values())[1 if cls else 0 :]
-    given = _knobs_of_class(cls) if cls else own
+    given = _knobs_of_class(name, cls) if cls else own
 
-    columns = tuple(p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     takes_offsets = any(p.kind is p.KEYWORD_ONLY and p.name == "offsets" for p in own)
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in [*own, *given]):
+    if any(p.kind is p.VAR_POSITIONAL for p in own) or (
+        cls and any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given)
+    ):
         raise UserError(f"reward {name!r}: *args and **kwargs name neither columns nor knobs; write them out")
     if cls and any(p.kind is not p.KEYWORD_ONLY for p in given):
         raise UserError(f"reward {name!r}: the parameters of __init__ are its knobs; write them after a `*`")
-    if not columns:
+    if not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own):
         raise UserError(f"reward {name!r} reads no column: its positional parameters name them, e.g. `response`")
+    form = form_of(name, function, call, own)
+    if not (is_declared or form.is_said or any(column.startswith(ROLES) for column in form.columns)):
+        raise UserError(
+            f"{name!r} declares no reward: nothing says that {', '.join(form.columns)} are columns; if it is one, "
+            f"{WHAT_TO_WRITE.format(name=name)}"
+        )
+    if kind in GROUP_KINDS and form.kind not in ("arrow", "numpy", "pandas", "polars", "list"):
+        raise UserError(f"reward {name!r} is {kind}: it compares responses, so it takes whole columns and `offsets`")
     if takes_offsets != (kind in GROUP_KINDS):
         cure = "needs a keyword-only parameter `offsets`" if not takes_offsets else "cannot take `offsets`"
         raise UserError(f"reward {name!r}: a {kind} reward {cure}")
@@ -167,29 +172,33 @@ def _read_spec(target: Callable[..., Any], name: str, kind: Kind, writes_reason:
         for p in given
         if p.kind is p.KEYWORD_ONLY and p.name != "offsets"
     )
+    if not cls:
+        knobs += tuple(Knob(p.name, Any if p.annotation is p.empty else p.annotation, p.default) for p in form.knobs)
     if writes_reason is None:
         returned = call.return_annotation
         writes_reason = (
             returned is Scores or Scores in get_args(returned) or (isinstance(returned, str) and "Scores" in returned)
-        )
+        ) or form.returns_dict
     doc = inspect.getdoc(target) or ""
-    return RewardSpec(name, kind, columns, knobs, doc, writes_reason, takes_offsets, target)
+    return RewardSpec(name, kind, form.columns, form, knobs, doc, writes_reason, takes_offsets, target)
 
 
-def _knobs_of_class(target: type) -> list[inspect.Parameter]:
+def _knobs_of_class(name: str, target: type) -> list[inspect.Parameter]:
     if target.__init__ is object.__init__:  # type: ignore[misc]
         return []
-    return list(_signature(target.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return list(_signature(name, target.__init__).parameters.values())[1:]  # type: ignore[misc]
 
 
-def _signature(target: Callable[..., Any]) -> inspect.Signature:
+def _signature(name: str, target: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)
     except (NameError, AttributeError):  # a name that is imported only under TYPE_CHECKING
         return inspect.signature(target)
+    except (ValueError, TypeError):  # written in C, or no callable at all
+        raise UserError(f"{name!r} declares no reward: {WHAT_TO_WRITE.format(name=name)}") from None
 
 
-def normalised(spec: RewardSpec, given: Any, columns: Sequence[pa.Array], num_rows: int) -> Scores:
+def normalised(spec: RewardSpec, given: Any, columns: Mapping[str, pa.Array], num_rows: int) -> Scores:
     """What a reward gave, in the one form that everything downstream relies on.
 
     score float64 of length num_rows, finite or null; error text exactly where the score is null; reason text or null.
@@ -197,7 +206,7 @@ def normalised(spec: RewardSpec, given: Any, columns: Sequence[pa.Array], num_ro
     input column is null, else ``no_score``. Raises RewardError for another length or type.
     """
     scores = given if isinstance(given, Scores) else Scores(given)
-    raw = _checked(spec, "score", scores.score, num_rows)
+    raw = _checked(spec, "score", as_array(spec.name, scores.score, num_rows), num_rows)
     if not _is_number(raw.type):
         raise RewardError(f"reward {spec.name!r} gave scores of type {raw.type}; numbers are needed")
     raw = pc.cast(raw, pa.float64(), safe=False)
@@ -210,7 +219,7 @@ def normalised(spec: RewardSpec, given: Any, columns: Sequence[pa.Array], num_ro
         shown = pc.binary_join_element_wise(prefix, pc.cast(raw, TEXT), glue)
         error = pc.if_else(pc.fill_null(finite, True), error, pc.coalesce(error, shown))
     if score.null_count:
-        for name, column in zip(spec.columns, columns):
+        for name, column in columns.items():
             missing = pa.scalar(f"missing_{name}: {name} is null", TEXT)
             error = pc.if_else(pc.and_(pc.is_null(error), pc.is_null(column)), missing, error)
         error = pc.fill_null(error, pa.scalar("no_score: the reward gave no score", TEXT))
@@ -230,8 +239,6 @@ def no_scores() -> Scores:
 def _checked(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if isinstance(array, np.ndarray) and array.ndim == 1:
-        array = pa.array(array)
     if not isinstance(array, pa.Array):
         raise RewardError(f"reward {spec.name!r} gave a {type(array).__name__} as {part}; a pyarrow Array is needed")
     if len(array) != num_rows:

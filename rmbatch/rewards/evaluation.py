@@ -11,19 +11,20 @@ function or class with its knobs set) and from ``composition.py`` (rewards made 
     rm.score(pa.table({"response": ["4"], "reference": ["4"]}))  # + score.accuracy, error.accuracy
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from connectors.errors import UserError
 from rmbatch.messages import MESSAGES, TEXT
-from rmbatch.rewards.contract import Scores
-from rmbatch.rows import JSON_MARK, FlatView, flatten, guess_roles
+from rmbatch.rewards.scores import RewardError, Scores
+from rmbatch.rows import ROLES, FlatView, flatten, guess_roles
+from rmbatch.tables import as_table, table_of, with_columns
 
 Sample = Mapping[str, Any]
 """One row as a dict: the columns of a table, e.g. prompt, response or responses, reference."""
@@ -31,6 +32,11 @@ Columns = Callable[[str], pa.Array]
 """A batch: gives a column of one value per response, by role or name."""
 Offsets = np.ndarray[Any, Any]
 """Where the responses of each prompt begin: int64 [prompts + 1]."""
+
+Table = TypeVar("Table")
+"""A table of any library that ``rmbatch.tables`` knows."""
+MISSPELT = 0.8
+"""How alike two names are, from 0 to 1, where one is taken for a slip of the other."""
 
 _TYPES = {"score": pa.float64(), "error": pa.string(), "reason": pa.string(), "steps": pa.list_(pa.float64())}
 """Of the columns that a reward may add."""
@@ -65,6 +71,8 @@ class Reward(ABC):
     name: str
     columns: tuple[str, ...]
     """The columns it reads, by role or name."""
+    optional: tuple[str, ...] = ()
+    """Those of them that need not be there."""
     takes_offsets: bool
     """Whether it compares the responses of a prompt."""
 
@@ -96,10 +104,12 @@ class Reward(ABC):
         self, samples: Sequence[Sample], *, columns: Mapping[str, Any] | None = None
     ) -> list[Result | list[Result]]:
         """``evaluate`` of each sample, in order, in one go. Samples may differ in their keys."""
+        _refuse_what_is_no_sample(samples)
         results: list[Result | list[Result]] = [[] for _ in samples]
         for places in _alike(samples):
             view = _view([samples[place] for place in places], columns)
-            flat = _results(self._parts(view, missing_is_null=True))
+            self._refuse_misspelt(samples[places[0]], view)
+            flat = _results(self._parts(view, places, missing_is_null=True))
             for row, place in enumerate(places):
                 if view.offsets is None:
                     results[place] = flat[row]
@@ -118,7 +128,9 @@ class Reward(ABC):
 
         if n < 1:
             raise UserError(f"best_of_n: n={n}; at least one response has to be kept")
+        _refuse_what_is_no_sample([sample])
         view = _view([sample], columns)
+        self._refuse_misspelt(sample, view)
         score = self._parts(view, missing_is_null=True)[""].score
         response = view.column("response") if view.has("response") else pa.nulls(view.num_candidates, TEXT)
         offsets = np.array([0, view.num_candidates], dtype=np.int64)
@@ -126,22 +138,26 @@ class Reward(ABC):
         kept = sorted((place, index) for index, place in enumerate(rank) if place is not None)
         return [Candidate(index, response[index].as_py(), score[index].as_py()) for _, index in kept]
 
-    def score(self, table: pa.Table, columns: Mapping[str, Any] | None = None, name: str | None = None) -> pa.Table:
+    def score(self, table: Table, columns: Mapping[str, Any] | None = None, name: str | None = None) -> Table:
         """The table with ``score.<name>``, ``error.<name>`` and, if the reward gives reasons, ``reason.<name>``.
 
+        The table is Arrow's, pandas', polars', a ``datasets.Dataset`` or a list of dicts, and comes back as it came.
         ``columns`` maps roles to columns where their names do not tell; ``name`` None: the reward's own. Nested rows
         get lists aligned with their candidates, a composition's parts columns of their own, ``score.<name>.<part>``.
         Raises UserError for a column that is missing, or there already.
         """
-        view = flatten(table, guess_roles(table.schema, columns))
+        rows = as_table(table)
+        view = flatten(rows, guess_roles(rows.schema, columns))
         parts = self._parts(view)
+        added: dict[str, pa.Array] = {}
         for column, kind in self.column_types(name or self.name).items():
-            if column in table.schema.names:
+            if column in rows.schema.names:
                 raise UserError(
                     f"the table has a column {column!r} already; give this one another name: score(…, name=…)"
                 )
-            table = table.append_column(column, view.nest(column_of(parts, name or self.name, column).cast(kind)))
-        return table
+            added[column] = view.nest(column_of(parts, name or self.name, column).cast(kind))
+        scored: Table = with_columns(table, added)
+        return scored
 
     def column_types(self, name: str) -> dict[str, pa.DataType]:
         """The columns that this reward adds under a name, and the type of each per response."""
@@ -151,13 +167,34 @@ class Reward(ABC):
             found |= {f"{kind}.{end}": _TYPES[kind] for kind in ("score", "error", *more)}
         return found
 
-    def _parts(self, view: FlatView, *, missing_is_null: bool = False) -> dict[str, Scores]:
+    def _refuse_misspelt(self, sample: Sample, view: FlatView) -> None:
+        """Raise UserError where a column that is missing seems to be there under a name that nothing reads."""
+        unread = [key for key in sample if key not in {*self.columns, *ROLES, *view.roles.columns()}]
+        for column in self.columns:
+            if view.has(column) or column in sample:
+                continue
+            near = get_close_matches(column, unread, n=1, cutoff=MISSPELT)
+            if near:
+                raise UserError(
+                    f"reward {self.name!r} reads {column!r}, and the sample has {near[0]!r}; write {column!r}, or say "
+                    f"that it is meant: columns={{{column!r}: {near[0]!r}}}"
+                )
+
+    def _parts(
+        self, view: FlatView, places: Sequence[int] | None = None, *, missing_is_null: bool = False
+    ) -> dict[str, Scores]:
         def column(name: str) -> pa.Array:
             if missing_is_null and not view.has(name):
                 return pa.nulls(view.num_candidates, MESSAGES if name == "prompt" else TEXT)
             return view.column(name)
 
-        return self.score_parts(column, view.num_candidates, view.offsets)
+        try:
+            return self.score_parts(column, view.num_candidates, view.offsets)
+        except RewardError as error:
+            if error.response is not None:
+                row = view.row_of(error.response)
+                error.where = f"row {row}" if places is None else f"sample {places[row]}"
+            raise
 
 
 def column_of(parts: Mapping[str, Scores], name: str, column: str) -> pa.Array:
@@ -178,6 +215,15 @@ def _results(parts: Mapping[str, Scores]) -> list[Result]:
         return own
     names = list(by_part)
     return [replace(result, parts=dict(zip(names, said))) for result, said in zip(own, zip(*by_part.values()))]
+
+
+def _refuse_what_is_no_sample(samples: Any) -> None:
+    if isinstance(samples, str | Mapping):
+        raise UserError("evaluate_batch takes a list of samples; for one sample use evaluate")
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            shown = repr(sample) if len(repr(sample)) <= 60 else f"{repr(sample)[:60]}…"
+            raise UserError(f"a sample is a dict, such as {{'response': 'text', 'reference': '4'}}; got {shown}")
 
 
 def _alike(samples: Iterable[Sample]) -> list[list[int]]:
@@ -202,32 +248,5 @@ def _view(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatV
     keys = dict.fromkeys(list(samples[0]) or ["response"])  # a table without columns would have no rows
     for named in (columns or {}).values():
         keys.update(dict.fromkeys(named if isinstance(named, list | tuple) else [named] if named else []))
-    fields, arrays = [], []
-    for key in keys:
-        array, is_json = _array([sample.get(key) for sample in samples])
-        fields.append(pa.field(key, array.type, metadata=dict([JSON_MARK]) if is_json else None))
-        arrays.append(array)
-    schema = pa.schema(fields)
-    return flatten(pa.Table.from_arrays(arrays, schema=schema), guess_roles(schema, columns))
-
-
-def _array(values: list[Any]) -> tuple[pa.Array, bool]:
-    """The values as an array, and whether as JSON text because they have no common type."""
-    try:
-        return pa.array(values), False
-    except UnicodeEncodeError:  # half a surrogate pair, as json.loads lets through: no UTF-8, so no column, can hold it
-        return _array([_encodable(value) for value in values])
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        texts = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in values]
-        return pa.array(texts, TEXT), True
-
-
-def _encodable(value: Any) -> Any:
-    """The value with each half surrogate pair in its texts as U+FFFD, the sign for what cannot be read."""
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list | tuple):
-        return [_encodable(item) for item in value]
-    if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value
+    table = table_of({key: [sample.get(key) for sample in samples] for key in keys})
+    return flatten(table, guess_roles(table.schema, columns))

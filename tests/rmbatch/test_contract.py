@@ -137,6 +137,7 @@ def test_a_signature_that_declares_no_reward_is_refused(target: Any, kind: Any, 
         (pa.array([1.0, None]), pa.array(["odd: why"] * 2), [1.0, None], [None, "odd: why"]),  # a score has no error
         (pa.chunked_array([[1.0], [2.0]]), None, [1.0, 2.0], [None, None]),
         (np.array([1.0, 2.0]), None, [1.0, 2.0], [None, None]),
+        ([1, True], None, [1.0, 1.0], [None, None]),  # a list, of whatever numbers
         (pa.nulls(2), None, [None, None], ["no_score: the reward gave no score"] * 2),
     ],
 )
@@ -169,7 +170,9 @@ def test_a_null_column_is_named_the_first_one_that_is_null() -> None:
     [
         (pa.array([1.0]), "reward 'it' gave 1 scores for 2 responses"),
         (Scores(pa.array([1.0, 2.0]), error=pa.array(["a"])), "gave 1 errors for 2"),
-        ([1.0, 2.0], "gave a list as score"),
+        ([1.0], "gave 1 scores for 2 responses"),
+        ([1.0, "high"], r"gave 'high' \(a str\); a number is needed, or None for no score \(response 1\)"),
+        (1.0, "gave a float as score; one number for each of the 2 responses is needed"),
         (pa.array(["1", "2"]), "scores of type string"),  # text that looks like numbers is a bug too
         (None, "gave a NoneType"),
         (Scores(pa.array([1.0, 2.0]), reason=pa.array(["a", "b"])), "does not declare them"),

@@ -1,10 +1,13 @@
 """The rewards from Python, without Ray: one number, whichever way a sample comes in."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from typing import Any
 
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 import rmbatch
 from connectors.errors import UserError
+from rmbatch.rewards import Gate, Router, WeightedSum
 from rmbatch.rewards.evaluation import Candidate, Result
 
 PIECES = ["4", "5", r"\boxed{4}", "<think>", "</think>", "<answer>a</answer>", " the cat", "\n", "é", "中文", "$x$"]
@@ -137,3 +141,94 @@ def test_integers_beyond_64_bits_keep_their_digits() -> None:
     result = rmbatch.reward("accuracy").evaluate({"response": str(big), "reference": big})
     assert isinstance(result, Result)
     assert result.score == 1.0
+
+
+def kinds_of_tables() -> dict[str, Any]:
+    rows = [{"response": "4", "reference": "4"}, {"response": "5", "reference": None}]
+    return {
+        "arrow": pa.Table.from_pylist(rows),
+        "batch": pa.RecordBatch.from_pylist(rows),
+        "pandas": pd.DataFrame(rows, index=[7, 9]),
+        "polars": pl.DataFrame(rows),
+        "rows": rows,
+    }
+
+
+@pytest.mark.parametrize("kind", ["arrow", "batch", "pandas", "polars", "rows"])
+def test_score_takes_tables_of_many_libraries_and_gives_them_back(kind: str) -> None:
+    table = kinds_of_tables()[kind]
+    scored = rmbatch.reward("accuracy").score(table)
+    assert type(scored) is type(table)
+    scores = [row["score.accuracy"] for row in scored] if kind == "rows" else list(scored["score.accuracy"])
+    assert [None if str(score) in ("nan", "None") else float(str(score)) for score in scores] == [1.0, None]
+    if kind == "pandas":
+        assert list(scored.index) == [7, 9]
+        assert list(table.columns) == ["response", "reference"]  # what was given is as it was
+
+
+def test_score_of_a_frame_with_odd_values() -> None:
+    frame = pd.DataFrame({"response": ["4", "0.5"], "reference": [4, "0.5"], "extra": [{"a": 1}, 2]})
+    assert list(rmbatch.reward("accuracy").score(frame)["score.accuracy"]) == [1.0, 1.0]
+    nested = pd.DataFrame({"responses": [["4", "5"], None], "reference": ["4", "4"]})
+    assert list(map(str, rmbatch.reward("accuracy").score(nested)["score.accuracy"])) == ["[1. 0.]", "None"]
+
+
+def test_score_takes_a_dataset() -> None:
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_list(kinds_of_tables()["rows"]).select([1, 0])
+    scored = rmbatch.reward("accuracy").score(dataset)
+    assert scored["score.accuracy"][:] == [None, 1.0]
+    assert type(scored) is type(dataset)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda rm: rm.evaluate("text"), r"a sample is a dict, such as \{'response': 'text'.*; got 'text'"),
+        (lambda rm: rm.evaluate_batch("text"), "evaluate_batch takes a list of samples"),
+        (lambda rm: rm.evaluate_batch({"response": "4"}), "for one sample use evaluate"),
+        (lambda rm: rm.evaluate_batch([{"response": "4"}, None]), "a sample is a dict"),
+        (lambda rm: rm.best_of_n(["4"]), "a sample is a dict"),
+        (lambda rm: rm.evaluate({"respnse": "4", "reference": "4"}), "reads 'response', and the sample has 'respnse'"),
+        (lambda rm: rm.best_of_n({"responses": ["4"], "referense": "4"}), "reads 'reference', .* has 'referense'"),
+        (lambda rm: rm.score({"response": "4"}), "for one sample, a dict, use evaluate"),
+        (lambda rm: rm.score("rollouts.parquet"), "score takes a table .* got 'rollouts.parquet'; read a file first"),
+    ],
+)
+def test_a_mistake_of_the_caller_is_one_line(call: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        call(rmbatch.reward("accuracy"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_key_that_is_not_there_is_null_where_no_other_is_like_it() -> None:
+    result = rmbatch.reward("accuracy").evaluate({"response": "4", "topic": "sums"})
+    assert result == Result(None, "missing_reference: reference is null")
+
+
+def test_a_weighted_sum_takes_its_rule_as_a_dict() -> None:
+    parts = {"exact": rmbatch.reward("accuracy"), "words": rmbatch.reward("f1_score")}
+    total = WeightedSum(parts, {"exact": 1.0, "words": 0.5, "on_null": 0.0})
+    assert total.evaluate({"response": "4", "reference": "4"}).score == 1.5  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="combine: the weight of 'exact' must be a finite number; got 'much'"):
+        WeightedSum(parts, {"exact": "much"})
+    with pytest.raises(UserError, match=r"combine.exat: no reward has this name; did you mean 'exact'\?"):
+        WeightedSum(parts, {"exat": 1.0})
+    with pytest.raises(
+        UserError, match=r"part 'require' is no reward but 'accuracy'; write rmbatch.reward\('accuracy'\)"
+    ):
+        Gate("accuracy", parts["words"])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="route 'a': write"):
+        Router({"a": parts["words"]})  # type: ignore[dict-item]
+
+
+def test_what_is_public_is_shown() -> None:
+    assert {"reward", "judge", "reward_model", "run", "list_rewards", "rewards", "trl", "verl"} <= set(dir(rmbatch))
+    assert not {"Any", "Callable", "TYPE_CHECKING"} & set(dir(rmbatch))
+    assert all(hasattr(rmbatch, name) for name in dir(rmbatch))
+    assert {"Gate", "WeightedSum", "Router", "Cascade", "When"} <= set(dir(rmbatch.rewards))
+    assert all(hasattr(rmbatch.rewards, name) for name in dir(rmbatch.rewards))
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert rmbatch.__version__ == importlib.metadata.version("rmbatch")
