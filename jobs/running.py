@@ -31,7 +31,16 @@ from jobs.config import differences, fingerprint_fields
 from jobs.display import Display
 from jobs.doctor import check_models
 from jobs.judged import Judged, clients, job_judges
-from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
+from jobs.preparation import (
+    Job,
+    Prepared,
+    jsonl_options,
+    output_folder,
+    output_spec,
+    prepare,
+    project,
+    storage_options,
+)
 from jobs.score import built_rewards
 from jobs.served import Served, engines, served_models
 from rmbatch.chat.spending import Spending
@@ -298,8 +307,8 @@ def plan_job_input(job: Job, listing: Listing, limit: int | None, run: MapInOrde
         storage_options(job.input.storage),
         unit_bytes=job.run.unit_mb << 20,
         limit=limit,
-        as_json=job.input.types,
         group_key=group.by if group and group.rows == "adjacent" else None,
+        jsonl=jsonl_options(job.input),
         run=run,
     )
 
