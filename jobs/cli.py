@@ -61,7 +61,8 @@ def run(
             show_plan(job, display)
             return
         summary = run_job(job, display)
-    speed = {name: getattr(summary, name) for name in ("seconds", "rows_per_s", "bytes_per_s", "served", "judged")}
+    shown = ("seconds", "rows_per_s", "bytes_per_s", "served", "judged", "mixed")
+    speed = {name: getattr(summary, name) for name in shown}
     Console().print(result_table(summary.output, summary.rows, summary.tally, speed))
     dead = summary.rows.get("dead_letters", 0)
     if dead:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.listing import takes_in
 from connectors.planning import JsonlOptions
 from connectors.schema import HIDDEN, twins_of, with_twins
 from connectors.storage import Folder, StorageOptions
@@ -135,6 +136,24 @@ def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlO
         max_line_bytes=config.max_line_mb << 20,
         max_columns=config.max_columns,
     )
+
+
+def check_places(job: Job) -> None:
+    """Raises UserError for an output inside the input, where the next job would read results as rows."""
+    output = output_folder(job)
+    try:
+        output.url.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"output.path: the name {output.url!a} is not UTF-8; write to a folder whose name is") from None
+    if job.output.storage is not None and job.output.storage != job.input.storage:
+        return  # the same name in another store is another place
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    for path in paths:
+        if takes_in(path, output.url, storage_options(job.input.storage)):
+            raise UserError(
+                f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
+                "choose a folder outside of it"
+            )
 
 
 def output_folder(job: Job) -> Folder:

@@ -12,9 +12,9 @@ from rich.text import Text
 from connectors.dataset import InputDataset
 from connectors.schema import visible_columns
 from jobs import judged
-from jobs.display import Display, table
+from jobs.display import Display, mixed_lines, table
 from jobs.judged import job_judges
-from jobs.preparation import Job, Prepared, prepare, project
+from jobs.preparation import Job, Prepared, check_places, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 from jobs.sampling import by_first_place, first_blocks, readable, spread_rows
 from jobs.served import estimated, served_models, unasked
@@ -29,6 +29,7 @@ CELL = 100
 
 def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
     """Print the plan; raises UserError for what would stop the job before its work. ``gpu``: to estimate hours of."""
+    check_places(job)
     listing = list_job_input(job)
     sampled = listing.format == "jsonl"
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
@@ -54,6 +55,8 @@ def show_plan(job: Job, display: Display, gpu: str = "H100") -> None:
         ("writes", ", ".join(prepared.output_schema.names)),
         ("output", job.output.path),
     ]
+    for name, told in mixed_lines(dataset.mixed):
+        lines.append((name, f"by the first {dataset.num_rows:,} rows: {told}"))
     if listing.skipped:
         lines.append(("skipped", f"{len(listing.skipped)} files of another kind, such as {listing.skipped[0]}"))
     display.console.print(table(job.job, lines))

@@ -28,12 +28,13 @@ from connectors.listing import Listing, list_input
 from connectors.planning import MapInOrder, plan_dataset
 from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
-from jobs.display import Display
+from jobs.display import Display, mixed_lines
 from jobs.doctor import check_models
 from jobs.judged import Judged, clients, job_judges
 from jobs.preparation import (
     Job,
     Prepared,
+    check_places,
     jsonl_options,
     output_folder,
     output_spec,
@@ -73,20 +74,25 @@ class Summary:
     """By served model: what it cost in this run, as ``rmbatch.served.economics.Economics``."""
     judged: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By judge: what it cost in this run, as ``rmbatch.chat.spending.Spending``."""
+    mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By column whose rows are of several kinds: see ``InputDataset.mixed``."""
 
 
 def run_job(job: Job, display: Display) -> Summary:
     """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
     began = time.monotonic()
+    check_places(job)
     folder = output_folder(job)
     ledger = Ledger(folder)
     manifest = ledger.manifest()
     if manifest is not None:
         _check_same_job(manifest["job"], job, folder.url, display)
-        _say_changes(ledger.plan(), job, display)
+        plan = ledger.plan()
+        _say_changes(plan, job, display)
         clean(ledger)
         display.say(f"{folder.url} is finished; nothing to do")
-        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
+        mixed = plan.dataset.mixed if plan else {}
+        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0, mixed=mixed)
         if not ledger.private.exists("summary.json"):  # killed between the manifest and the summary
             _keep_summary(ledger, summary)
         return summary
@@ -113,6 +119,8 @@ def run_job(job: Job, display: Display) -> Summary:
             if not plan.conditional_put:
                 display.say("warning: this store ignores conditional puts; a second run would be noticed only later")
         prepared = prepare(job, plan.dataset.schema)
+        for name, line in mixed_lines(plan.dataset.mixed):
+            display.say(f"{name}: {line}")
         try:
             manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
         except UserError:
@@ -381,6 +389,7 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         plan.dataset.num_bytes * share / seconds,
         {name: each.plain() for name, each in worked.served.items()},
         {name: each.plain() for name, each in worked.judged.items()},
+        plan.dataset.mixed,
     )
     _keep_summary(ledger, summary)
     return summary
