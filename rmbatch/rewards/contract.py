@@ -130,6 +130,11 @@ def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = 
     return declare
 
 
+def is_declared(target: Any) -> bool:
+    """Whether ``@reward`` has declared it."""
+    return hasattr(target, "__dict__") and isinstance(vars(target).get(_SPEC), RewardSpec)
+
+
 def spec_of(target: Callable[..., Any]) -> RewardSpec:
     """The spec attached by ``@reward``; for a plain function or class, a pointwise reward under its own name."""
     declared = vars(target).get(_SPEC) if hasattr(target, "__dict__") else None

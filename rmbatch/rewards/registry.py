@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from connectors.errors import UserError
 from rmbatch.names import nearest
-from rmbatch.rewards.contract import Knob, RewardSpec, spec_of
+from rmbatch.rewards.contract import Knob, RewardSpec, is_declared, spec_of
 
 BUILTIN: dict[str, str] = {
     "accuracy": "rmbatch.rewards.general:accuracy",
@@ -78,6 +78,8 @@ BUILTIN: dict[str, str] = {
 ALIASES: dict[str, str] = {"math_verify": "math_verify_reward", "toxicity": "detoxify_reward"}
 ENTRY_POINT_GROUP = "rmbatch.rewards"
 
+_FILE = "_rmbatch_reward_"
+"""Beginning of the names of modules that are made of a file of rewards."""
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "of at least"))
 
 
@@ -112,7 +114,7 @@ def resolve(ref: str, source: str | None = None) -> RewardSpec:
 def load_source(text: str, path: str) -> ModuleType:
     """The module that a reward file's text makes, under a private name; the same text at the same path only once."""
     digest = hashlib.sha256(f"{path}\0{text}".encode()).hexdigest()[:16]
-    name = f"_rmbatch_reward_{digest}"
+    name = f"{_FILE}{digest}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
@@ -122,7 +124,7 @@ def load_source(text: str, path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up while it runs
     try:
         exec(compile(text, shown, "exec"), module.__dict__)
-    except Exception as fault:  # whatever the user's file raises is the user's to mend, and said in one line
+    except (Exception, SystemExit) as fault:  # whatever the user's file raises is the user's to mend, in one line
         del sys.modules[name]
         raise UserError(f"the reward file {path} cannot be loaded: {type(fault).__name__}: {fault}") from fault
     return module
@@ -171,12 +173,16 @@ def _bounds(note: Any) -> str:
 
 def _from_module(ref: str) -> RewardSpec:
     where, _, attribute = ref.rpartition(":")
+    if where.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"reward {ref!r}: {where} is a part of Python and has no reward; {_OWN}")
     try:
         module = importlib.import_module(where)
     except ModuleNotFoundError as missing:
         if missing.name is not None and (where == missing.name or where.startswith(f"{missing.name}.")):
             raise UserError(f"reward {ref!r}: no module {where!r}; is it on PYTHONPATH?") from None
         raise UserError(f"reward {ref!r}: {where} needs the package {missing.name!r}, not installed here") from missing
+    except (Exception, SystemExit) as fault:  # whatever the module raises is its author's to mend
+        raise UserError(f"reward {ref!r}: {where} cannot be loaded: {type(fault).__name__}: {fault}") from fault
     return _named(module, attribute, ref)
 
 
@@ -189,7 +195,32 @@ def _named(module: ModuleType, attribute: str, ref: str) -> RewardSpec:
             if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
         ]
         raise UserError(f"reward {ref!r}: no function {attribute!r} there; {nearest(attribute, own)}")
+    if not _is_meant_as_reward(target, module):
+        raise UserError(f"reward {ref!r}: {attribute} reads no response and does not declare itself a reward; {_OWN}")
     return spec_of(target)
+
+
+_OWN = (
+    "write a function whose parameter is `response` and name it path/to/file.py:func, or declare it with "
+    "@rmbatch.rewards.reward(...)"
+)
+
+
+def _is_meant_as_reward(target: Any, module: ModuleType) -> bool:
+    """A job file names code: only what declares itself a reward, reads a response, or stands in a file of rewards."""
+    if is_declared(target):
+        return True
+    if getattr(target, "__module__", None) == module.__name__ and module.__name__.startswith(_FILE):
+        return True
+    try:
+        called = target.__call__ if inspect.isclass(target) else target
+        return not _RESPONSES.isdisjoint(inspect.signature(called).parameters)
+    except (TypeError, ValueError):  # some functions written in C do not tell their parameters
+        return False
+
+
+_RESPONSES = {"response", "responses", "completions", "solution_str"}
+"""How functions call what they score; the last two in TRL and in verl."""
 
 
 def _read(path: str) -> str:
