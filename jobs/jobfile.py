@@ -179,6 +179,8 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not key or any(not part for part in key.split(".")):
         raise UserError(f"{override!r} is no override; write key.sub=value, such as select.keep=2")
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise UserError(f"{shown(override)}: nested more than {MAX_DEPTH} deep; no job is")
     place: Any = data
     for depth, part in enumerate(parents):
         place = _enter(place, part, ".".join(parents[: depth + 1]))

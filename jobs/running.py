@@ -30,7 +30,7 @@ from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display, mixed_lines
 from jobs.doctor import check_models
-from jobs.judged import Judged, clients, job_judges
+from jobs.judged import Judged, clients, job_judges, look_for_judge
 from jobs.preparation import (
     Job,
     Prepared,
@@ -43,11 +43,14 @@ from jobs.preparation import (
     storage_options,
 )
 from jobs.score import built_rewards
-from jobs.served import Served, engines, served_models
+from jobs.served import Served, engines, look_for_model, served_models
+from rmbatch.chat.connections import chat_key
 from rmbatch.chat.spending import Spending
+from rmbatch.judges.reward import judge_rewards
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.scoring import null_codes
 from rmbatch.served.economics import Economics
+from rmbatch.served.reward import model_rewards
 
 SAMPLE_ROWS = 1000
 """A job is fitted to so many rows of JSONL before the whole input is scanned."""
@@ -112,7 +115,9 @@ def run_job(job: Job, display: Display) -> Summary:
         attached(job.run.address, job.run.cpus),
     ):
         if plan is None:
-            dataset = dataset or _scan(job, listing, display)
+            if dataset is None:
+                _look_for_servers(job)
+                dataset = _scan(job, listing, display)
             plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
             prepare(job, plan.dataset.schema)
             ledger.begin(plan)
@@ -319,6 +324,17 @@ def plan_job_input(job: Job, listing: Listing, limit: int | None, run: MapInOrde
         jsonl=jsonl_options(job.input),
         run=run,
     )
+
+
+def _look_for_servers(job: Job) -> None:
+    """Raises UserError where a judge or a model is asked at servers none of which is there, before a long scan."""
+    from rmbatch.pipeline.run import run_in_order
+
+    rewards = built_rewards(job)
+    judges = {chat_key(judge.spec.chat()): (name, judge.spec.chat()) for name, judge in judge_rewards(rewards)}
+    models = {each.spec.engine_key: each.spec for _, each in model_rewards(rewards) if each.spec.engine == "endpoint"}
+    list(run_in_order(look_for_judge, list(judges.values())))
+    list(run_in_order(look_for_model, list(models.values())))
 
 
 def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
