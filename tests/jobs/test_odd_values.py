@@ -78,7 +78,7 @@ def job(tmp_path: Path, found: list[dict[str, Any]], **settings: Any) -> dict[st
     }
     for key, value in settings.items():
         part, _, name = key.partition("_")
-        written[part] = {**written[part], name: value} if isinstance(written.get(part), dict) else value
+        written[part] = {**written[part], name: value} if name else value
     return written
 
 
