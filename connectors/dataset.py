@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from connectors import jsonl, parquet
+from connectors.lines import MAX_LINE_BYTES
 from connectors.listing import Format, codec_of
 from connectors.schema import add_address, conform, schema_from_text, schema_to_text
 from connectors.storage import StorageOptions, open_url
@@ -30,6 +31,11 @@ class InputDataset:
     files: Mapping[int, InputFile]
     units: Mapping[int, Unit]
     options: StorageOptions = field(default_factory=StorageOptions)
+    max_line_bytes: int = MAX_LINE_BYTES
+    """Of JSONL; a longer line becomes a dead letter."""
+    mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of JSONL, by column whose rows are of several kinds: ``rows`` that have a value, how many of them are ``odd``,
+    rows by ``kinds``, the ``type`` where it has one, and what was ``kept``: a column, dead_letters or json."""
 
     @property
     def num_rows(self) -> int:
@@ -56,7 +62,17 @@ class InputDataset:
         file = self.files[unit.file]
         store, path = open_url(file.uri, self.options)
         if self.format == "jsonl":
-            yield from jsonl.read(store, path, codec_of(file.uri), unit, piece, self.schema, block_rows, uri=file.uri)
+            yield from jsonl.read(
+                store,
+                path,
+                codec_of(file.uri),
+                unit,
+                piece,
+                self.schema,
+                block_rows,
+                uri=file.uri,
+                max_line_bytes=self.max_line_bytes,
+            )
             return
         row, origin = piece.start, unit.first_row + piece.start
         stop = unit.first_row + piece.stop
@@ -82,6 +98,8 @@ class InputDataset:
                 [unit.file, unit.first_row, unit.num_rows, unit.num_bytes, unit.start_byte, unit.first_line]
                 for unit in self.units.values()
             ],
+            "max_line_bytes": self.max_line_bytes,
+            "mixed": self.mixed,
         }
 
     @classmethod
@@ -92,7 +110,9 @@ class InputDataset:
             pairs = tuple((key, value) for key, value in item.pop("partition"))
             files[index] = InputFile(**item, partition=pairs)
         units = {index: Unit(index, *values) for index, values in enumerate(data["units"])}
-        return cls(data["format"], schema_from_text(data["schema"]), files, units, options)
+        schema = schema_from_text(data["schema"])
+        longest, mixed = data.get("max_line_bytes", MAX_LINE_BYTES), data.get("mixed", {})
+        return cls(data["format"], schema, files, units, options, longest, mixed)
 
 
 def changed_files(planned: InputDataset, found: Sequence[InputFile]) -> list[str]:

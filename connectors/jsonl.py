@@ -10,49 +10,43 @@ and its raw bytes. Which types the columns have is not found here but when the j
 """
 
 import gzip
-import io
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
-from connectors.schema import DEAD_TYPE, add_address, is_json
+from connectors.lines import MAX_LINE_BYTES, BadLineError, Line, Lines
+from connectors.schema import DEAD_TYPE, add_address, is_json, is_strict, twins_of
+from connectors.shapes import odd_places
 from connectors.storage import Store
 from connectors.units import Range, Unit
 
 CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 """Codec by the last suffix of a file's name; anything else is plain."""
 
-CHUNK_BYTES = 8 << 20
 BLOCK_BYTES = 16 << 20
-"""A block is cut at this many bytes of text, or at its number of rows."""
+BLOCK_CELLS = 16 << 20
+"""A block is cut at this many bytes of text or cells of its table, or at its number of rows."""
 
 _decode = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class Line(NamedTuple):
-    """A non-blank line of a file."""
-
-    number: int
-    """Line number in the file, from 1."""
-    offset: int
-    """Byte offset in the file's (decompressed) text."""
-    text: bytes
-
-
-class BadLineError(Exception):
-    """Why a line is not a row: a stable code and a message."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+def parse_line(line: Line) -> dict[str, Any]:
+    """The line's object; raises BadLineError."""
+    if line.too_long:
+        raise BadLineError(
+            "line_too_long",
+            f"the line has {line.too_long:,} bytes; to read it, set input.max_line_mb to "
+            f"{-(-line.too_long >> 20)} or more. Only its beginning is kept here",
+        )
+    return parse(line.text)
 
 
 def parse(text: bytes) -> dict[str, Any]:
@@ -116,11 +110,11 @@ def _parse_as_python_writes(text: bytes, error: msgspec.DecodeError) -> Any:
 
 def _check_duplicate_keys(text: bytes) -> None:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise BadLineError("duplicate_key", f"key {twice!r} occurs twice in one object")
-        return dict(pairs)
+        return found
 
     try:
         json.loads(text, object_pairs_hook=build)
@@ -128,108 +122,22 @@ def _check_duplicate_keys(text: bytes) -> None:
         raise BadLineError("too_deep", "nested too deeply") from None
 
 
-class Lines:
-    """The non-blank lines from byte ``start`` to ``stop``, both at line borders; a compressed file is read whole.
-
-    Iterating raises BadLineError at the end where a compressed stream is cut off or damaged.
-    """
-
-    def __init__(
-        self, store: Store, path: str, codec: str, start: int = 0, stop: int | None = None, first_line: int = 0
-    ) -> None:
-        self._chunks = _iter_chunks(store, path, codec, start, stop)
-        self._offset = start
-        self.number = first_line
-        """Lines seen so far, blank ones included."""
-        self._rest = b""
-
-    @property
-    def unfinished(self) -> Line:
-        """What has been read of the line after the last; where a damaged file breaks off."""
-        return Line(self.number + 1, self._offset, self._rest)
-
-    def __iter__(self) -> Iterator[Line]:
-        for chunk in self._chunks:
-            lines = (self._rest + chunk).split(b"\n")
-            self._rest = lines.pop()
-            for text in lines:
-                self.number += 1
-                line = _line(self.number, self._offset, text)
-                self._offset += len(text) + 1
-                if line is not None:
-                    yield line
-        if self._rest:
-            self.number += 1
-            line = _line(self.number, self._offset, self._rest)
-            if line is not None:
-                yield line
-
-
-def _line(number: int, offset: int, text: bytes) -> Line | None:
-    if offset == 0:
-        if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError("a JSONL input file is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
-        text = text.removeprefix(b"\xef\xbb\xbf")
-    text = text.strip(b" \t\r")
-    return Line(number, offset, text) if text else None
-
-
-def _iter_chunks(store: Store, path: str, codec: str, start: int, stop: int | None) -> Iterator[bytes]:
-    if not codec:
-        size = stop if stop is not None else size_of(store, path)
-        for begin in range(start, size, CHUNK_BYTES):
-            yield store.read(path, begin, min(begin + CHUNK_BYTES, size))
-        return
-    with store.open(path) as opened:
-        watched = _Watched(opened)
-        file = io.BufferedReader(watched, 1 << 20)
-        stream = gzip.GzipFile(fileobj=file) if codec == "gzip" else pa.CompressedInputStream(file, codec)
-        # Small reads: what a damaged stream still yields before the damage is kept.
-        read = stream.read1 if codec == "gzip" else stream.read
-        while True:
-            try:
-                chunk = read(64 << 10)
-            except (EOFError, zlib.error, OSError) as error:
-                if watched.failed:
-                    raise
-                raise BadLineError("damaged_file", f"the {codec} stream is cut off or damaged: {error}") from None
-            if not chunk:
-                return
-            yield chunk
-
-
-class _Watched(io.RawIOBase):
-    """A file that knows whether reading it failed: a decompressor raises OSError for that and for damage alike."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.failed = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self.failed = True
-        data = self._file.read(len(buffer))
-        self.failed = False
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def size_of(store: Store, path: str) -> int:
-    """Bytes of an object; raises FileNotFoundError."""
-    found = store.stat(path)
-    if found is None:
-        raise FileNotFoundError(store.url(path))
-    return found[1]
-
-
 def read(
-    store: Store, path: str, codec: str, unit: Unit, piece: Range, schema: pa.Schema, block_rows: int, *, uri: str
+    store: Store,
+    path: str,
+    codec: str,
+    unit: Unit,
+    piece: Range,
+    schema: pa.Schema,
+    block_rows: int,
+    *,
+    uri: str,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[pa.Table]:
     """The rows of one range of a unit, in blocks: the columns of ``schema`` and the hidden ones."""
     stop = None if codec else unit.start_byte + unit.num_bytes
-    source = Lines(store, path, codec, unit.start_byte, stop, unit.first_line)
+    source = Lines(store, path, codec, unit.start_byte, stop, unit.first_line, max_line_bytes=max_line_bytes)
+    block_rows = min(block_rows, max(BLOCK_CELLS // max(len(schema), 1), 1))
     lines = iter(source)
     builder = _Block(schema)
     for row in range(piece.stop):
@@ -257,7 +165,9 @@ class _Block:
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        self.json_columns = [item.name for item in schema if is_json(item)]
+        self.twins = twins_of(schema)
+        self.strict = [item.name for item in schema if is_strict(item)]
+        self.json_columns = [item.name for item in schema if is_json(item) and item.name not in self.twins.values()]
         self.rows: list[dict[str, Any]] = []
         self.lines: list[Line] = []
         self.dead: dict[int, BadLineError] = {}
@@ -270,9 +180,12 @@ class _Block:
 
     def add(self, row: int, line: Line) -> None:
         try:
-            values = parse(line.text)
+            values = parse_line(line)
             if self.json_columns:
-                self._keep_json_text(values, line.text)
+                raw = _raw_values(line.text, values)
+                for name in self.json_columns:
+                    if values.get(name) is not None:
+                        values[name] = raw[name]
         except BadLineError as error:
             self.add_dead(row, line, error)
             return
@@ -289,27 +202,51 @@ class _Block:
         self.lines.append(line)
         self.num_bytes += len(line.text)
 
-    def _keep_json_text(self, values: dict[str, Any], text: bytes) -> None:
-        try:
-            raw: Mapping[str, Any] = _decode_raw(text)
-        except msgspec.DecodeError:  # NaN or Infinity somewhere in the line
-            raw = {name: json.dumps(value).encode() for name, value in values.items()}
-        for name in self.json_columns:
-            if values.get(name) is not None:
-                values[name] = bytes(raw[name]).decode()
-
     def table(self) -> pa.Table:
-        return pa.Table.from_arrays([self._column(item) for item in self.schema], schema=self.schema)
+        self._put_odd_values_aside()
+        cells = self._cells()
+        return pa.Table.from_arrays([self._column(item, cells) for item in self.schema], schema=self.schema)
+
+    def _put_odd_values_aside(self) -> None:
+        """Values that their column's type does not hold go to its twin, or their row becomes a dead letter."""
+        for name in [*self.twins, *self.strict]:
+            kind = self.schema.field(name).type
+            for index in odd_places([row.get(name) for row in self.rows], kind):
+                row = self.rows[index]
+                if name in self.twins:
+                    row[self.twins[name]] = _raw_values(self.lines[index].text, row)[name]
+                    row[name] = None
+                else:
+                    told = (
+                        f"column {name!r} is {kind} in nearly all rows, and this row's value is not; to keep it, set "
+                    )
+                    self.dead[index] = BadLineError("odd_value", f"{told}input.odd_values: json_twin")
+                    self.rows[index] = {}
+
+    def _cells(self) -> Mapping[str, list[Any]] | None:
+        """The values by column where few rows have a value in each; None where it is faster to ask each row."""
+        num_rows = self.num_rows
+        if 4 * sum(map(len, self.rows)) > num_rows * len(self.schema):
+            return None
+        cells: dict[str, list[Any]] = {}
+        for index, row in enumerate(self.rows):
+            for name, value in row.items():
+                if name not in cells:
+                    cells[name] = [None] * num_rows
+                cells[name][index] = value
+        return cells
 
     def finish(self, unit: Unit, uri: str) -> pa.Table:
         table, first = self.table(), self.first_row or 0
         origin = unit.first_row + first
         return add_address(table, unit.index, first, uri=uri, first_origin_row=origin, dead=self._dead_column())
 
-    def _column(self, item: pa.Field) -> pa.Array:
+    def _column(self, item: pa.Field, cells: Mapping[str, list[Any]] | None) -> pa.Array:
         name = item.name
+        if cells is not None and name not in cells:
+            return pa.nulls(self.num_rows, item.type)
         try:
-            return pa.array([row.get(name) for row in self.rows], item.type)
+            return pa.array([row.get(name) for row in self.rows] if cells is None else cells[name], item.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass
         for index, row in enumerate(self.rows):  # rare: find the rows that do not fit, and let only those go
@@ -337,6 +274,15 @@ class _Block:
                 "raw": line.text,
             }
         return pa.array(letters, DEAD_TYPE)
+
+
+def _raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
+    """The JSON text of each value of a line, as the line has it."""
+    try:
+        raw: dict[str, Any] = _decode_raw(text)
+    except msgspec.DecodeError:  # NaN or Infinity somewhere in the line
+        return {name: json.dumps(value) for name, value in values.items()}
+    return {name: bytes(value).decode() for name, value in raw.items()}
 
 
 def decompress(data: bytes, codec: str) -> bytes:
@@ -378,15 +324,21 @@ def _is_native(kind: pa.DataType) -> bool:
 
 
 def write(table: pa.Table) -> bytes:
-    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold.
+    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold, odd values in
+    the columns that they came from.
 
     NaN and Infinity become null, because JSON has no word for them and most readers refuse Python's.
     """
     json_columns = [item.name for item in table.schema if is_json(item)]
+    twins = twins_of(table.schema)
     out = bytearray()
     for row in table.to_pylist():
+        for name, twin in twins.items():
+            odd = row.pop(twin)
+            if odd is not None:
+                row[name] = orjson.Fragment(odd)
         for name in json_columns:
-            if row[name] is not None:
+            if row.get(name) is not None:
                 row[name] = orjson.Fragment(row[name])
         out += _encode(row)
         out += b"\n"

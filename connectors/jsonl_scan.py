@@ -1,28 +1,30 @@
 """Finds out what nothing but reading a JSONL input can tell, once, before the job starts: rows, line borders, types.
 
-Types follow the values: int64, float64, text, lists, structs; a column with values of different kinds is kept as JSON
-text, so that no later line surprises the reader (connectors/jsonl.py). Parts of one input are scanned anywhere and
+Types follow the values (connectors/shapes.py), by counts over the whole input. A column that no type holds keeps the
+type of nearly all its rows where there is one: the other rows are odd, and what becomes of their values is the user's
+rule (``OddValues``). Where there is none, the column is kept as JSON text. Parts of one input are scanned anywhere and
 merged.
 
-    profile = scan(store, path, codec="", start=0, stop=size)
+    profile = scan(Source(store, path), start=0, stop=size)
     profile.num_rows, profile.schema()
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from connectors.jsonl import BLOCK_BYTES, BadLineError, Line, Lines, parse, size_of
-from connectors.schema import json_field, widen
+from connectors.errors import UserError
+from connectors.jsonl import BLOCK_BYTES, parse_line
+from connectors.lines import MAX_LINE_BYTES, BadLineError, Line, Lines, line_borders
+from connectors.schema import STRICT_METADATA, TWIN, json_field, twin_field
+from connectors.shapes import Column
 from connectors.storage import Store
 
-MAX_STRUCT_FIELDS = 512
-"""An object with more different keys than this is a map, not a struct: kept as JSON text."""
-MAX_DEPTH = 50
-"""Parquet readers refuse schemas nested deeper than about 100 levels, and a list takes two: kept as JSON text."""
-EXACT_IN_FLOAT = 2**53
+OddValues = Literal["json_twin", "dead_letter", "json_column"]
+MAX_COLUMNS = 10_000
+"""Where a job does not say otherwise."""
 
 
 @dataclass
@@ -35,89 +37,106 @@ class Profile:
     stop: int = 0
     num_lines: int = 0
     """Lines that end inside the part, blank ones included."""
-    columns: dict[str, pa.DataType | None] = field(default_factory=dict)
-    """Type by column; None is a column of mixed kinds."""
-    inexact: set[str] = field(default_factory=set)
-    """Columns with integers that float64 cannot hold."""
+    columns: dict[str, Column] = field(default_factory=dict)
     head_key: Any = None
     head_rows: int = 0
     head_stop: int = 0
     head_lines: int = 0
     tail_key: Any = None
 
-    def merge(self, other: "Profile") -> None:
-        """Take in another part's columns and counts."""
+    def merge(self, other: "Profile", max_columns: int = MAX_COLUMNS) -> None:
+        """Take in another part's columns and counts; raises UserError for too many columns."""
         self.num_rows += other.num_rows
         self.num_bad += other.num_bad
-        self.inexact |= other.inexact
-        for name, kind in other.columns.items():
-            self.columns[name] = _unite(self.columns[name], kind) if name in self.columns else kind
+        for name, column in other.columns.items():
+            self.columns.setdefault(name, Column()).merge(column)
+        self._check_width(max_columns)
 
-    def schema(self, as_json: Iterable[str] = ()) -> pa.Schema:
-        """The planned schema; columns of mixed kinds, and those in ``as_json``, hold JSON text."""
+    def add(self, rows: Iterable[dict[str, Any]], max_columns: int = MAX_COLUMNS) -> None:
+        """Take in the values of rows; raises UserError for too many columns."""
+        values: dict[str, list[Any]] = {}
+        for row in rows:
+            for name, value in row.items():
+                if name in values:
+                    values[name].append(value)
+                else:
+                    values[name] = [value]
+        for name, mine in values.items():
+            self.columns.setdefault(name, Column()).add(mine)
+        self._check_width(max_columns)
+
+    def _check_width(self, max_columns: int) -> None:
+        if len(self.columns) > max_columns:
+            last = list(self.columns)[max_columns]
+            raise UserError(
+                f"the rows have more than {max_columns:,} different keys, the next one is {last!r}; keep keys that are "
+                "data inside one object (its column is then JSON text), or set input.max_columns"
+            )
+
+    def schema(
+        self, as_json: Iterable[str] = (), odd_values: OddValues = "json_twin", join_keys: Collection[str] = ()
+    ) -> tuple[pa.Schema, dict[str, dict[str, Any]]]:
+        """The planned schema, and what is to be told of columns whose rows are of several kinds.
+
+        Columns without a type, and those in ``as_json``, hold JSON text. A column in ``join_keys`` never has a twin:
+        its values must stand in one column to be compared.
+        """
         chosen, fields = set(as_json), []
-        for name, kind in self.columns.items():
-            mixed = kind is None or (pa.types.is_float64(kind) and name in self.inexact)
-            if mixed or name in chosen or not _fits_parquet(kind):
+        mixed: dict[str, dict[str, Any]] = {}
+        for name, column in self.columns.items():
+            kind, odd = column.settle()
+            has_twin = odd_values == "json_twin" and name not in join_keys and TWIN + name not in self.columns
+            if kind is None or name in chosen or (odd and not has_twin and odd_values != "dead_letter"):
                 fields.append(json_field(name))
-            else:
+                kept = "json"
+            elif not odd or has_twin:
                 fields.append(pa.field(name, kind))
-        return pa.schema(fields)
+                kept = TWIN + name
+            else:
+                fields.append(pa.field(name, kind, metadata=STRICT_METADATA))
+                kept = "dead_letters"
+            if odd and kept == TWIN + name:
+                fields.append(twin_field(name))
+            if (odd or kind is None) and name not in chosen:
+                told = {"rows": column.num_rows, "odd": odd, "kinds": column.by_kind(), "kept": kept}
+                mixed[name] = told | ({"type": str(kind)} if kept != "json" else {})
+        return pa.schema(fields), mixed
 
 
-def _unite(left: pa.DataType | None, right: pa.DataType | None) -> pa.DataType | None:
-    if left is None or right is None:
-        return None
-    try:
-        return widen(left, right)
-    except TypeError:
-        return _unite_numbers(left, right)
+@dataclass(frozen=True)
+class Source:
+    """A JSONL file to scan."""
+
+    store: Store
+    path: str
+    codec: str = ""
+    max_line_bytes: int = MAX_LINE_BYTES
+    max_columns: int = MAX_COLUMNS
 
 
-def _unite_numbers(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """JSON has one kind of number: whole numbers and fractions meet in float64, at any depth."""
-    numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (left, right)]
-    if all(numbers):
-        return pa.float64()
-    if pa.types.is_list(left) and pa.types.is_list(right):
-        item = _unite(left.value_type, right.value_type)
-        return None if item is None else pa.list_(item)
-    if pa.types.is_struct(left) and pa.types.is_struct(right):
-        fields = {item.name: item.type for item in left}
-        for item in right:
-            kind = _unite(fields[item.name], item.type) if item.name in fields else item.type
-            if kind is None:
-                return None
-            fields[item.name] = kind
-        return pa.struct(list(fields.items()))
-    return None
-
-
-def _fits_parquet(kind: pa.DataType, depth: int = 0) -> bool:
-    if pa.types.is_struct(kind):
-        within = 0 < kind.num_fields <= MAX_STRUCT_FIELDS and depth < MAX_DEPTH
-        return within and all(_fits_parquet(item.type, depth + 1) for item in kind)
-    if pa.types.is_list(kind):
-        return depth < MAX_DEPTH and _fits_parquet(kind.value_type, depth + 1)
-    return True
-
-
-def scan(store: Store, path: str, codec: str, start: int, stop: int, key: str | None = None) -> Profile:
+def scan(source: Source, start: int, stop: int, key: str | None = None) -> Profile:
     """Read the lines that begin in bytes ``start`` to ``stop`` of the file: counts, exact borders and column types.
 
     ``key`` names a group column: the profile then also tells where its first group ends and which key it ends with.
     """
     profile = Profile()
-    if codec:
+    if source.codec:
         profile.stop = stop
     else:
-        profile.start, profile.stop = _line_borders(store, path, start, stop)
-    lines = Lines(store, path, codec, profile.start, None if codec else profile.stop)
+        profile.start, profile.stop = line_borders(source.store, source.path, start, stop)
+    lines = Lines(
+        source.store,
+        source.path,
+        source.codec,
+        profile.start,
+        None if source.codec else profile.stop,
+        max_line_bytes=source.max_line_bytes,
+    )
     rows: list[dict[str, Any]] = []
     size = 0
     try:
         for line in lines:
-            row = _try_parse(line.text)
+            row = _try_parse(line)
             if row is None:
                 profile.num_bad += 1
             else:
@@ -127,19 +146,19 @@ def scan(store: Store, path: str, codec: str, start: int, stop: int, key: str | 
                 _follow_groups(profile, line, row, key)
             profile.num_rows += 1
             if size >= BLOCK_BYTES:
-                _add_types(profile, rows)
+                profile.add(rows, source.max_columns)
                 rows, size = [], 0
     except BadLineError:  # the file is damaged from here on: one more row, which will be a dead letter
         profile.num_rows += 1
         profile.num_bad += 1
-    _add_types(profile, rows)
+    profile.add(rows, source.max_columns)
     profile.num_lines = lines.number
     return profile
 
 
-def _try_parse(text: bytes) -> dict[str, Any] | None:
+def _try_parse(line: Line) -> dict[str, Any] | None:
     try:
-        return parse(text)
+        return parse_line(line)
     except BadLineError:
         return None
 
@@ -158,62 +177,3 @@ def _follow_groups(profile: Profile, line: Line, row: dict[str, Any] | None, nam
     elif profile.head_stop == 0:
         profile.head_stop, profile.head_lines = line.offset, line.number - 1
     profile.tail_key = key
-
-
-def _line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
-    """The first line start at or after each of the two bytes."""
-    return _next_line(store, path, start), _next_line(store, path, stop)
-
-
-def _next_line(store: Store, path: str, position: int) -> int:
-    size = size_of(store, path)
-    if position == 0 or position >= size:
-        return min(position, size)
-    at = position - 1
-    while at < size:
-        chunk = store.read(path, at, min(at + (1 << 16), size))
-        newline = chunk.find(b"\n")
-        if newline >= 0:
-            return at + newline + 1
-        at += len(chunk)
-    return size
-
-
-def _add_types(profile: Profile, rows: list[dict[str, Any]]) -> None:
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    part = Profile()
-    for name in names:
-        values = [row.get(name) for row in rows]
-        kind = _infer(values)
-        part.columns[name] = kind
-        if kind is not None and _has_inexact_integers(kind, values):
-            part.inexact.add(name)
-    profile.merge(part)
-
-
-def _infer(values: list[Any]) -> pa.DataType | None:
-    """The Arrow type that holds all values exactly, or None where there is none."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if len(kinds) > 1 and kinds != {int, float}:
-        return None
-    try:
-        return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return None
-    except OverflowError:
-        return _wide_integers(values)
-
-
-def _wide_integers(values: list[Any]) -> pa.DataType | None:
-    try:
-        return pa.array(values, pa.uint64()).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return None
-
-
-def _has_inexact_integers(kind: pa.DataType, values: list[Any]) -> bool:
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return False
-    return any(type(value) is int and not -EXACT_IN_FLOAT <= value <= EXACT_IN_FLOAT for value in values)

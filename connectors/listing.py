@@ -7,16 +7,21 @@ is read by its manifest, an unfinished one is refused. Only files of one format 
     listing.format, [file.uri for file in listing.files], listing.skipped
 """
 
+import errno
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
+from fsspec.utils import glob_translate
+
 from connectors.errors import UserError
 from connectors.jsonl import CODECS
-from connectors.storage import Folder, StorageOptions, Store, open_url
+from connectors.storage import Folder, LocalStore, StorageOptions, Store, open_url
 from connectors.units import InputFile
 
 Format = Literal["parquet", "jsonl"]
@@ -76,24 +81,70 @@ def codec_of(name: str) -> str:
     return next((codec for suffix, codec in CODECS.items() if name.lower().endswith(suffix)), "")
 
 
+def takes_in(path: str, folder: str, options: StorageOptions) -> bool:
+    """Whether an input path takes in what a job will write to a folder (a URL), by their names and links."""
+    store, root = open_url(path, options)
+    other, inside = open_url(folder, options)
+    if store is not other:
+        return False
+    if isinstance(store, LocalStore):
+        inside = os.path.realpath(inside)
+    written = [inside, f"{inside}/data", f"{inside}/data/u000000.parquet", f"{inside}/data/u000000.jsonl"]
+    if not _is_glob(root):
+        root = os.path.realpath(root) if isinstance(store, LocalStore) else root.rstrip("/")
+        return f"{inside}/".startswith(f"{root}/")
+    if isinstance(store, LocalStore):
+        fixed = _fixed_part(root)
+        root = os.path.realpath(fixed) + root.removeprefix(fixed)
+    pattern = re.compile(glob_translate(root.rstrip("/")))
+    above = [parent for parent in map(str, PurePosixPath(inside).parents) if parent.startswith(_fixed_part(root))]
+    return any(pattern.fullmatch(place) for place in [*above, *written])
+
+
+def _is_glob(path: str) -> bool:
+    return any(char in path for char in "*?[")
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder of a glob that holds all that it can match."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
 def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
     """The files behind one path, and for each whether the path named it (and not a folder around it)."""
     store, root = open_url(path, options)
-    if any(char in root for char in "*?["):
+    try:
+        if not _is_glob(root):
+            return _expand_one(store, path, root, options)
         matches = _visible_matches(store, root.rstrip("/"))
         if not matches:
             raise UserError(f"no file matches {path}")
         return [item for match in matches for item in _expand_one(store, store.url(match), match, options)]
-    return _expand_one(store, path, root, options)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{error.filename or path} is a link that leads to itself; remove it") from None
 
 
 def _visible_matches(store: Store, pattern: str) -> list[str]:
     """What a glob matches, on every store without hidden names, unless the pattern itself names some."""
-    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    fixed = _fixed_part(pattern)
     matches = store.glob(pattern)
+    if "**" in pattern and isinstance(store, LocalStore):
+        _refuse_links_back(matches)
     if _is_hidden(pattern.removeprefix(fixed)):
         return matches
     return [match for match in matches if not _is_hidden(match.removeprefix(fixed))]
+
+
+def _refuse_links_back(matches: Sequence[str]) -> None:
+    """``**`` follows links: through one that leads back up it finds the same files again and again."""
+    for folder in sorted({os.path.dirname(match) for match in matches}):
+        for place in [folder, *map(str, PurePosixPath(folder).parents)]:
+            if os.path.islink(place) and f"{os.path.realpath(os.path.dirname(place))}/".startswith(
+                f"{os.path.realpath(place).rstrip('/')}/"
+            ):
+                raise UserError(f"{place} is a link to a folder that it lies in; remove it, or write a glob without **")
 
 
 def _expand_one(store: Store, url: str, path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
@@ -108,8 +159,14 @@ def _expand_one(store: Store, url: str, path: str, options: StorageOptions) -> l
 def _folder_files(store: Store, url: str, root: str, options: StorageOptions) -> list[InputFile]:
     manifest = Folder.open(url, options).read_if_exists(MANIFEST)
     if manifest is not None:
-        parts = json.loads(manifest)["files"]
-        wanted = {f"{root}/{part['path']}" for part in parts if part["part"] == "data"}
+        try:
+            parts = json.loads(manifest)["files"]
+            wanted = {f"{root}/{part['path']}" for part in parts if part["part"] == "data"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{url}/{MANIFEST} is damaged ({error!r}), so its data files are not known; "
+                f"name them yourself: {url}/data/*"
+            ) from None
         return [_input_file(store, *entry) for entry in store.walk(root) if entry[0] in wanted]
     entries = store.walk(root)
     if any(entry[0].startswith(f"{root}/_rmbatch/") for entry in entries):
@@ -122,6 +179,10 @@ def _is_hidden(path: str) -> bool:
 
 
 def _input_file(store: Store, path: str, size: int, etag: str) -> InputFile:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {path!a} is not UTF-8, so no plan can hold it; rename the file or folder") from None
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
     return InputFile(store.url(path), size, etag, partition=tuple((key, _partition_value(text)) for key, text in pairs))
 

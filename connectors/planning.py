@@ -11,7 +11,7 @@ to the group's end.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from connectors import parquet
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
-from connectors.jsonl_scan import Profile, scan
+from connectors.jsonl_scan import MAX_COLUMNS, OddValues, Profile, Source, scan
+from connectors.lines import MAX_LINE_BYTES
 from connectors.listing import Listing, codec_of
 from connectors.schema import unite
 from connectors.storage import PARALLEL_REQUESTS, StorageOptions, open_url
@@ -35,28 +36,44 @@ MapInOrder = Callable[[Callable[[A], B], Sequence[A]], Iterable[B]]
 """Runs a function over items, somewhere, and gives the results in order (lazily, so that a limit can stop early)."""
 
 
+@dataclass(frozen=True)
+class JsonlOptions:
+    """How JSONL is read."""
+
+    as_json: Collection[str] = ()
+    """Columns to keep as JSON text, whatever their values are."""
+    odd_values: OddValues = "json_twin"
+    """What becomes of values that are not of the type of nearly all rows."""
+    join_keys: Collection[str] = ()
+    """Columns whose values are compared with each other."""
+    max_line_bytes: int = MAX_LINE_BYTES
+    max_columns: int = MAX_COLUMNS
+
+
 def plan_dataset(
     listing: Listing,
     options: StorageOptions,
     *,
     unit_bytes: int,
     limit: int | None = None,
-    as_json: Iterable[str] = (),
     group_key: str | None = None,
+    jsonl: JsonlOptions | None = None,
     run: MapInOrder[Any, Any] = map,
 ) -> InputDataset:
     """The planned input. ``limit``: only the first rows. ``group_key``: a column whose equal neighbours stay whole."""
+    jsonl = jsonl or JsonlOptions()
+    mixed: dict[str, dict[str, Any]] = {}
     if listing.format == "parquet":
         files, units, schema = _plan_parquet(listing.files, options, unit_bytes, group_key)
     else:
-        files, units, schema = _plan_jsonl(listing.files, options, unit_bytes, limit, as_json, group_key, run)
+        files, units, (schema, mixed) = _plan_jsonl(listing.files, options, unit_bytes, limit, jsonl, group_key, run)
     if group_key is not None and group_key not in schema.names:
         raise UserError(f"input.group.by names column {group_key!r}, the input has {', '.join(schema.names)}")
     units = [unit for unit in units if unit.num_rows]
     if limit is not None:
         units = _first_rows(units, limit)
     numbered = {index: replace(unit, index=index) for index, unit in enumerate(units)}
-    return InputDataset(listing.format, schema, dict(enumerate(files)), numbered, options)
+    return InputDataset(listing.format, schema, dict(enumerate(files)), numbered, options, jsonl.max_line_bytes, mixed)
 
 
 def _first_rows(units: Sequence[Unit], limit: int) -> list[Unit]:
@@ -69,10 +86,9 @@ def _first_rows(units: Sequence[Unit], limit: int) -> list[Unit]:
     return kept
 
 
-Planned = tuple[list[InputFile], list[Unit], pa.Schema]
-
-
-def _plan_parquet(files: Sequence[InputFile], options: StorageOptions, unit_bytes: int, key: str | None) -> Planned:
+def _plan_parquet(
+    files: Sequence[InputFile], options: StorageOptions, unit_bytes: int, key: str | None
+) -> tuple[list[InputFile], list[Unit], pa.Schema]:
     def footer(file: InputFile) -> parquet.Footer:
         return parquet.read_footer(*open_url(file.uri, options))
 
@@ -127,12 +143,14 @@ class _Part:
     stop: int
     key: str | None
     options: StorageOptions
+    max_line_bytes: int
+    max_columns: int
 
 
 def scan_part(part: _Part) -> Profile:
     """What one part of one file holds; runs wherever ``run`` puts it."""
     store, path = open_url(part.uri, part.options)
-    return scan(store, path, part.codec, part.start, part.stop, part.key)
+    return scan(Source(store, path, part.codec, part.max_line_bytes, part.max_columns), part.start, part.stop, part.key)
 
 
 def _plan_jsonl(
@@ -140,15 +158,15 @@ def _plan_jsonl(
     options: StorageOptions,
     unit_bytes: int,
     limit: int | None,
-    as_json: Iterable[str],
+    jsonl: JsonlOptions,
     key: str | None,
     run: MapInOrder[_Part, Profile],
-) -> Planned:
-    parts = [part for index, file in enumerate(files) for part in _parts(index, file, options, unit_bytes, key)]
+) -> tuple[list[InputFile], list[Unit], tuple[pa.Schema, dict[str, dict[str, Any]]]]:
+    parts = [part for index, file in enumerate(files) for part in _parts(index, file, options, unit_bytes, key, jsonl)]
     whole = Profile()
     profiles: dict[int, list[tuple[_Part, Profile]]] = {}
     for part, profile in zip(parts, run(scan_part, parts), strict=False):
-        whole.merge(profile)
+        whole.merge(profile, jsonl.max_columns)
         profiles.setdefault(part.file, []).append((part, profile))
         if limit is not None and whole.num_rows >= limit:
             break
@@ -159,17 +177,20 @@ def _plan_jsonl(
             cut = _keep_groups_whole(cut, [_jsonl_border(profile) for _, profile in found])
         units += cut
         planned[index] = replace(files[index], num_rows=sum(unit.num_rows for unit in cut))
-    schema = whole.schema(as_json)
-    if not schema.names:
+    schema = whole.schema(jsonl.as_json, jsonl.odd_values, jsonl.join_keys)
+    if not whole.columns:
         raise UserError(f"no line of the input holds a JSON object; the first file is {files[0].uri}")
     return planned, units, schema
 
 
-def _parts(index: int, file: InputFile, options: StorageOptions, unit_bytes: int, key: str | None) -> Iterator[_Part]:
+def _parts(
+    index: int, file: InputFile, options: StorageOptions, unit_bytes: int, key: str | None, jsonl: JsonlOptions
+) -> Iterator[_Part]:
     codec = codec_of(file.uri)
     step = file.size if codec else unit_bytes
     for start in range(0, file.size, max(step, 1)):
-        yield _Part(index, file.uri, codec, start, min(start + step, file.size), key, options)
+        stop = min(start + step, file.size)
+        yield _Part(index, file.uri, codec, start, stop, key, options, jsonl.max_line_bytes, jsonl.max_columns)
 
 
 def _units_of(index: int, found: Sequence[tuple[_Part, Profile]]) -> Iterator[Unit]:

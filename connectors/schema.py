@@ -62,6 +62,39 @@ def is_json(field: pa.Field) -> bool:
     return bool(field.metadata) and field.metadata.get(b"rmbatch.type") == b"json"
 
 
+TWIN_OF = b"rmbatch.odd_values_of"
+"""Field metadata of a column that holds another column's odd values as JSON text: the other's name."""
+TWIN = "odd."
+"""Prefix of such a column's name."""
+STRICT_METADATA = {b"rmbatch.odd_values": b"dead_letter"}
+
+
+def twin_field(name: str) -> pa.Field:
+    """The column beside ``name`` for the values of its odd rows, as JSON text."""
+    return pa.field(TWIN + name, JSON_TYPE, metadata={**JSON_METADATA, TWIN_OF: name.encode()})
+
+
+def twins_of(schema: pa.Schema) -> dict[str, str]:
+    """By column: the one that holds the values of its odd rows."""
+    marked = ((item.name, (item.metadata or {}).get(TWIN_OF)) for item in schema)
+    found = {of.decode(): name for name, of in marked if of is not None}
+    return {name: twin for name, twin in found.items() if name in schema.names}
+
+
+def with_twins(names: Iterable[str], schema: pa.Schema) -> list[str]:
+    """The columns, and with each the one that it shares its values with."""
+    found = dict.fromkeys(names)
+    for name, twin in twins_of(schema).items():
+        if name in found or twin in found:
+            found |= {name: None, twin: None}
+    return list(found)
+
+
+def is_strict(field: pa.Field) -> bool:
+    """Whether a row becomes a dead letter where the column's type does not hold its value."""
+    return bool(field.metadata) and STRICT_METADATA.items() <= field.metadata.items()
+
+
 def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
     """The schema that holds every file's rows unchanged; raises UserError where no such schema exists."""
     fields: dict[str, pa.Field] = {}

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from connectors.errors import UserError
+from connectors.jsonl_scan import MAX_COLUMNS, OddValues
+from connectors.lines import MAX_LINE_BYTES
 from jobs.jobfile import shown, validate
 from jobs.reward_config import COMPOSITIONS, Config, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
@@ -73,6 +75,16 @@ class InputConfig(Config):
     """For flat rows (one response a row). None: rows are not grouped."""
     types: dict[str, Literal["json"]] = Field(default_factory=dict)
     """JSONL columns to keep as JSON text, whatever their values are."""
+    odd_values: OddValues = "json_twin"
+    """JSONL: what becomes of a column where at most 1 in 100 rows has another kind of value than the others. json_twin:
+    it keeps its type, and the odd values stand as JSON text in a column beside it, odd.NAME. dead_letter: it keeps its
+    type, and the odd rows become dead letters. json_column: all of it is kept as JSON text. The column of group.by has
+    no twin, because its values are compared: it is then JSON text.
+    """
+    max_line_mb: Annotated[int, Field(ge=1, le=1024)] = MAX_LINE_BYTES >> 20
+    """JSONL: a longer line, MiB, becomes a dead letter."""
+    max_columns: Annotated[int, Field(ge=1)] = MAX_COLUMNS
+    """JSONL: rows with more different keys than this stop the job before its work."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first rows. None: all."""
     storage: StorageConfig = StorageConfig()

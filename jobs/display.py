@@ -137,6 +137,7 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
             reward = name.removeprefix("scored.")
             shown = ", ".join(f"{code} {n:,}" for code, n in null_codes(tally, reward).items())
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
+    lines += mixed_lines(speed.get("mixed", {}))
     for name, cost in speed.get("served", {}).items():
         lines.append((f"model {name}", Economics(**cost).line()))
     for name, cost in speed.get("judged", {}).items():
@@ -146,6 +147,20 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
     if speed.get("seconds"):
         lines.append(("time", f"{speed['seconds']:,.1f} s, of which {speed['work_seconds']:,.1f} s on rows"))
     return table(title, lines)
+
+
+def mixed_lines(mixed: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What became of columns whose rows are of several kinds, see ``InputDataset.mixed``: names and values."""
+    lines = []
+    for name, column in mixed.items():
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in column["kinds"].items())
+        if column["kept"] == "json":
+            told = f"all of it is JSON text, in which text has quotes, because its rows are of several kinds ({kinds})"
+        else:
+            how = "are dead letters" if column["kept"] == "dead_letters" else f"are JSON text in {column['kept']}"
+            told = f"{column['type']}; {column['odd']:,} of {column['rows']:,} rows are not ({kinds}), and {how}"
+        lines.append((f"column {name}", told))
+    return lines
 
 
 def _below(prefix: str, tally: Mapping[str, int]) -> dict[str, int]:

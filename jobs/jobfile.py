@@ -28,11 +28,18 @@ _SECRET_KEY = re.compile(
     r"(^|_)(secret|password|passwd|credentials|authorization|(api|access|secret|private)_?key"
     r"|(session|access|auth|bearer|hf)_token)$|^token$"  # not stop_token, think_token, max_tokens
 )
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_USER_IN_URL = re.compile(r"([A-Za-z0-9+.-]+)://([^/\s@]+)@")
+_USERS_ARE_NAMED = frozenset(("abfs", "abfss", "wasb", "wasbs", "adl"))  # Azure: container@account
+_USERS_ARE_NAMED |= {"ftp", "hdfs", "viewfs", "webhdfs", "sftp", "smb", "ssh"}
+"""Where a name before the @ is no secret, as long as no password follows it; elsewhere it is a token."""
 MAX_TOLD = 3
 """Mistakes that are told at a time."""
 MAX_SHOWN = 80
 """Characters of a wrong value that are shown."""
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 64
+MAX_VALUES = 100_000
+"""A job file has no more bytes, no deeper nesting and, with its anchors written out, no more keys and values."""
 
 _CURES = {
     "bool_parsing": "true or false",
@@ -59,7 +66,34 @@ _CURES = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys, and without keys that YAML 1.1 makes something else of (on, yes, 1)."""
+    """YAML without repeated keys, without keys that YAML 1.1 makes something else of (on, yes, 1), and of some size."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise UserError(f"line {line}: nested more than {MAX_DEPTH} deep; no job is")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > MAX_VALUES:
+            raise UserError(f"its anchors come to more than {MAX_VALUES:,} values; write out what is meant")
+        return node
+
+
+def _num_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Keys and values of a node with its aliases written out; one inside itself counts once, and is refused later."""
+    if node not in known:
+        known[node] = 1
+        inner = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.CollectionNode):
+            known[node] += sum(_num_values(each, known) for each in inner)
+    return known[node]
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
@@ -100,6 +134,9 @@ def read_job_file(path: str, overrides: Sequence[str], environ: Mapping[str, str
 def _read(path: str) -> str:
     store, place = open_url(path, StorageOptions())
     try:
+        found = store.stat(place)
+        if found is not None and found[1] > MAX_BYTES:
+            raise UserError(f"{path}: {found[1]:,} bytes; a job file has at most {MAX_BYTES:,}. Is it the data?")
         return store.read(place).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no job file {path}") from None
@@ -122,14 +159,14 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not YAML: {str(error).splitlines()[0]}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except ValueError as error:  # what looks like a date and is none
+    except (ValueError, OverflowError) as error:  # what looks like a date and is none
         raise UserError(f"{where}: a value is not YAML: {error}; put text in quotes") from None
 
 
 def _parse_value(text: str, override: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, OverflowError):
         key = override.partition("=")[0]
         cure = f"put text with such signs in quotes of its own: {key}='\"{text}\"'"
         raise UserError(f"{override!r}: the value is not YAML; {cure}") from None
@@ -142,6 +179,8 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not key or any(not part for part in key.split(".")):
         raise UserError(f"{override!r} is no override; write key.sub=value, such as select.keep=2")
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise UserError(f"{shown(override)}: nested more than {MAX_DEPTH} deep; no job is")
     place: Any = data
     for depth, part in enumerate(parents):
         place = _enter(place, part, ".".join(parents[: depth + 1]))
@@ -197,8 +236,10 @@ def _refuse_secrets(value: Any, path: tuple[str, ...]) -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _refuse_secrets(item, (*path, str(index)))
-    elif isinstance(value, str) and _PASSWORD_IN_URL.search(value):
-        raise _secret(path)
+    elif isinstance(value, str):
+        for protocol, user in _USER_IN_URL.findall(value):
+            if ":" in user or protocol.lower() not in _USERS_ARE_NAMED:
+                raise _secret(path)
 
 
 def _secret(path: Sequence[str]) -> UserError:

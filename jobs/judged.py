@@ -6,25 +6,27 @@ with clients(judges, ledger, options, display) as judged:
 judged.told(counts)                               # {"kind": Spending}
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.errors import JobError
+from connectors.errors import JobError, UserError
 from connectors.groups import group_offsets
 from connectors.ledger import Ledger
 from connectors.storage import StorageOptions
 from jobs.display import Display
 from jobs.preparation import Prepared
 from jobs.sampling import Sample, by_first_place
-from rmbatch.chat.connections import Unasked, chat_key
+from rmbatch.chat.connections import Unasked, chat_key, opened
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.spending import Spending, spending
 from rmbatch.chat.spent import Spent, kept_beside
 from rmbatch.judges.asking import counted_as
 from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows import flatten
+from rmbatch.served.engine import EngineError
 
 TOKEN_BYTES = 4
 """Of text, for an estimate: English has about so many a token, Chinese fewer."""
@@ -76,6 +78,23 @@ class Judged:
 def unasked_judges(judges: Mapping[str, JudgeReward]) -> dict[str, Unasked]:
     """Connections for a look at a job that asks nobody."""
     return {chat_key(judge.spec.chat()): Unasked() for judge in judges.values()}
+
+
+def look_for_judge(asked: tuple[str, ChatSpec]) -> None:
+    """Raises UserError where none of the servers that a reward (by name) asks is there; asks them nothing else."""
+    name, spec = asked
+
+    async def look() -> None:
+        client = opened(spec.model_copy(update={"cache": None}))
+        try:
+            await client.start()
+        finally:
+            await client.close()
+
+    try:
+        asyncio.run(look())
+    except EngineError as error:
+        raise UserError(f"reward {name!r}: model {spec.model!r} cannot be asked: {error}") from None
 
 
 @contextmanager

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
-from connectors.schema import HIDDEN
+from connectors.listing import takes_in
+from connectors.planning import JsonlOptions
+from connectors.schema import HIDDEN, twins_of, with_twins
 from connectors.storage import Folder, StorageOptions
 from connectors.writer import OutputSpec
 from jobs import best_of_n, score
-from jobs.config import BestOfNJob, ScoreJob, StorageConfig
+from jobs.config import BestOfNJob, InputConfig, ScoreJob, StorageConfig
 from rmbatch.best_of_n import SelectStage
 from rmbatch.names import nearest
 from rmbatch.rows import EVERYTHING, Roles, flatten, guess_roles
@@ -59,7 +61,7 @@ def prepare(job: Job, schema: pa.Schema) -> Prepared:
     for stage in stages:
         output = stage.output_schema(output)
     added = [field for field in output if field.name not in schema.names]
-    needed = {*kept, *_columns_of(roles, stages, schema), *([group] if group else [])}
+    needed = set(with_twins([*kept, *_columns_of(roles, stages, schema), *([group] if group else [])], schema))
     return Prepared(
         roles,
         stages,
@@ -77,7 +79,7 @@ def _kept_columns(job: Job, schema: pa.Schema) -> list[str]:
             raise UserError(
                 f"output.columns names {name!r}, which the input does not have; {nearest(name, schema.names)}"
             )
-    return list(job.output.columns)
+    return with_twins(job.output.columns, schema)
 
 
 def _check_columns(job: Job, schema: pa.Schema, roles: Roles, stages: Stages) -> None:
@@ -128,6 +130,36 @@ def storage_options(config: StorageConfig) -> StorageOptions:
     return StorageOptions(**config.model_dump())
 
 
+def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlOptions:
+    """The connectors' form of how a job reads JSONL."""
+    odd_values = config.odd_values
+    return JsonlOptions(
+        as_json=tuple(config.types),
+        odd_values="json_column" if without_twins and odd_values == "json_twin" else odd_values,
+        join_keys=(config.group.by,) if config.group else (),
+        max_line_bytes=config.max_line_mb << 20,
+        max_columns=config.max_columns,
+    )
+
+
+def check_places(job: Job) -> None:
+    """Raises UserError for an output inside the input, where the next job would read results as rows."""
+    output = output_folder(job)
+    try:
+        output.url.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"output.path: the name {output.url!a} is not UTF-8; write to a folder whose name is") from None
+    if job.output.storage is not None and job.output.storage != job.input.storage:
+        return  # the same name in another store is another place
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    for path in paths:
+        if takes_in(path, output.url, storage_options(job.input.storage)):
+            raise UserError(
+                f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
+                "choose a folder outside of it"
+            )
+
+
 def output_folder(job: Job) -> Folder:
     """Where the job writes."""
     return Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
@@ -160,6 +192,8 @@ class Tally:
         counts: Counter[str] = Counter()
         for stage in self.stages:
             counts.update(stage.tally(table))
+        for name, twin in twins_of(table.schema).items():
+            counts[f"odd.{name}"] = table.num_rows - table[twin].null_count
         return counts
 
 

@@ -16,9 +16,9 @@ from rich.text import Text
 from connectors.dataset import InputDataset
 from connectors.schema import visible_columns
 from jobs import judged
-from jobs.display import table
+from jobs.display import mixed_lines, table
 from jobs.judged import job_judges
-from jobs.preparation import Job, Prepared, prepare, project
+from jobs.preparation import Job, Prepared, check_places, prepare, project
 from jobs.running import SAMPLE_ROWS, list_job_input, plan_job_input
 from jobs.sampling import by_first_place, first_blocks, readable, spread_rows
 from jobs.served import estimated, served_models, unasked
@@ -52,6 +52,8 @@ class Ahead:
     writes: Sequence[str]
     """Columns of the output."""
     output: str
+    mixed: Mapping[str, Mapping[str, Any]]
+    """By column whose rows are of several kinds: see ``InputDataset.mixed``; of the first rows, where estimated."""
     models: Mapping[str, Mapping[str, str]]
     """By served model: tokens, GPU hours and so on, as text."""
     judges: Mapping[str, Mapping[str, str]]
@@ -69,6 +71,7 @@ def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
 
     ``gpu``: the device whose hours are estimated for served models.
     """
+    check_places(job)
     listing = list_job_input(job)
     sampled = listing.format == "jsonl"
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
@@ -106,6 +109,7 @@ def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
         reads=dict(prepared.score_stage.reads()),
         writes=prepared.output_schema.names,
         output=job.output.path,
+        mixed=dataset.mixed,
         models=work,
         judges=questions,
         first_rows=rows.select(_shown_columns(rows, prepared)).to_pylist(),
@@ -124,6 +128,8 @@ def show_plan(ahead: Ahead, console: Console) -> None:
         ("writes", ", ".join(ahead.writes)),
         ("output", ahead.output),
     ]
+    by = "by the first rows: " if ahead.estimated else ""
+    lines += [(name, by + told) for name, told in mixed_lines(ahead.mixed)]
     if ahead.skipped:
         lines.append(("skipped", f"{len(ahead.skipped)} files of another kind, such as {ahead.skipped[0]}"))
     console.print(table(ahead.job, lines))

@@ -32,7 +32,7 @@ from connectors.storage import Folder
 from connectors.units import Range
 from jobs.config import differences
 from jobs.display import Display
-from jobs.preparation import storage_options
+from jobs.preparation import jsonl_options, storage_options
 from jobs.principles_config import MOST_ROWS, PrinciplesJob, deciding_fields
 from jobs.sampling import readable
 from rmbatch.chat.local import clients
@@ -136,7 +136,7 @@ def _read_rows(job: PrinciplesJob) -> tuple[Found, int]:
         storage_options(job.input.storage),
         unit_bytes=UNIT_BYTES,
         limit=job.input.limit or MOST_ROWS + 1,
-        as_json=job.input.types,
+        jsonl=jsonl_options(job.input, without_twins=True),
     )
     if dataset.num_rows > MOST_ROWS:
         raise UserError(f"the input has more than {MOST_ROWS:,} rows; set input.limit, a few hundred are enough")

@@ -29,16 +29,29 @@ from connectors.listing import Listing, list_input
 from connectors.planning import MapInOrder, plan_dataset
 from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
-from jobs.display import Display
+from jobs.display import Display, mixed_lines
 from jobs.doctor import check_models
-from jobs.judged import Judged, clients, job_judges
-from jobs.preparation import Job, Prepared, output_folder, output_spec, prepare, project, storage_options
+from jobs.judged import Judged, clients, job_judges, look_for_judge
+from jobs.preparation import (
+    Job,
+    Prepared,
+    check_places,
+    jsonl_options,
+    output_folder,
+    output_spec,
+    prepare,
+    project,
+    storage_options,
+)
 from jobs.score import built_rewards
-from jobs.served import Served, engines, served_models
+from jobs.served import Served, engines, look_for_model, served_models
+from rmbatch.chat.connections import chat_key
 from rmbatch.chat.spending import Spending
+from rmbatch.judges.reward import judge_rewards
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.scoring import null_codes
 from rmbatch.served.economics import Economics
+from rmbatch.served.reward import model_rewards
 
 SAMPLE_ROWS = 1000
 """A job is fitted to so many rows of JSONL before the whole input is scanned."""
@@ -67,21 +80,26 @@ class Summary:
     """By served model: what it cost in this run, as ``rmbatch.served.economics.Economics``."""
     judged: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By judge: what it cost in this run, as ``rmbatch.chat.spending.Spending``."""
+    mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By column whose rows are of several kinds: see ``InputDataset.mixed``."""
 
 
 def run_job(job: Job, display: Display) -> Summary:
     """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
     began = time.monotonic()
     refuse_lost_output("output.path", job.output.path)
+    check_places(job)
     folder = output_folder(job)
     ledger = Ledger(folder)
     manifest = ledger.manifest()
     if manifest is not None:
         _check_same_job(manifest["job"], job, folder.url, display)
-        _say_changes(ledger.plan(), job, display)
+        plan = ledger.plan()
+        _say_changes(plan, job, display)
         clean(ledger)
         display.say(f"{folder.url} is finished; nothing to do")
-        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0, 0.0)
+        mixed = plan.dataset.mixed if plan else {}
+        summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0, 0.0, mixed=mixed)
         if not ledger.private.exists("summary.json"):  # killed between the manifest and the summary
             _keep_summary(ledger, summary)
         return summary
@@ -102,6 +120,8 @@ def run_job(job: Job, display: Display) -> Summary:
             with _ray(job, display):
                 plan = plan or _begin(job, ledger, dataset or _scan(job, listing, display), display)
                 prepared = prepare(job, plan.dataset.schema)
+                for name, line in mixed_lines(plan.dataset.mixed):
+                    display.say(f"{name}: {line}")
                 try:
                     manifest, worked = _work_and_finish(job, ledger, plan, prepared, lease, display)
                 except UserError:
@@ -325,14 +345,26 @@ def plan_job_input(job: Job, listing: Listing, limit: int | None, run: MapInOrde
         storage_options(job.input.storage),
         unit_bytes=job.run.unit_mb << 20,
         limit=limit,
-        as_json=job.input.types,
         group_key=group.by if group and group.rows == "adjacent" else None,
+        jsonl=jsonl_options(job.input),
         run=run,
     )
 
 
+def _look_for_servers(job: Job) -> None:
+    """Raises UserError where a judge or a model is asked at servers none of which is there, before a long scan."""
+    from rmbatch.pipeline.run import run_in_order
+
+    rewards = built_rewards(job)
+    judges = {chat_key(judge.spec.chat()): (name, judge.spec.chat()) for name, judge in judge_rewards(rewards)}
+    models = {each.spec.engine_key: each.spec for _, each in model_rewards(rewards) if each.spec.engine == "endpoint"}
+    list(run_in_order(look_for_judge, list(judges.values())))
+    list(run_in_order(look_for_model, list(models.values())))
+
+
 def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
     """Plan JSONL by reading it on the cluster."""
+    _look_for_servers(job)
     from rmbatch.pipeline.run import run_in_order
 
     total = sum(file.size for file in listing.files)
@@ -400,6 +432,7 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         plan.dataset.num_bytes * share / worked.seconds if worked.seconds else 0.0,
         {name: each.plain() for name, each in worked.served.items()},
         {name: each.plain() for name, each in worked.judged.items()},
+        plan.dataset.mixed,
     )
     _keep_summary(ledger, summary)
     return summary

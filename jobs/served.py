@@ -23,9 +23,11 @@ from rmbatch.names import nearest
 from rmbatch.rows import Roles, flatten
 from rmbatch.served.connections import Unasked
 from rmbatch.served.economics import Economics, economics
+from rmbatch.served.engine import EngineError, open_engine
 from rmbatch.served.estimate import MFU, Interval, estimate, gpu_hours
 from rmbatch.served.hardware import PEAKS, flops_per_token, peak_flops
 from rmbatch.served.reward import USED, ModelReward, model_rewards
+from rmbatch.served.spec import ServedModel
 
 
 def served_models(prepared: Prepared) -> dict[str, ModelReward]:
@@ -116,6 +118,14 @@ def estimated(name: str, reward: ModelReward, sample: Sample, roles: Roles, gpu:
 def _between(interval: Interval) -> str:
     digits = ".3g" if interval.high < 1000 else ".0f"
     return f"{interval.low:,{digits}} to {interval.high:,{digits}}"
+
+
+def look_for_model(spec: ServedModel) -> None:
+    """Raises UserError where none of the servers of a model is there."""
+    try:
+        open_engine(spec).close()
+    except EngineError as error:
+        raise UserError(f"model {spec.model!r} cannot be served: {error}") from None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
-from connectors.schema import HIDDEN
+from connectors.schema import HIDDEN, twins_of
 from rmbatch import messages
 from rmbatch.messages import MESSAGES, TEXT, is_list, is_text
 from rmbatch.names import nearest
@@ -137,7 +137,8 @@ class FlatView:
         """The column that plays the role ``name``, or is called so, as one array of ``num_candidates`` values.
 
         ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
-        type (text as large_string, lists as large_list, JSON as the text of each value). In nested rows what belongs to
+        type (text as large_string, lists as large_list, JSON as the text of each value). An odd value is read where the
+        result is text or a prompt, and is null else (``connectors/shapes.py``). In nested rows what belongs to
         the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
         ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
 
@@ -232,6 +233,15 @@ class FlatView:
                 )
             if pa.types.is_null(lists.type):
                 lists = pc.cast(lists, pa.large_list(TEXT))
+            odd = self._odd_values(column)
+            if odd:
+                texts = messages.response_text(lists.flatten())
+                lists = pa.LargeListArray.from_arrays(pa.array(messages.offsets_of(lists)), texts, mask=self._null_rows)
+                found = {row: value if isinstance(value, list) else None for row, value in odd.items()}
+                lists = _replaced(
+                    lists, {row: value and list(map(messages.text_of, value)) for row, value in found.items()}
+                )
+                self._null_rows = pc.is_null(lists)
             self.offsets = messages.offsets_of(lists)
             self._candidates = lambda: messages.response_text(lists.flatten())
             return
@@ -278,10 +288,22 @@ class FlatView:
         if column is None:
             raise MissingColumnError(f"no column plays the role {role!r}; name it in `columns`; {self._nearest(role)}")
         array = self._raw(role, column)
-        if not self._is_json(column):
-            return array if of_array is None else of_array(array)
-        values = messages.json_values(array, column)
-        return pa.array([of_value(value) for value in values], decoded_type)
+        if self._is_json(column):
+            values = messages.json_values(array, column)
+            return pa.array([of_value(value) for value in values], decoded_type)
+        typed = array if of_array is None else of_array(array)
+        odd = self._odd_values(column)
+        if not odd or (of_array is None and not is_text(typed.type)):
+            return typed
+        return _replaced(typed, {row: of_value(value) for row, value in odd.items()})
+
+    def _odd_values(self, column: str) -> dict[int, Any]:
+        """By row: the values of a column that its type does not hold, which stand in the column's twin."""
+        twin = twins_of(self._table.schema).get(column)
+        if twin is None or self._table.column(twin).null_count == self._table.num_rows:
+            return {}
+        values = messages.json_values(self._raw(column, twin), twin)
+        return {row: value for row, value in enumerate(values) if value is not None}
 
     def _raw(self, role: str, column: str) -> pa.Array:
         if column not in self._table.schema.names:
@@ -293,6 +315,13 @@ class FlatView:
 
     def _nearest(self, name: str) -> str:
         return nearest(name, self._table.schema.names)
+
+
+def _replaced(array: pa.Array, values: Mapping[int, Any]) -> pa.Array:
+    """The array with other values in some rows."""
+    places = np.arange(len(array), dtype=np.int64)
+    places[list(values)] = len(array) + np.arange(len(values))
+    return pa.concat_arrays([array, pa.array(list(values.values()), array.type)]).take(pa.array(places))
 
 
 def _existing(schema: pa.Schema, role: str, column: Any) -> Any:

@@ -122,7 +122,7 @@ def load_source(text: str, path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up while it runs
     try:
         exec(compile(text, shown, "exec"), module.__dict__)
-    except Exception as fault:  # whatever the user's file raises is the user's to mend, and said in one line
+    except (Exception, SystemExit) as fault:  # whatever the user's file raises is the user's to mend, in one line
         del sys.modules[name]
         raise UserError(f"the reward file {path} cannot be loaded: {type(fault).__name__}: {fault}") from fault
     return module
@@ -171,12 +171,16 @@ def _bounds(note: Any) -> str:
 
 def _from_module(ref: str) -> RewardSpec:
     where, _, attribute = ref.rpartition(":")
+    if where.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"reward {ref!r}: {where} is a part of Python and has no reward; {_OWN}")
     try:
         module = importlib.import_module(where)
     except ModuleNotFoundError as missing:
         if missing.name is not None and (where == missing.name or where.startswith(f"{missing.name}.")):
             raise UserError(f"reward {ref!r}: no module {where!r}; is it on PYTHONPATH?") from None
         raise UserError(f"reward {ref!r}: {where} needs the package {missing.name!r}, not installed here") from missing
+    except (Exception, SystemExit) as fault:  # whatever the module raises is its author's to mend
+        raise UserError(f"reward {ref!r}: {where} cannot be loaded: {type(fault).__name__}: {fault}") from fault
     return _named(module, attribute, ref)
 
 
@@ -190,6 +194,12 @@ def _named(module: ModuleType, attribute: str, ref: str) -> RewardSpec:
         ]
         raise UserError(f"reward {ref!r}: no function {attribute!r} there; {nearest(attribute, own)}")
     return spec_of(target)
+
+
+_OWN = (
+    "write a function whose parameter is `response` and name it path/to/file.py:func, or declare it with "
+    "@rmbatch.rewards.reward(...)"
+)
 
 
 def _read(path: str) -> str:

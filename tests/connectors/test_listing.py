@@ -1,11 +1,15 @@
 """What an input path names: one contract on every store."""
 
+import os
+from pathlib import Path
+
 import orjson
 import pytest
 
 from connectors.errors import UserError
-from connectors.listing import codec_of, format_of, list_input
-from connectors.storage import Folder
+from connectors.listing import codec_of, format_of, list_input, takes_in
+from connectors.storage import Folder, StorageOptions
+from tests.connectors.inputs import write_files
 
 
 @pytest.fixture
@@ -110,3 +114,61 @@ def test_hive_partitions_are_decoded(folder: Folder):
 )
 def test_names_tell_format_and_codec(name: str, kind: str | None, codec: str):
     assert (format_of(name), codec_of(name)) == (kind, codec)
+
+
+def test_a_damaged_manifest_is_one_line_with_the_cure(tmp_path: Path):
+    for text in (b"{half", b"[]", b"{}", b'{"files": [{"part": "data"}]}', b'{"files": null}'):
+        write_files(tmp_path, {"_rmbatch/manifest.json": text, "data/a.jsonl": b"{}"})
+        with pytest.raises(UserError, match=r"manifest\.json is damaged .* name them yourself: .*/data/\*") as told:
+            list_input([str(tmp_path)], StorageOptions())
+        assert "\n" not in str(told.value)
+
+
+def test_a_link_to_itself_is_one_line(tmp_path: Path):
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    for path in (tmp_path, tmp_path / "loop.jsonl", f"{tmp_path}/*.jsonl"):
+        with pytest.raises(UserError, match=r"loop\.jsonl is a link that leads to itself; remove it"):
+            list_input([str(path)], StorageOptions())
+
+
+def test_a_link_back_up_is_refused_where_files_would_be_read_again_and_again(tmp_path: Path):
+    write_files(tmp_path, {"in/a/x.jsonl": b"{}"})
+    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
+    with pytest.raises(UserError, match="in/a/up is a link to a folder that it lies in"):
+        list_input([f"{tmp_path}/in/**/*.jsonl"], StorageOptions())
+    assert len(list_input([f"{tmp_path}/in"], StorageOptions()).files) == 1
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "x.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"caf\\udce9/x\.jsonl' is not UTF-8, so no plan can hold it; rename"):
+        list_input([str(tmp_path)], StorageOptions())
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "inside"),
+    [
+        ("in", "in/out", True),
+        ("in/", "in", True),
+        ("in", "input", False),
+        ("in", "out/in", False),
+        ("in/x.jsonl", "in/out", False),  # a file holds nothing else
+        ("in/*.jsonl", "in/out", False),
+        ("in/*", "in/out", True),
+        ("in/*", "in/out/deeper", True),  # out is matched, and searched through
+        ("in/**", "in/a/b", True),
+        ("in/**/*.parquet", "in/a", True),
+        ("in/*/data/*.parquet", "in/out", True),
+        ("in/2026-*/", "in/scored", False),
+        ("link", "in/out", True),
+        ("link/*", "in/out", True),
+    ],
+)
+def test_an_output_inside_the_input_is_known_by_its_place(tmp_path: Path, path: str, folder: str, inside: bool):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    assert takes_in(f"{tmp_path}/{path}", f"{tmp_path}/{folder}", StorageOptions()) == inside
+    if "link" not in path:
+        assert takes_in(f"memory://{path}", f"memory:///{folder}", StorageOptions()) == inside

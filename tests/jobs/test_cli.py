@@ -517,3 +517,40 @@ def test_square_brackets_in_the_data_are_no_markup(rmbatch: Command, tmp_path: P
         "job: score\ninput: {path: flat.jsonl}\nrewards: {exact: accuracy}\noutput: {path: out}\n"
     )
     assert "[INST] hi [/INST] [b]" in rmbatch("plan", "score.yaml").out
+
+
+HOSTILE = {
+    "reward: os:system": "os is a part of Python and has no reward",
+    "reward: accuracy, path: &a [*a]": "unconstructable recursive",
+    "reward: " + "[" * 3000: "nested more than 64 deep",
+    "reward: 's3://token@host/rewards.py:polite'": "secrets do not belong into a job file",
+}
+
+
+@pytest.mark.parametrize("reward", HOSTILE)
+def test_a_hostile_job_file_is_one_line_and_leaves_no_folder(
+    rmbatch: Command, no_ray: None, tmp_path: Path, reward: str
+) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", FLAT)
+    text = f"job: score\ninput: {{path: in/}}\nrewards: {{exact: {{{reward}}}}}\noutput: {{path: out/}}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    ended = rmbatch("run", "job.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert HOSTILE[reward] in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_with_a_broken_manifest_or_a_link_to_itself_is_one_line(
+    rmbatch: Command, no_ray: None, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", FLAT)
+    (tmp_path / "job.yaml").write_text(BEST)
+    (tmp_path / "in/loop.jsonl").symlink_to("loop.jsonl")
+    ended = rmbatch("run", "job.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    (tmp_path / "in/_rmbatch").mkdir()
+    (tmp_path / "in/_rmbatch/manifest.json").write_text("[1]")
+    ended = rmbatch("run", "job.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "manifest.json is damaged" in ended.err
+    assert not (tmp_path / "out").exists()

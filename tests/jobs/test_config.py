@@ -92,7 +92,8 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ("{job: [score]}", "job: ['score'] is no job type; did you mean 'score'?"),  # a list has no hash
         (
             "{input: null}",
-            "input: got null; write keys and values: path, format, columns, group, types, limit, storage",
+            "input: got null; write keys and values: path, format, columns, group, types, odd_values, max_line_mb, "
+            "max_columns, limit, storage",
         ),
         ("{input: {format: jsonl}}", "input.path: missing; it has no default"),
         ("{input: {path: 3}}", "input.path: got 3; write text in quotes or a list"),

@@ -71,6 +71,29 @@ def test_what_is_not_a_job_file(job_file: Path, text: str, message: str) -> None
     assert told(job_file) == message
 
 
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"a0: &a0 [ha]\n{LAUGHS}", "JOB: its anchors come to more than 100,000 values; write out what is meant"),
+        ("a: " + "[" * 5000, "JOB: line 1: nested more than 64 deep; no job is"),
+        ("".join("  " * depth + "a:\n" for depth in range(100)), "JOB: line 64: nested more than 64 deep; no job is"),
+        ("a: " + "x" * (4 << 20), "JOB: 4,194,307 bytes; a job file has at most 4,194,304. Is it the data?"),
+    ],
+)
+def test_a_job_file_without_measure_is_one_line(job_file: Path, text: str, message: str) -> None:
+    job_file.write_text(text)
+    assert told(job_file) == message
+
+
+def test_overrides_are_measured_too(job_file: Path) -> None:
+    job_file.write_text("job: score\n")
+    assert "nested more than 64 deep" in told(job_file, ["a=" + "[" * 5000])
+    assert "nested more than 64 deep" in told(job_file, [".".join("a" * 5000) + "=1"])
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert told(tmp_path / "job.yaml") == "no job file JOB"
     assert told(tmp_path) == "no job file JOB"  # a folder
@@ -248,11 +271,22 @@ def test_a_password_in_a_url_is_a_secret(job_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["s3://very-private@bucket/rows/", "https://very-private@gateway/v1", "sftp://me:very-private@host/rows"]
+)
+def test_a_token_in_a_url_is_a_secret(job_file: Path, url: str) -> None:
+    job_file.write_text(f"input: {{path: ['{url}']}}\n")
+    message = told(job_file)
+    assert message.startswith("JOB: input.path.0: secrets do not belong into a job file")
+    assert "very-private" not in message
+
+
+@pytest.mark.parametrize(
     "harmless",
     [
         *("tokenizer: words", "max_tokens: 3", "group_key: uid", "think_token: think", "stop_token: x", "keys: [a]"),
         *("secretary: a", "tokens: a", "passwords_seen: 2", "key: uid"),
         *("api_key: null", "api_key: ''", "token: false"),  # nothing is given away
+        *("path: sftp://me@host/rows", "path: abfss://rows@account.dfs.core.windows.net/x"),
         *("endpoint: https://minio:9000/a@b", "path: 's3://team/a:b@c'", "email: mailto:me@example.org"),
     ],
 )

@@ -81,6 +81,11 @@ def test_a_module_and_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rmbatch.rewards.genral:accuracy", "no module 'rmbatch.rewards.genral'"),
         ("rmbatch.rewards.general:acuracy", r"no function 'acuracy' there; did you mean 'accuracy'"),
         ("no/such/file.py:polite", "no reward file no/such/file.py"),
+        ("os:system", r"os is a part of Python and has no reward; write a function whose parameter is `response`"),
+        ("os.path:exists", "os.path is a part of Python and has no reward"),
+        ("numpy:where", "'where' declares no reward: write `def where"),
+        ("pyarrow.parquet:write_table", "name neither columns nor knobs"),
+        ("rmbatch.rewards.registry:resolve", "'resolve'"),
     ],
 )
 def test_a_wrong_name_is_one_line(ref: str, message: str) -> None:
@@ -96,6 +101,28 @@ def test_a_wrong_name_is_one_line(ref: str, message: str) -> None:
 def test_a_file_that_cannot_be_loaded_says_why(text: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"the reward file bad\.py cannot be loaded: {message}"):
         resolve("bad.py:it", text)
+
+
+@pytest.mark.parametrize("name", ["system", "rmtree"])
+def test_what_a_file_only_imports_is_no_reward_of_it(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}.* declares no reward"):
+        resolve(f"mine.py:{name}", "from os import system\nfrom shutil import rmtree\n")
+
+
+def test_a_module_that_ends_the_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends_at_once.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for ref in ("ends_at_once:it", f"{tmp_path}/ends_at_once.py:it"):
+        with pytest.raises(UserError, match="cannot be loaded: SystemExit: 3"):
+            resolve(ref)
+
+
+def test_a_function_of_a_package_that_reads_a_response_is_a_reward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "our_rewards.py").write_text("def polite(response, *, word='please'): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("our_rewards:polite").columns == ("response",)
 
 
 def test_describe_shows_all_one_can_set() -> None:

@@ -1,0 +1,189 @@
+"""Cuts a JSONL file into its non-blank lines, with their numbers and offsets; time grows with the bytes, however long.
+
+A line longer than the limit is not held in memory: what comes is its beginning and its true length.
+
+    for line in Lines(store, path, codec="", max_line_bytes=256 << 20): line.number, line.offset, line.text
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from connectors.errors import UserError
+from connectors.storage import Store
+
+MAX_LINE_BYTES = 256 << 20
+"""Where a job does not say otherwise."""
+KEPT_BYTES = 1 << 20
+"""How much of a line that is too long is kept."""
+CHUNK_BYTES = 8 << 20
+
+
+class BadLineError(Exception):
+    """Why a line is not a row: a stable code and a message."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Line(NamedTuple):
+    """A non-blank line of a file."""
+
+    number: int
+    """Line number in the file, from 1."""
+    offset: int
+    """Byte offset in the file's (decompressed) text."""
+    text: bytes
+    too_long: int = 0
+    """The line's bytes where they are more than the limit; ``text`` is then only its beginning."""
+
+
+class Lines:
+    """The non-blank lines from byte ``start`` to ``stop``, both at line borders; a compressed file is read whole.
+
+    Iterating raises BadLineError at the end where a compressed stream is cut off or damaged.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        codec: str,
+        start: int = 0,
+        stop: int | None = None,
+        first_line: int = 0,
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> None:
+        self._chunks = _iter_chunks(store, path, codec, start, stop)
+        self._offset = start
+        self._limit = max_line_bytes
+        self.number = first_line
+        """Lines seen so far, blank ones included."""
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+
+    @property
+    def unfinished(self) -> Line:
+        """What has been read of the line after the last; where a damaged file breaks off."""
+        return Line(self.number + 1, self._offset, b"".join(self._rest))
+
+    def __iter__(self) -> Iterator[Line]:
+        for chunk in self._chunks:
+            first, *others = chunk.split(b"\n")
+            self._hold(first)
+            if not others:
+                continue
+            rest = others.pop()
+            yield from self._next()
+            for text in others:
+                self._hold(text)
+                yield from self._next()
+            self._hold(rest)
+        if self._rest:
+            yield from self._next()
+
+    def _hold(self, piece: bytes) -> None:
+        """Take in a piece of the line that is being read."""
+        if not piece:
+            return
+        self._rest_bytes += len(piece)
+        self._rest.append(piece)
+        if self._rest_bytes > self._limit:
+            self._rest = [b"".join(self._rest)[:KEPT_BYTES]]
+
+    def _next(self) -> Iterator[Line]:
+        """The line that is now complete, unless it is blank."""
+        text = self._rest[0] if len(self._rest) == 1 else b"".join(self._rest)
+        size, offset = self._rest_bytes, self._offset
+        self._rest, self._rest_bytes = [], 0
+        self._offset += size + 1
+        self.number += 1
+        text = _stripped(text, offset)
+        if text:
+            yield Line(self.number, offset, text, size if size > self._limit else 0)
+
+
+def _stripped(text: bytes, offset: int) -> bytes:
+    if offset == 0:
+        if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError("a JSONL input file is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+        text = text.removeprefix(b"\xef\xbb\xbf")
+    return text.strip(b" \t\r")
+
+
+def line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
+    """Where the lines that begin in bytes ``start`` to ``stop`` begin and end; twice the same place where none does."""
+    size = size_of(store, path)
+    first = 0 if start == 0 else _find_line(store, path, start, min(stop, size))
+    if first is None or first >= stop:
+        return stop, stop
+    last = None if stop >= size else _find_line(store, path, stop, size)
+    return first, size if last is None else last
+
+
+def _find_line(store: Store, path: str, position: int, end: int) -> int | None:
+    """The first line start at or after ``position``; None if it is not before ``end``."""
+    at, step = position - 1, 1 << 16
+    while at < end - 1:
+        chunk = store.read(path, at, min(at + step, end - 1))
+        newline = chunk.find(b"\n")
+        if newline >= 0:
+            return at + newline + 1
+        at, step = at + len(chunk), min(2 * step, CHUNK_BYTES)
+    return None
+
+
+def size_of(store: Store, path: str) -> int:
+    """Bytes of an object; raises FileNotFoundError."""
+    found = store.stat(path)
+    if found is None:
+        raise FileNotFoundError(store.url(path))
+    return found[1]
+
+
+def _iter_chunks(store: Store, path: str, codec: str, start: int, stop: int | None) -> Iterator[bytes]:
+    if not codec:
+        size = stop if stop is not None else size_of(store, path)
+        for begin in range(start, size, CHUNK_BYTES):
+            yield store.read(path, begin, min(begin + CHUNK_BYTES, size))
+        return
+    with store.open(path) as opened:
+        watched = _Watched(opened)
+        file = io.BufferedReader(watched, 1 << 20)
+        stream = gzip.GzipFile(fileobj=file) if codec == "gzip" else pa.CompressedInputStream(file, codec)
+        # Small reads: what a damaged stream still yields before the damage is kept.
+        read = stream.read1 if codec == "gzip" else stream.read
+        while True:
+            try:
+                chunk = read(64 << 10)
+            except (EOFError, zlib.error, OSError) as error:
+                if watched.failed:
+                    raise
+                raise BadLineError("damaged_file", f"the {codec} stream is cut off or damaged: {error}") from None
+            if not chunk:
+                return
+            yield chunk
+
+
+class _Watched(io.RawIOBase):
+    """A file that knows whether reading it failed: a decompressor raises OSError for that and for damage alike."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failed = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.failed = True
+        data = self._file.read(len(buffer))
+        self.failed = False
+        buffer[: len(data)] = data
+        return len(data)
