@@ -43,9 +43,14 @@ def contains(response: pa.Array, reference: pa.Array, *, ignore_case: bool = Fal
     Null response or reference: null. Null with a code: ``empty_reference``, which every text would contain.
     Source: substring match, as ``includes`` in OpenAI's evals, https://github.com/openai/evals.
     """
-    return _located(
-        response, reference, ignore_case, pl.col("response").str.contains(pl.col("reference"), literal=True)
-    )
+
+    # Measured: polars' search for a pattern of its own in each row is not linear in the pattern; Python's is.
+    def found(pair: dict[str, str | None]) -> bool | None:
+        text, gold = pair["response"], pair["reference"]
+        return None if text is None or gold is None else gold in text
+
+    searched = pl.struct("response", "reference").map_elements(found, pl.Boolean)
+    return _located(response, reference, ignore_case, searched)
 
 
 @reward("starts_with", writes_reason=False)

@@ -82,8 +82,8 @@ _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "
 
 
 def list_rewards() -> list[str]:
-    """The names that need no path, sorted: built-in rewards, their other names, those that installed packages offer."""
-    return sorted({*BUILTIN, *ALIASES, *(point.name for point in _installed())})
+    """The names that need no path: built-in rewards and those that installed packages offer, sorted."""
+    return sorted({*BUILTIN, *(point.name for point in _installed())})
 
 
 def resolve(ref: str, source: str | None = None) -> RewardSpec:
