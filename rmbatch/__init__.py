@@ -76,10 +76,11 @@ def judge(name: str, **settings: Any) -> "Reward":
 
 
 def list_rewards() -> list[str]:
-    """The names of all rewards that need no path, sorted."""
+    """The names of all rewards that need no path, the judges of the alignment library among them, sorted."""
+    from rmbatch.judges.library import LIBRARY
     from rmbatch.rewards.registry import list_rewards
 
-    return list_rewards()
+    return sorted({*list_rewards(), *LIBRARY})
 
 
 def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":

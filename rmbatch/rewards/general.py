@@ -3,6 +3,7 @@
 They know nothing of mathematics (``math.py``), of form (``format.py``) or of likeness (``similarity.py``).
 """
 
+import math
 import re
 from typing import Annotated
 
@@ -81,7 +82,7 @@ def number_accuracy(
     Source: RM-Gallery, ``number_accuracy``, https://github.com/modelscope/RM-Gallery.
     Deviation: a reference without numbers is null, not 0.0: there is nothing to compare with.
     """
-    golds: Once[str, list[float]] = Once(lambda gold: [float(number) for number in re.findall(_NUMBER, gold)])
+    golds: Once[str, list[float]] = Once(lambda gold: [_float(number) for number in re.findall(_NUMBER, gold)])
     wanted = [None if gold is None else golds[gold] for gold in reference.to_pylist()]
     most = max((len(numbers) for numbers in wanted if numbers), default=0)
 
@@ -103,6 +104,14 @@ def _numbers(response: pa.Array, most: int) -> list[list[float] | None]:
     if most <= 1:
         first = texts.str.extract(f"({_NUMBER})").to_list()
         present = response.is_valid().to_pylist()
-        return [[float(one)] if one else [] if valid else None for one, valid in zip(first, present)]
+        return [[_float(one)] if one else [] if valid else None for one, valid in zip(first, present)]
     found = texts.str.extract_all(_NUMBER).list.head(most).to_list()
-    return [None if numbers is None else [float(number) for number in numbers] for numbers in found]
+    return [None if numbers is None else [_float(number) for number in numbers] for numbers in found]
+
+
+def _float(digits: str) -> float:
+    """The number that decimal digits of any script write; nan for digits that are newer than this Python's Unicode."""
+    try:
+        return float(digits)
+    except ValueError:  # Rust's regex knows a later Unicode, and nan equals no number
+        return math.nan

@@ -3,7 +3,10 @@
 The JSON is the last fenced block of the response (three backticks, bare or followed by ``json``), else the whole text.
 """
 
+import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -18,6 +21,9 @@ MAX_DEPTH = 250
 MAX_STEPS = 2_000_000
 """Comparisons of two values that lists in any order may take; some seconds."""
 
+Load = Callable[[str], tuple[Any, str | None]]
+"""From a text to its JSON value, or what is wrong with it."""
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:json|JSON|Json)?[ \t]*$", re.MULTILINE)
 
 
@@ -40,19 +46,20 @@ def json_match(
     """1.0 where the response is the same JSON value as the reference, else 0.0.
 
     response[n] text, reference[n] text (JSON) -> score[n] float64 in {0, 1}; the reason names the first place that
-    differs. Keys have no order; 1 and 1.0 are equal, 1 and true are not. ``strict_order=False``: lists are equal in any
+    differs. Keys have no order; 1 and 1.0 are equal, 1 and true are not;
+    integers of any size are exact. ``strict_order=False``: lists are equal in any
     order. ``ignore_extra_keys``: objects of the response may have keys that the reference has not.
     Null response or reference: null. Null with a code: ``unparsable_reference``, it is no JSON; ``too_deep``, over 250
     levels; ``too_long``, lists that take over 2,000,000 comparisons in any order.
     Source: OpenJudge, ``json_match``, https://github.com/agentscope-ai/OpenJudge.
     """
-    golds = Once(_loaded)
+    golds = Once(_loaded_exactly)
 
     def verdict(text: str, gold: str) -> Verdict:
         right, fault = golds[gold]
         if fault is not None:
             return None, f"unparsable_reference: {fault}", None
-        value, failed = _parsed(text)
+        value, failed = _parsed(text, _loaded_exactly)
         if failed:
             return failed
         try:
@@ -137,9 +144,18 @@ def _loaded(text: str) -> tuple[Any, str | None]:
         return None, str(fault)
 
 
-def _parsed(text: str) -> tuple[Any, Verdict | None]:
+def _loaded_exactly(text: str) -> tuple[Any, str | None]:
+    """As ``_loaded``, with integers beyond 64 bits as they are, which orjson reads as floats."""
+    value, fault = _loaded(text)
+    if fault is None and _LONG_NUMBER.search(text):
+        with suppress(RecursionError):  # deeper than what is compared
+            value = json.loads(text)
+    return value, fault
+
+
+def _parsed(text: str, load: Load = _loaded) -> tuple[Any, Verdict | None]:
     """The JSON value of a response, or the verdict that it has none."""
-    value, fault = _loaded(_fenced(text))
+    value, fault = load(_fenced(text))
     if fault is None:
         return value, None
     if fault.startswith("depth limit"):
@@ -198,12 +214,45 @@ class _Comparison:
         return None if same else place
 
     def _same_items(self, value: list[Any], gold: list[Any], depth: int) -> bool:
-        """Whether each item of the reference finds one of its own, in any order; the first that fits is taken."""
-        left = list(value)
-        for right in gold:
-            fits = (index for index, one in enumerate(left) if self.difference(one, right, "", depth - 1) is None)
-            found = next(fits, None)
-            if found is None:
+        """Whether each item of the reference finds one of its own, in any order: a perfect matching."""
+        holder: dict[int, int] = {}  # by item of the response: the item of the reference that has it
+        fits: dict[tuple[int, int], bool] = {}
+
+        def fit(place: int, item: int) -> bool:
+            if (place, item) not in fits:
+                fits[place, item] = self.difference(value[item], gold[place], "", depth - 1) is None
+            return fits[place, item]
+
+        for place in range(len(gold)):
+            free = (item for item in range(len(value)) if item not in holder and fit(place, item))
+            found = next(free, None)
+            if found is not None:
+                holder[found] = place
+            # Where equal items are interchangeable, the first that fits is as good as any.
+            elif not self._extra or not self._make_room(place, holder, fit, len(value)):
                 return False
-            del left[found]
         return True
+
+    def _make_room(self, place: int, holder: dict[int, int], fit: Callable[[int, int], bool], num_items: int) -> bool:
+        """Give ``place`` an item, by moving others along an augmenting path (Kuhn); False where there is none."""
+        reached_from: dict[int, int] = {}
+        waiting = [place]
+        for mover in waiting:
+            for item in range(num_items):
+                self._steps += 1
+                if self._steps > MAX_STEPS:
+                    raise _TooManyError(self._steps)
+                if item in reached_from or not fit(mover, item):
+                    continue
+                reached_from[item] = mover
+                if item in holder:
+                    waiting.append(holder[item])
+                    continue
+                while True:  # hand the items along, back to ``place``
+                    taker = reached_from[item]
+                    given_up = next((one for one, has in holder.items() if has == taker), None)
+                    holder[item] = taker
+                    if given_up is None:
+                        return True
+                    item = given_up
+        return False

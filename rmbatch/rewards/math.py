@@ -35,15 +35,20 @@ def math_verify_reward(
 ) -> Scores:
     r"""1.0 where the answer that the response ends on equals the reference as mathematics, else 0.0.
 
-    response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Answers are
-    found as LaTeX (``\boxed{}``, ``$…$``) or plain expressions, the last one counts (boxes close together are one set),
-    and only the first form that math-verify gives of it is compared. A response without such an answer: 0.0.
-    Null response or reference: null. Null with a code: ``unparsable_reference``; ``timeout`` where parsing or comparing
-    takes over ``timeout_s`` seconds of processor time each; ``verify_failed`` where the comparison raises.
-    Source: RM-Gallery, ``math_verify_reward``, https://github.com/modelscope/RM-Gallery, and math-verify,
-    https://github.com/huggingface/Math-Verify.
-    Deviation: a reference without delimiters (``16\sqrt{3}``, ``y = -2x``), and a last line of the response that is
-    nothing but such mathematics, is read as a whole, where RM-Gallery compares the 16, or the -2, in it.
+    response[n] text, reference[n] text -> score[n] float64 in {0, 1}; the reason shows what was compared. Both are read
+    by the same rules. A last line that is nothing but mathematics, also after "answer is", "answer:", "A:" or "####",
+    is read whole as LaTeX (``16\sqrt{3}``, ``y = -2x``, ``1,-2``, ``12 pi``). In all else math-verify looks for the
+    answer: ``\boxed{}``, then ``$…$`` and plain numbers, the last one first (boxes close together are one set). Two
+    texts, or two answers, that are the same but for ``$``, ``\text{}``, white space and a full stop are equal. A
+    response without an answer: 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no mathematics and the
+    response does not repeat it; ``timeout`` where parsing or comparing takes over ``timeout_s`` seconds of processor
+    time each; ``verify_failed`` where the comparison raises.
+    Source: math-verify, https://github.com/huggingface/Math-Verify, as RM-Gallery's ``math_verify_reward`` uses it,
+    https://github.com/modelscope/RM-Gallery.
+    Deviation: a last line that is nothing but mathematics is read whole, where RM-Gallery compares the 16 in
+    ``16\sqrt{3}``, or the -2 in ``y = -2x``; and equal texts are right, where RM-Gallery gives 0.0 to ``(1,2)`` or
+    ``A`` for itself.
     Deviation: a reference without mathematics is null, and so is what takes too long or raises; RM-Gallery gives 0.0,
     or its ``timeout_score``.
     Deviation: a thread that is not the main one gets the same scores, where RM-Gallery's time limit fails.
@@ -75,18 +80,22 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
     from math_verify import verify
     from math_verify.errors import TimeoutException
 
+    if _plain(reference) and _plain(response) == _plain(reference):
+        return 1.0, None, "the response is the reference"
     doing = "parsing the reference"
     try:
-        gold = _parsed_reference(reference.strip(), timeout_s)
+        gold = _read_reference(reference, timeout_s)
+        doing = "parsing the response"
+        answer = _read(response, timeout_s)
+        if answer and _plain(_text_of(answer)) in {_plain(reference), _plain(_text_of(gold))} - {""}:
+            return 1.0, None, f"found {_shown(answer)}, the reference"
         if not gold:
             return None, f"unparsable_reference: no mathematics in {_shortened(reference)!r}", None
-        doing = "parsing the response"
-        answer = _parsed(_delimited(response.strip()), timeout_s)
         if not answer:
             return 0.0, None, f"no answer found in the response; the reference is {_shown(gold)}"
         doing = "comparing"
         with _limit(timeout_s):
-            equal = verify(gold[0], answer[0], timeout_seconds=None, raise_on_error=True)
+            equal = verify(gold, answer, timeout_seconds=None, raise_on_error=True)
     except TimeoutException:  # a BaseException, so that sympy's own handlers let it pass
         return None, f"timeout: {doing} took over {timeout_s} s", None
     except Exception as fault:  # whatever sympy raises on these two says nothing about the response
@@ -94,53 +103,70 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
     return float(equal), None, f"found {_shown(answer)}; the reference is {_shown(gold)}"
 
 
+def _read(text: str, timeout_s: int) -> list[Any]:
+    """The answer in a text as math-verify gives it: its value, then the words it was found in; [] for none."""
+    bare = _bare_answer(text.strip())
+    if bare is None:
+        return _parsed(text, timeout_s)
+    # math-verify alone finds only a number in it: 16 in ``16\sqrt{3}``, -2 in ``y = -2x``, nothing in ``(-1,6)``.
+    number = _parsed(bare, timeout_s) if _NUMBER.fullmatch(bare) or _TWO_READINGS.fullmatch(bare) else []
+    whole = [] if number and _NUMBER.fullmatch(bare) else _parsed(f"${bare}$", timeout_s)
+    return number[:1] + whole if whole else number or _parsed(text, timeout_s)
+
+
+_read_reference = lru_cache(maxsize=1024)(_read)  # the candidates of one prompt share it; timeouts are not kept
+
+
 def _parsed(text: str, timeout_s: int) -> list[Any]:
     """What math-verify finds, [] for nothing; one that raises has found nothing, as upstream has it."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    from math_verify import parse
 
-    forms = [LatexExtractionConfig(), ExprExtractionConfig()]
     try:
         with _limit(timeout_s):
-            found: list[Any] = parse(text, forms, parsing_timeout=None, raise_on_error=True)
+            found: list[Any] = parse(text, parsing_timeout=None, raise_on_error=True)
     except Exception:
         return []
     return found
 
 
-@lru_cache(maxsize=1024)  # the candidates of one prompt share it; timeouts are not kept
-def _parsed_reference(text: str, timeout_s: int) -> list[Any]:
-    r"""As ``_parsed``; mathematics without delimiters, as data sets hold references, is read whole.
-
-    math-verify alone finds only a plain number in it: 16 in ``16\sqrt{3}``, -2 in ``y = -2x``, nothing in ``(-1,6)``.
-    """
-    if not text or any(mark in text for mark in _DELIMITERS):
-        return _parsed(text, timeout_s)
-    if "\\" in text or _is_symbolic(text):
-        return _parsed(f"${text}$", timeout_s) or _parsed(text, timeout_s)
-    return _parsed(text, timeout_s) or ([] if _WORD.search(text) else _parsed(f"${text}$", timeout_s))
-
-
-def _delimited(response: str) -> str:
-    """The response, with a last line that is nothing but mathematics put between delimiters, as its reference is."""
-    line = response.rsplit("\n", 1)[-1].strip()
-    if any(mark in line for mark in _DELIMITERS) or "\\boxed" in response:
-        return response
-    bare = not _WORD.search(_COMMAND.sub("", line)) if "\\" in line else _is_symbolic(line) or _NUMBER.fullmatch(line)
-    return f"{response.removesuffix(line)}${line}$" if bare else response
+def _bare_answer(text: str) -> str | None:
+    """The last line, as LaTeX without delimiters, if it is nothing but mathematics; None for any other text."""
+    if "\\boxed" in text:
+        return None
+    line = text.rsplit("\n", 1)[-1].strip()
+    if line != text and line.startswith(_BULLETS):  # a minus, or a bullet?
+        return None
+    answer = _LEAD.sub("", line, count=1).strip(" \t*_`").removesuffix(".").rstrip(" *_`").replace("\\$", "")
+    if not answer or _DELIMITER.search(answer):
+        return None
+    answer = _POWER.sub(r"\1\\times10^{\2}", _NAME.sub(lambda name: _NAMES.get(name[0], f"\\{name[0]}"), answer))
+    rest = _COMMAND.sub(" ", answer)
+    return answer if (rest.strip() or "\\" in answer) and not _PROSE.search(rest) else None
 
 
-def _is_symbolic(text: str) -> bool:
-    """Whether a short text is a term or an equation in single letters, such as ``2k`` or ``y = -2x``."""
-    return bool(_SYMBOL.search(text) and _DIGIT_OR_RELATION.search(text) and not _NOT_SYMBOLIC.search(text))
+def _plain(text: str) -> str:
+    r"""The text without ``$``, ``\text{}``, white space and a full stop at its end: what makes no difference."""
+    return _WHITE.sub("", _WRAPPER.sub(r"\1", text.replace("$", ""))).removesuffix(".")
 
 
-_DELIMITERS = ("$", "\\(", "\\[", "\\boxed", "\\begin{equation", "\\begin{align", "\\begin{gather", "\\begin{math")
-_COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\}|\\[A-Za-z]+")
-_WORD = re.compile(r"[A-Za-z]{3}")  # prose, not symbols
-_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?")
-_SYMBOL = re.compile(r"[A-Za-z]")
-_DIGIT_OR_RELATION = re.compile(r"[0-9=<>]")
-_NOT_SYMBOLIC = re.compile(r"[A-Za-z]{2}|[0-9][eE][+-]?[0-9]|[^\x20-\x7e]|[.?!:;]\s*$")
+_DELIMITER = re.compile(r"\$|(?<!\\)\\[()\[\]]|\\begin\{(?:equation|align|gather|math)")
+_LEAD = re.compile(r"^(?:.*\banswer(?:\s+is)?\s*[:=]?|A:|####)[\s*]*", re.IGNORECASE)
+_BULLETS = ("- ", "* ", "+ ", "• ")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+_TWO_READINGS = re.compile(r"-?[0-9]+,[0-9]+")  # two numbers, or one with a decimal comma
+_NAME = re.compile(r"(?<![\\A-Za-z])(?:sin|cos|tan|cot|sec|csc|log|ln|pi|infinity)(?![A-Za-z{])")
+_NAMES = {"infinity": r"\infty"}
+_POWER = re.compile(r"([0-9])[eE]([+-]?[0-9]+)(?![0-9A-Za-z.])")
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
+_COMMAND = re.compile(rf"{_WRAPPER.pattern}|\\(?:begin|end)\{{[A-Za-z]+\}}|\\[A-Za-z]+|\\.|\b(?:and|or)\b")
+# Three letters that touch no digit or operator, four in a row, two that stand alone, what latex2sympy does not know.
+_PROSE = re.compile(r"(?<![^\s,])[A-Za-z]{2,}(?![^\s,.])|[A-Za-z]{4}|[^\x20-\x7eπ−]|[?:;]\s*$")
+_WHITE = re.compile(r"\s+")
+
+
+def _text_of(parsed: list[Any]) -> str:
+    """The words that the answer was found in, "" where math-verify gives none."""
+    return parsed[-1] if parsed and isinstance(parsed[-1], str) else ""
 
 
 def _shown(parsed: list[Any]) -> str:

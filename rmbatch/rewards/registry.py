@@ -27,12 +27,15 @@ BUILTIN: dict[str, str] = {
     "accuracy": "rmbatch.rewards.general:accuracy",
     "agreement": "rmbatch.rewards.voting:agreement",
     "bleu": "rmbatch.rewards.similarity:Bleu",
+    "char_overlap": "rmbatch.rewards.similarity:char_overlap",
     "chrf": "rmbatch.rewards.similarity:ChrF",
     "code_execution": "rmbatch.rewards.code_execution:CodeExecution",
     "code_patch_similarity": "rmbatch.rewards.code:code_patch_similarity",
     "code_style": "rmbatch.rewards.code:code_style",
     "code_syntax_check": "rmbatch.rewards.code:code_syntax_check",
     "contains": "rmbatch.rewards.match:contains",
+    "contains_all": "rmbatch.rewards.match:contains_all",
+    "contains_any": "rmbatch.rewards.match:contains_any",
     "cosine_length": "rmbatch.rewards.length:cosine_length",
     "critic_first_error_match": "rmbatch.rewards.process:critic_first_error_match",
     "detoxify_reward": "rmbatch.rewards.toxicity:DetoxifyReward",
@@ -67,6 +70,9 @@ BUILTIN: dict[str, str] = {
     "rouge": "rmbatch.rewards.similarity:rouge",
     "rouge1": "rmbatch.rewards.similarity:rouge1",
     "rouge2": "rmbatch.rewards.similarity:rouge2",
+    "rouge3": "rmbatch.rewards.similarity:rouge3",
+    "rouge4": "rmbatch.rewards.similarity:rouge4",
+    "rouge5": "rmbatch.rewards.similarity:rouge5",
     "rougeL": "rmbatch.rewards.similarity:rouge_l",
     "soft_overlong": "rmbatch.rewards.length:soft_overlong",
     "starts_with": "rmbatch.rewards.match:starts_with",
@@ -74,6 +80,7 @@ BUILTIN: dict[str, str] = {
     "text_constraints": "rmbatch.rewards.constraints:TextConstraints",
     "token_set_ratio": "rmbatch.rewards.similarity:token_set_ratio",
     "tool_call_match": "rmbatch.rewards.tool_calls:tool_call_match",
+    "word_overlap": "rmbatch.rewards.similarity:word_overlap",
 }
 ALIASES: dict[str, str] = {"math_verify": "math_verify_reward", "toxicity": "detoxify_reward"}
 ENTRY_POINT_GROUP = "rmbatch.rewards"

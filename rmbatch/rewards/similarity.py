@@ -26,6 +26,7 @@ MAX_PRODUCT = 20_000_000_000
 """Words times words, or characters times characters, that one comparison may take: a second of bit-parallel work."""
 MAX_CHARACTERS = 100_000
 """Characters of a text whose n-grams are counted in Python."""
+_WORDS = re.compile(r"\w+")
 _LETTERS = re.compile(r"[a-z0-9]+")
 _NO_LETTERS = {code: " " for code in range(128) if not chr(code).isalnum()}
 
@@ -75,6 +76,70 @@ def rouge2(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") 
     (rouge).
     """
     return _rouge_n(response, reference, 2, measure)
+
+
+@reward("rouge3", writes_reason=False)
+def rouge3(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-3 as the rouge-score package counts it: 3 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge3`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 3, measure)
+
+
+@reward("rouge4", writes_reason=False)
+def rouge4(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-4 as the rouge-score package counts it: 4 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge4`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 4, measure)
+
+
+@reward("rouge5", writes_reason=False)
+def rouge5(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-5 as the rouge-score package counts it: 5 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge5`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 5, measure)
+
+
+@reward("word_overlap")
+def word_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool = True) -> Scores:
+    """Share of the reference's different words that the response has.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; words are runs of letters, digits and ``_`` of
+    any script, and each counts once.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no word.
+    Source: OpenJudge, ``word_overlap``, https://github.com/agentscope-ai/OpenJudge, which cuts words by jieba, drops
+    Chinese stop words, and gives 0.0 where the reference has no word.
+    """
+    return _overlap(response, reference, ignore_case, lambda text: set(_WORDS.findall(text)), "word")
+
+
+@reward("char_overlap")
+def char_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool = True) -> Scores:
+    """Share of the reference's different characters that the response has.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; characters are Unicode code points, white space
+    among them, and each counts once.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it is empty (0.0 in OpenJudge).
+    Source: OpenJudge, ``char_overlap``, https://github.com/agentscope-ai/OpenJudge.
+    """
+    return _overlap(response, reference, ignore_case, set, "character")
 
 
 @reward("rougeL", writes_reason=False)
@@ -213,6 +278,24 @@ def _rouge_n(response: pa.Array, reference: pa.Array, n: int, measure: Measure) 
         return _measured(common, max(len(words) - n + 1, 0), right.total(), measure), None, None
 
     return as_scores(per_pair(response, reference, verdict), reasons=False)
+
+
+def _overlap(
+    response: pa.Array, reference: pa.Array, ignore_case: bool, items: Callable[[str], set[str]], kind: str
+) -> Scores:
+    def found(text: str) -> set[str]:
+        return items(text.lower() if ignore_case else text)
+
+    golds = Once(found)
+
+    def verdict(text: str, gold: str) -> Verdict:
+        right = golds[gold]
+        if not right:
+            return None, f"unparsable_reference: no {kind} in it", None
+        num_common = len(right & found(text))
+        return num_common / len(right), None, f"{num_common} of {len(right)} {kind}s"
+
+    return as_scores(per_pair(response, reference, verdict))
 
 
 def _measured(common: int, num_response: int, num_reference: int, measure: Measure) -> float:

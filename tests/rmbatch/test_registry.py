@@ -44,6 +44,10 @@ def test_math_verify_is_another_name() -> None:
     assert resolve("math_verify").name == "math_verify_reward"
 
 
+def test_the_list_of_rewards_holds_the_alignment_names() -> None:
+    assert {"f1_score", "base_helpfulness_pointwise", "safety_listwise_reward"} <= set(rmbatch.list_rewards())
+
+
 def test_a_file_is_loaded_from_its_path_and_ships_as_text(tmp_path: Path) -> None:
     path = tmp_path / "my_rewards.py"
     path.write_text(POLITE)

@@ -8,6 +8,8 @@ from rmbatch.rewards.contract import GROUP_KINDS
 from rmbatch.rewards.registry import BUILTIN, resolve
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "contains_all": {"substrings": ["the", "a"]},
+    "contains_any": {"substrings": ["the", "a"]},
     "detoxify_reward": {"model": "no/such-model"},
     "pattern_match": {"pattern": "(a+)+$"},
     "text_constraints": {"max_words": 3, "keywords": ["the"], "casing": "lower"},

@@ -11,6 +11,7 @@ from connectors.errors import UserError
 SCHEMA = (
     '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}'
 )
+ANY = {"strict_order": False, "ignore_extra_keys": True}
 DEEP = "[" * 300 + "]" * 300
 
 
@@ -53,6 +54,12 @@ def test_json_valid(response: str | None, expected: float | None) -> None:
         ('{"a": 1, "b": 2}', '{"a": 1}', {}, 0.0),
         ('{"a": 1, "b": 2}', '{"a": 1}', {"ignore_extra_keys": True}, 1.0),
         ('{"a": 1}', '{"a": 1, "b": 2}', {"ignore_extra_keys": True}, 0.0),
+        # The greedy choice is wrong: {"a": 1} would take what only {"a": 1, "b": 2} can have.
+        ('[{"a": 1, "b": 2}, {"a": 1}]', '[{"a": 1}, {"a": 1, "b": 2}]', ANY, 1.0),
+        ('[{"a": 1, "b": 2}, {"a": 1, "c": 3}, {"a": 1}]', '[{"a": 1}, {"a": 1, "b": 2}, {"a": 1, "c": 3}]', ANY, 1.0),
+        ('[{"a": 1, "b": 2}, {"a": 2}]', '[{"a": 1}, {"a": 1, "b": 2}]', ANY, 0.0),
+        ("18446744073709551617", "18446744073709551616", {}, 0.0),  # beyond 64 bits
+        ("18446744073709551617", "18446744073709551617", {}, 1.0),
         ("true", "1", {}, 0.0),
         ("null", "false", {}, 0.0),
         ('"1"', "1", {}, 0.0),

@@ -47,6 +47,29 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"\boxed{5}", "4", 0.0, None),
     ("no idea", "4", 0.0, None),  # nothing to compare in the response: bad, not unknown
     ("", "4", 0.0, None),
+    ("She has $9 and <<9*2=18>>18, $2 each.\nA: 18", "18", 1.0, None),  # as GSM8K's solutions end
+    ("She has $9 and <<9*2=18>>18, $2 each.\nA: 26", "18", 0.0, None),
+    ("A: 18", "He has 16 of 20.\nA: 18", 1.0, None),  # a reference is read as a response is
+    ("The answer is 2x+3.", "2x+3", 1.0, None),
+    ("The answer is 3.", "2x+3", 0.0, None),
+    (r"\boxed{1000}", "10^{3}", 1.0, None),  # bare references are read whole, not as their first number
+    (r"\boxed{10}", "10^{3}", 0.0, None),
+    (r"\boxed{5040}", "7!", 1.0, None),
+    (r"\boxed{7}", "7!", 0.0, None),
+    (r"\boxed{-2, 1}", "1,-2", 1.0, None),
+    (r"\boxed{1}", "1,-2", 0.0, None),
+    (r"\boxed{[-1,1]}", "[-1, 1]", 1.0, None),
+    (r"\boxed{-1}", "[-1, 1]", 0.0, None),
+    (r"\boxed{100000}", "1e5", 1.0, None),
+    (r"\boxed{2ab}", "2ab", 1.0, None),
+    ("1.22", "1,22", 1.0, None),  # a decimal comma, or two numbers
+    (r"\boxed{22, 1}", "1,22", 1.0, None),
+    (r"\boxed{6}", r"\$6", 1.0, None),
+    ("# Answer\n\n(5, infinity)", r"(5,\infty)", 1.0, None),
+    ("# Answer\n\n12 pi", r"12\pi", 1.0, None),
+    ("It is\n- 5", "5", 1.0, None),  # a bullet is no minus
+    ("Answer \\[ \n 9 \n \\]", "9", 1.0, None),
+    (r"\boxed{\text{even}}", "even", 1.0, None),  # a word, and the answer repeats it
     (r"\boxed{4}", "cat", None, "unparsable_reference"),
     (r"\boxed{4}", "", None, "unparsable_reference"),
     (r"\boxed{4}", None, None, "missing_reference"),
@@ -76,6 +99,14 @@ def test_math_verify_reward(
     assert (None if result.error is None else result.error.split(":")[0]) == code
 
 
+@pytest.mark.parametrize(
+    "text", ["(1,2)", "[0,1)", "A", "x", "i", r"\text{Evelyn}", "cat", "2, 3", "1e5", "10^{3}", "no number in it"]
+)
+def test_a_response_identical_to_its_reference_is_right(text: str) -> None:
+    given = evaluate([(text, text), (f"  {text}.\n", text), (f"${text}$", text), (rf"so \boxed{{{text}}}", text)])
+    assert [result.score for result in given] == [1.0] * 4
+
+
 def test_the_reason_says_what_was_compared() -> None:
     found, nothing = evaluate([(r"so \boxed{\frac{1}{2}}", "0.5"), ("no idea", "4")])
     assert found.reason == r"found \frac{1}{2}; the reference is 0.5"
@@ -94,7 +125,7 @@ def test_what_raises_is_a_null(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RecursionError
 
     monkeypatch.setattr("math_verify.verify", fails)
-    (result,) = evaluate([("4", "4")])
+    (result,) = evaluate([("4.0", "4")])
     assert result.error == "verify_failed: comparing raised RecursionError"
 
 

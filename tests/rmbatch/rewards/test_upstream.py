@@ -26,6 +26,8 @@ GOLDEN: list[tuple[str, str, str | None, dict[str, Any], float]] = [
     ("number_accuracy", "3.14", "3.24", {"tolerance": 0.1}, 0.0),  # floats: the difference is just over 0.1
     ("number_accuracy", "no numbers", "7", {}, 0.0),
     ("number_accuracy", "9" * 400, "9" * 400, {}, 0.0),  # infinity - infinity is not a number
+    ("number_accuracy", "7 \U0001ccf3", "7 8", {}, 0.5),  # a digit that Python's float does not know is no number
+    ("number_accuracy", "\U00011f53", "3", {}, 0.0),
     ("number_accuracy", "٣", "3", {}, 1.0),  # \d and float() read all decimal digits
     ("accuracy", "", "", {}, 1.0),
     ("reasoning_format", "<answer>b</answer><think>a</think>", None, {}, 1.0),
