@@ -42,7 +42,9 @@ class Ahead:
     num_rows: int
     num_units: int
     estimated: bool
-    """Whether rows and units are estimated."""
+    """Whether rows and units are estimated, by the first rows."""
+    num_seen: int
+    """Rows that were looked at."""
     skipped: Sequence[str]
     """Files of another kind, which are not read."""
     roles: Mapping[str, str]
@@ -104,6 +106,7 @@ def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
         num_rows=num_rows,
         num_units=num_units,
         estimated=sampled,
+        num_seen=dataset.num_rows,
         skipped=listing.skipped,
         roles=dict(_roles(prepared)),
         reads=dict(prepared.score_stage.reads()),
@@ -128,7 +131,7 @@ def show_plan(ahead: Ahead, console: Console) -> None:
         ("writes", ", ".join(ahead.writes)),
         ("output", ahead.output),
     ]
-    by = "by the first rows: " if ahead.estimated else ""
+    by = f"by the first {ahead.num_seen:,} rows: " if ahead.estimated else ""
     lines += [(name, by + told) for name, told in mixed_lines(ahead.mixed)]
     if ahead.skipped:
         lines.append(("skipped", f"{len(ahead.skipped)} files of another kind, such as {ahead.skipped[0]}"))

@@ -118,7 +118,11 @@ def run_job(job: Job, display: Display) -> Summary:
     with Lease.take(ledger.private.folder("lease"), waiting=display.say) as lease:
         try:
             with _ray(job, display):
-                plan = plan or _begin(job, ledger, dataset or _scan(job, listing, display), display)
+                if plan is None:
+                    if dataset is None:
+                        _look_for_servers(job)
+                        dataset = _scan(job, listing, display)
+                    plan = _begin(job, ledger, dataset, display)
                 prepared = prepare(job, plan.dataset.schema)
                 for name, line in mixed_lines(plan.dataset.mixed):
                     display.say(f"{name}: {line}")
@@ -364,7 +368,6 @@ def _look_for_servers(job: Job) -> None:
 
 def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
     """Plan JSONL by reading it on the cluster."""
-    _look_for_servers(job)
     from rmbatch.pipeline.run import run_in_order
 
     total = sum(file.size for file in listing.files)

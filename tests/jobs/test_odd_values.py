@@ -14,8 +14,8 @@ import rmbatch
 from connectors.errors import UserError
 from connectors.schema import JSON_METADATA, TWIN_OF
 from jobs.config import parse_job
-from jobs.display import Display, result_table
-from jobs.preview import show_plan
+from jobs.display import result_table
+from jobs.preview import look_ahead, show_plan
 from rmbatch.rows import Roles, flatten
 from tests.hostile_server import HostileServer
 from tests.jobs.running import rows, run
@@ -139,7 +139,7 @@ def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(local_ray
 
 def test_the_plan_tells_of_odd_values(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=300)
-    show_plan(parse_job(job(tmp_path, ROWS), "test"), Display(console))
+    show_plan(look_ahead(parse_job(job(tmp_path, ROWS), "test")), console)
     line = "by the first 200 rows: string; 1 of 200 rows are not (text 199, integer 1), and are JSON text in odd.ref"
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -147,7 +147,7 @@ def test_the_plan_tells_of_odd_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["in", "in/out"])
 def test_an_output_inside_the_input_is_refused_before_any_work(tmp_path: Path, where: str) -> None:
     written = job(tmp_path, ROWS, output_path=str(tmp_path / where), input_path=str(tmp_path / "in"))
-    for begin in (lambda: run(written), lambda: show_plan(parse_job(written, "test"), Display(Console()))):
+    for begin in (lambda: run(written), lambda: look_ahead(parse_job(written, "test"))):
         with pytest.raises(
             UserError, match=r"output\.path: .* lies inside the input .*; choose a folder outside of it"
         ):
@@ -155,7 +155,8 @@ def test_an_output_inside_the_input_is_refused_before_any_work(tmp_path: Path, w
     assert [each.name for each in (tmp_path / "in").iterdir()] == ["rows.jsonl"]
 
 
-JUDGE = {"judge": "pointwise", "endpoint": "http://127.0.0.1:9", "model": "judge"}
+ASKED = [{"prompt": "2+2", "response": "4"}]
+JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://127.0.0.1:9", "model": "judge"}
 MODEL = {"model": "rm", "engine": "endpoint", "endpoints": ["http://127.0.0.1:9"]}
 
 
@@ -168,7 +169,7 @@ def test_a_judge_who_is_not_there_is_told_before_the_scan(
 
     monkeypatch.setattr("jobs.running._scan", scanned)
     with pytest.raises(UserError, match="reward 'kind': model 'judge' cannot be asked: no endpoint answers"):
-        run(job(tmp_path, ROWS, rewards={"kind": JUDGE}))
+        run(job(tmp_path, ASKED, rewards={"kind": JUDGE}))
     with judge_server(honest) as server, pytest.raises(AssertionError, match="scanned first"):
-        run(job(tmp_path, ROWS, rewards={"kind": {**JUDGE, "endpoint": server.url}}))
+        run(job(tmp_path, ASKED, rewards={"kind": {**JUDGE, "endpoint": server.url}}))
     assert isinstance(server, HostileServer)
