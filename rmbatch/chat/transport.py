@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -26,7 +27,7 @@ from rmbatch.chat.spec import ChatSpec, api_url
 from rmbatch.chat.streaming import StreamedAnswer, StreamError, events, streamed
 from rmbatch.chat.wire import OpenAi, Wire
 from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed
-from rmbatch.served.endpoints import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Target
+from rmbatch.served.endpoints import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Post, Target
 from rmbatch.served.engine import EngineError
 
 __all__ = ["BudgetExhausted", "ChatEndpoints", "ChatReply", "OpenAiClient"]
@@ -58,7 +59,11 @@ class ChatReply(Reply):
     url: str = ""
     """The server's."""
     status: int = 200
-    """2xx; another one where a filter has refused the prompt, which is an answer too."""
+    """2xx; another one where the request was refused, which is kept like an answer."""
+
+    @property
+    def is_answer(self) -> bool:
+        return self.status < 300
 
 
 class OpenAiClient(Client):
@@ -201,7 +206,15 @@ class OpenAiClient(Client):
 class ChatEndpoints(Endpoints):
     """``Endpoints`` that send through ``OpenAiClient``, each with its key."""
 
-    def __init__(self, spec: ChatSpec, check: Check, *, patience: Patience, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        spec: ChatSpec,
+        check: Check,
+        probe: Post[Any],
+        *,
+        patience: Patience,
+        admission: Admission | None = None,
+    ) -> None:
         """``admission``: who decides when (None: whenever there is room). Raises EngineError for a key that is none."""
         keys = {api_url(each.url): os.environ.get(each.api_key_env or spec.api_key_env, "") for each in spec.endpoints}
         self.client = OpenAiClient(
@@ -213,7 +226,13 @@ class ChatEndpoints(Endpoints):
         # Endpoints takes one /v1 off the end, because reward models are asked beside it.
         targets = [Target(f"{api_url(each.url)}/v1", each.weight, each.priority) for each in spec.endpoints]
         super().__init__(
-            targets, check, in_flight=spec.in_flight, patience=patience, client=self.client, admission=admission
+            targets,
+            check,
+            in_flight=spec.in_flight,
+            patience=patience,
+            client=self.client,
+            admission=admission,
+            probe=probe,
         )
 
 

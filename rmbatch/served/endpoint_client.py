@@ -38,6 +38,11 @@ class Reply:
     headers: Mapping[str, str]
     """By names in any case."""
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is what was asked for, which proves that the server serves."""
+        return True
+
 
 class BadAnswer(Exception):  # noqa: N818 - as error columns call it
     """Status 2xx, and not what was asked for."""

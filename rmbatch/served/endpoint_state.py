@@ -48,7 +48,7 @@ class Patience:
     failures_to_open: int = 5
     """Failures in a row after which a server is left alone."""
     cooldown_s: float = 5.0
-    """How long it is left alone before it is checked, and between checks."""
+    """How long it is left alone before it is checked, and between checks; doubled with each request that then fails."""
     lost_after_s: float = 120.0
     """How long all servers may be dead before EngineLost."""
 
@@ -77,10 +77,19 @@ class Endpoint:
     is_open: bool = False
     is_busy: bool = False
     is_checked: bool = False
+    is_due: bool = False
+    """While open: a check went well, and one request is to show whether it serves."""
+    on_trial: bool = False
+    """That request is under way."""
+    num_trials: int = 0
+    """Such requests that have failed since it was opened."""
     opened_at: float = -math.inf
     check_at: float = -math.inf
     wait_until: float = -math.inf
-    served_at: float = -math.inf
+    served_sent_at: float = -math.inf
+    """When the latest request was sent of those that it has served."""
+    back_at: float = -math.inf
+    """When it last served again after it had been left alone."""
     lowered_at: float = -math.inf
     busy_since: float = math.inf
 
@@ -99,10 +108,31 @@ class Endpoint:
         """It has asked to be left alone for so long."""
         self.wait_until = max(self.wait_until, now + min(seconds, patience.whole_s))
 
-    def has_served(self, now: float) -> None:
-        """It has answered, so it lives."""
-        self.failures, self.is_open, self.is_busy, self.busy_since, self.served_at = 0, False, False, math.inf, now
+    def has_served(self, sent_at: float, now: float) -> None:
+        """It has answered a request, so it serves; what was sent before it was left alone proves only that it did."""
+        if self.is_open and sent_at >= self.opened_at:
+            _log.warning("endpoint %s serves again", self.url)
+            self.num_trials, self.back_at = 0, now
+        self.is_open = self.is_due = self.is_busy = False
+        self.failures, self.busy_since = 0, math.inf
+        self.served_sent_at = max(self.served_sent_at, sent_at)
         self.limit += max(1 / self.limit, 0.05)
+
+    def is_checkable(self, now: float) -> bool:
+        """Whether it is time to check it."""
+        is_waited_for = self.is_out or self.is_checked or self.is_due or self.on_trial
+        return self.is_open and not is_waited_for and self.check_at <= now
+
+    def is_trial_due(self, now: float) -> bool:
+        """Whether one request may be sent, to see whether it serves again."""
+        return self.is_due and not self.on_trial and not self.is_out and self.wait_until <= now
+
+    def has_failed_trial(self, now: float, patience: Patience) -> None:
+        """It does not serve yet; the next check waits longer."""
+        self.is_due = False
+        self.num_trials += 1
+        pause_s = min(patience.cooldown_s * 2.0 ** min(self.num_trials, 30), patience.max_backoff_s)
+        self.check_at = max(now + pause_s, self.wait_until)
 
     def has_failed(self, failed: TryFailed, sent_at: float, now: float, patience: Patience) -> None:
         """It has not; being busy is no sign of death until nothing else was heard of it for a while."""
@@ -121,8 +151,8 @@ class Endpoint:
             self.open(now, patience)
 
     def open(self, now: float, patience: Patience) -> None:
-        """Leave it alone until a check goes well."""
+        """Leave it alone until it has shown that it serves."""
         if not self.is_open:
             _log.warning("endpoint %s is left alone: %s", self.url, self.why)
-            self.is_open, self.opened_at = True, now
+            self.is_open, self.is_due, self.opened_at = True, False, now
             self.check_at = max(now + patience.cooldown_s, self.wait_until)
