@@ -85,7 +85,7 @@ def read_completion(reply: ChatReply, n: int) -> Completion:
 
 def _read(reply: ChatReply, n: int) -> Completion:
     if reply.status >= 300:
-        refusal = Failure("refused_by_filter", _said(reply.body))
+        refusal = Failure(reply.body.get("code") or "refused_by_filter", _said(reply.body))
         return Completion(failure=refusal, endpoint=reply.url, usage=Usage())  # it was not even read
     choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):

@@ -19,8 +19,8 @@ decides how it goes on:
 
 A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. Where a check
 asks for no answer (``probe`` is given), it proves nothing: then one request is sent, and only a good answer to it
-brings the server back. A request is given up only if a server that failed it has served others that were sent when
-half of its tries had failed, for only then is it the request's fault; what failed before a server came back does not
+brings the server back. A request is given up only if a server that failed it has served others that were sent after
+the middle one of its tries, for only then is it the request's fault; what failed before a server came back does not
 count. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
 are busy), EngineLost stops everything: the job can go on another day, and no row has a null that is not its own.
 """
@@ -336,7 +336,7 @@ class Endpoints:
         endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
         if is_trial:
             endpoint.has_failed_trial(time.monotonic(), self._patience)
-        tries.has_failed(endpoint, failed, time.monotonic())
+        tries.has_failed(endpoint, failed, sent_at)
         return None
 
     def _is_used_up(self, tries: "_Tries", now: float) -> bool:
@@ -458,12 +458,12 @@ class _Tries:
     probed: object = None
     """What a probe brought that was sent in its place."""
 
-    failed_at: list[float] = field(default_factory=list)
+    failed_sent_at: list[float] = field(default_factory=list)
 
     @property
     def midway(self) -> float:
-        """When half of its tries had failed: who was sent after that and served, was served while this was not."""
-        return self.failed_at[(len(self.failed_at) - 1) // 2] if self.failed_at else math.inf
+        """When the middle one of its failed tries was sent."""
+        return self.failed_sent_at[(len(self.failed_sent_at) - 1) // 2] if self.failed_sent_at else math.inf
 
     def begin_anew(self) -> None:
         """Forget what failed while the servers served nobody."""
@@ -471,7 +471,7 @@ class _Tries:
         self.began = math.inf
         self.this_round.clear()
         self.failed_on.clear()
-        self.failed_at.clear()
+        self.failed_sent_at.clear()
         self.num_outages += 1
 
     def take_probed(self) -> object:
@@ -479,9 +479,9 @@ class _Tries:
         value, self.probed = self.probed, None
         return value
 
-    def has_failed(self, endpoint: Endpoint, failed: TryFailed, now: float) -> None:
+    def has_failed(self, endpoint: Endpoint, failed: TryFailed, sent_at: float) -> None:
         """Another try has failed; where the server was only busy it does not count."""
-        self.failed_at.append(now)
+        self.failed_sent_at.append(sent_at)
         self.counted += failed.code != "endpoint_overloaded"
         self.this_round.add(endpoint)
         self.failed_on.add(endpoint)
