@@ -111,7 +111,8 @@ class OpenAiClient(Client):
         except StreamError as error:
             return self._in_an_answer(url, error_in(orjson.loads(self._mask.raw(error.data))), {})
         except (TryFailed, BadAnswer) as why:
-            return why.with_traceback(None)
+            why.__context__ = None  # which may hold the text that could not be read
+            return why
         except TimeoutError as late:
             if not isinstance(late, aiohttp.ServerTimeoutError):
                 return TryFailed("endpoint_timeout", f"no answer within {self._timeout_s:g} s")
