@@ -18,7 +18,7 @@ decides how it goes on:
     3xx, 401 to 405, 501            a mistake in the job: EngineError
 
 A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. Where a check
-asks for no answer (``probe`` is given), it proves nothing: then one request is sent, and only a good answer to it
+asks for no answer (``probe`` is given), it proves nothing: then a few requests are sent, and only a good answer
 brings the server back. A request is given up only if a server that failed it has served others that were sent after
 the middle one of its tries, for only then is it the request's fault; what failed before a server came back does not
 count. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
@@ -55,6 +55,8 @@ _log = logging.getLogger(__name__)
 _START_TRIES = 3
 _CHECK_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_TRIALS = 3
+"""Requests that show whether a server is back: one of them alone may be at fault itself."""
 _MOST_OUTAGES = 3
 """Outages that a request is tried anew after; it may be what takes the servers down."""
 _MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
@@ -272,7 +274,10 @@ class Endpoints:
             self._turn = max(self._turn, best.turn)
             best.turn = self._turn + 1 / best.weight
             best.in_flight += 1
-            best.on_trial = best.is_open
+            if best.is_open:
+                best.trials_due -= 1
+                best.on_trial += 1
+                tries.is_trial = True
             return best
 
     async def _with_room(self) -> list[Endpoint]:
@@ -302,7 +307,7 @@ class Endpoints:
 
     async def _tried(self, endpoint: Endpoint, post: Post[T], tries: "_Tries") -> Answer[T] | None:
         """What one try brings, None where there may be another."""
-        sent_at, is_trial = time.monotonic(), endpoint.on_trial
+        sent_at, is_trial, tries.is_trial = time.monotonic(), tries.is_trial, False
         probe = self._probe if is_trial and self._is_used_up(tries, sent_at) else None  # it would not show anything
         asked: Post[Any] = probe or post
         tries.num += 1
@@ -331,7 +336,7 @@ class Endpoints:
             return Answer(value, None, tries.num)
         finally:
             endpoint.in_flight -= 1
-            endpoint.on_trial = endpoint.on_trial and not is_trial
+            endpoint.on_trial -= is_trial
             self._room.set()
         endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
         if is_trial:
@@ -425,7 +430,7 @@ class Endpoints:
             if self._probe is None:
                 endpoint.has_served(sent_at, time.monotonic())
             else:
-                endpoint.is_due = True
+                endpoint.trials_due = _TRIALS
         finally:
             endpoint.check_at = time.monotonic() + wait_s
             endpoint.is_checked = False
@@ -455,6 +460,8 @@ class _Tries:
     last: Failure | None = None
     num_outages: int = 0
     """Times that it was tried anew because a server had come back."""
+    is_trial: bool = False
+    """It is sent to see whether a server is back."""
     probed: object = None
     """What a probe brought that was sent in its place."""
 
