@@ -374,7 +374,7 @@ class BatchClient:
                         await asyncio.sleep(0)
                     key, line = _line(raw)
                     if key not in left:
-                        _log.warning("batch %s: a line of no request of ours: %r", batch.id, raw[:200])
+                        _log.warning("batch %s: a line of no request of ours: %s", batch.id, self._api.clean(str(raw)))
                         continue
                     del left[key]
                     try:

@@ -152,8 +152,8 @@ class BatchApi(OpenAiClient):
         if isinstance(response, dict) and isinstance(response.get("status_code"), int):
             status, body = response["status_code"], response.get("body")
             if 200 <= status < 300:
-                return ChatReply(body, {}, self.url, status)
-            return self._refusal(httpx2.Response(status, content=orjson.dumps(body)))
+                return ChatReply(self._mask.json(body), {}, self.url, status)
+            return self._refused(status, {}, orjson.dumps(body))
         if not isinstance(error, dict):
             raise BadAnswer("a line with neither a response nor an error")
         code, said = str(error.get("code") or ""), self.clean(str(error.get("message") or error))
@@ -169,10 +169,10 @@ class BatchApi(OpenAiClient):
         for error in errors:
             body = orjson.dumps({"error": {"code": error.code, "message": error.message}})
             try:
-                self._refusal(httpx2.Response(400, content=body))
+                self._refused(400, {}, body)
             except BudgetExhausted as out:
                 return out
-            except Refused:
+            except (Refused, TryFailed):
                 continue
         said = "; ".join(_told(error.line, error.message) for error in errors[:3]) or "it does not say why"
         return EngineError(f"batch {batch.id} was refused by {self.url}: {self.clean(said)}")
@@ -184,11 +184,14 @@ class BatchApi(OpenAiClient):
             await api.close()
         await super().disconnect()
 
-    def _refusal(self, response: httpx2.Response) -> ChatReply:
-        try:
-            return self._refused(self.url, response)
-        except OutOfQuota as out:
-            raise BudgetExhausted(f"{self.url} is out of quota: {out}") from None
+    def _refused(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatReply:
+        """As ``_refusal``, what is no answer raised."""
+        outcome = self._refusal(self.url, status, headers, content)
+        if isinstance(outcome, OutOfQuota):
+            raise BudgetExhausted(f"{self.url} is out of quota: {outcome}")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def _named(self, api: openai.AsyncOpenAI, name: str, since: float) -> Batch | None:
         async for batch in api.batches.list(limit=100, extra_headers=self._headers):  # the latest first
@@ -220,20 +223,23 @@ class BatchApi(OpenAiClient):
                 timeout=httpx2.Timeout(None, connect=self._connect_timeout_s),
                 http_client=openai.DefaultAioHttpClient(follow_redirects=False),
             )
+        refused: httpx2.Response | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await ask(self._api)
         except openai.APIStatusError as error:
-            said = self._refusal(error.response)
-            raise Refused(said.status, str(said.body)) from None
+            refused = error.response
         except TimeoutError:
             raise TryFailed("endpoint_timeout", f"no answer within {self._timeout_s:g} s") from None
         except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError) as lost:
             raise TryFailed("endpoint_unreachable", self._why_lost(lost)) from None
         except (openai.APIError, ValueError) as error:
             raise TryFailed("endpoint_bad_answer", self.clean(str(error))) from None
+        if refused is not None:  # here, where no error is under way whose text may hold a key
+            said = self._refused(refused.status_code, refused.headers, refused.content)
+            raise Refused(said.status, said.body["error"].removeprefix(f"{said.status} "))
         if isinstance(answer, str):  # as openai gives what is no JSON
-            raise TryFailed("endpoint_bad_answer", self.clean(f"no JSON: {answer[:80]!r}"))
+            raise TryFailed("endpoint_bad_answer", f"no JSON: {self._mask.text(answer)[:80]!r}")
         return answer
 
 

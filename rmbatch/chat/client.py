@@ -39,6 +39,8 @@ from rmbatch.served.engine import EngineError, EngineLost
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
 PATH = "/chat/completions"
+_PROBE = ({"role": "user", "content": "Say hi."},)
+"""What a server is asked that has failed each request that is left, to see whether it is the requests' fault."""
 REFRESH_S = 30.0
 """How often it is looked for what other workers have kept."""
 
@@ -76,8 +78,10 @@ class ChatClient:
             timeout_s=spec.timeout_s,
             connect_timeout_s=spec.connect_timeout_s,
             give_up_s=spec.give_up_s,
+            lost_after_s=spec.lost_after_s,
         )
-        self._endpoints = ChatEndpoints(spec, self._check, patience=patience, admission=admission)
+        probe = Post(PATH, self.body(ChatRequest(_PROBE, n=1)), partial(read_completion, n=1))
+        self._endpoints = ChatEndpoints(spec, self._check, probe, patience=patience, admission=admission)
         self._client = self._endpoints.client
         self._admission = admission
         if admission is not None:
@@ -248,7 +252,9 @@ class ChatClient:
                     self._has_started = True
 
     async def _check(self, ask: Ask) -> None:
-        """Whether a server is up: it lists its models, or has no list. A chat would say more, and cost money."""
+        """Whether a server is there: it lists its models, or has no list. Gateways do so whatever has become of the
+        model, so only an answer proves that it serves; and that costs money.
+        """
         if self._has_started and self._client.stopped is not None:
             raise TryFailed("endpoint_unreachable", "all has been stopped")
         try:

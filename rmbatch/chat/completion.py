@@ -16,6 +16,9 @@ from rmbatch.chat.transport import ChatReply
 from rmbatch.served.endpoint_client import BadAnswer
 from rmbatch.served.endpoints import Failure
 
+_TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_ENDED = frozenset({"stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete"})
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -25,6 +28,8 @@ class Completion:
     """Of each of n samples, without what was thought; None where a filter or the model refused that one."""
     reasonings: tuple[str, ...] = ()
     """What was thought, "" for nothing, beside ``texts``."""
+    contents: tuple[str | None, ...] = ()
+    """As the servers gave them: ``texts``, with what was thought where that stands in the text."""
     finish_reasons: tuple[str, ...] = ()
     logprobs: tuple[Any, ...] = ()
     """As the server gives them, None where it gives none."""
@@ -42,7 +47,32 @@ class Completion:
     @property
     def cut_off(self) -> tuple[bool, ...]:
         """Which texts ended because they were too long: a verdict in those may not be the last word."""
-        return tuple(reason == "length" for reason in self.finish_reasons)
+        return tuple(sample.is_cut_off for sample in self.samples)
+
+    @property
+    def samples(self) -> tuple["Sample", ...]:
+        """Each of n samples with all that is known of it; empty where there is a failure."""
+        return tuple(map(Sample, self.texts, self.contents, self.reasonings, self.finish_reasons))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One of the samples of a completion."""
+
+    text: str | None
+    content: str | None
+    reasoning: str
+    finish_reason: str
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it ended because it was too long."""
+        return self.finish_reason.lower() in _TOO_LONG
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the model ended it; False where nobody says so."""
+        return self.finish_reason.lower() in _ENDED
 
 
 def read_completion(reply: ChatReply, n: int) -> Completion:
@@ -55,7 +85,7 @@ def read_completion(reply: ChatReply, n: int) -> Completion:
 
 def _read(reply: ChatReply, n: int) -> Completion:
     if reply.status >= 300:
-        refusal = Failure("refused_by_filter", _said(reply.body))
+        refusal = Failure(reply.body.get("code") or "refused_by_filter", _said(reply.body))
         return Completion(failure=refusal, endpoint=reply.url, usage=Usage())  # it was not even read
     choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
@@ -64,11 +94,12 @@ def _read(reply: ChatReply, n: int) -> Completion:
         raise BadAnswer("no choices")
     choices = sorted(choices, key=lambda choice: int(choice.get("index") or 0))
     read = [_choice(choice) for choice in choices]
-    texts = tuple(text for text, *_ in read)
+    texts, reasonings, contents, reasons = zip(*read)
     completion = Completion(
         texts,
-        tuple(reasoning for _, reasoning, _ in read),
-        tuple(reason for *_, reason in read),
+        reasonings,
+        contents,
+        reasons,
         tuple(choice.get("logprobs") for choice in choices),
         _usage(reply.body.get("usage")),
         endpoint=reply.url,
@@ -81,11 +112,11 @@ def _read(reply: ChatReply, n: int) -> Completion:
     elif all(text is None for text in texts):
         is_filter = "content_filter" in completion.finish_reasons
         failure = Failure("refused_by_filter" if is_filter else "refused_by_model", _refusals(choices))
-    return completion if failure is None else replace(completion, texts=(), failure=failure)
+    return completion if failure is None else replace(completion, texts=(), contents=(), failure=failure)
 
 
-def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str]:
-    """Text, reasoning and finish reason."""
+def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str | None, str]:
+    """Text, reasoning, the whole content and finish reason."""
     message, reason = choice.get("message"), str(choice.get("finish_reason") or "")
     if not isinstance(message, dict) or "content" not in message or reason in ("abort", "error"):
         raise BadAnswer(f"a choice without content, finish reason {reason!r}")
@@ -97,9 +128,9 @@ def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str]:
     if not isinstance(content, str | None) or not isinstance(thought, str):
         raise BadAnswer(f"content of type {type(content).__name__}")
     if reason == "content_filter" or message.get("refusal"):
-        return None, thought, reason
+        return None, thought, None, reason
     inner, text = without_thinking(content or "")
-    return text, "\n".join(filter(None, (thought, inner))), reason
+    return text, "\n".join(filter(None, (thought, inner))), content or "", reason
 
 
 def _usage(told: Any) -> Usage | None:

@@ -23,6 +23,7 @@ _OWN = {
 }
 HOW_IT_RUNS = {
     *("endpoints", "api_key_env", "timeout_s", "connect_timeout_s", "first_token_timeout_s", "give_up_s"),
+    *("lost_after_s", "stop_on"),
     *("in_flight", "actors", "attempts", "cache", "rate", "budget", "price", "batch"),
 }
 """Settings that change no answer, and so may change between runs of one job."""
@@ -128,6 +129,12 @@ class ChatSpec(Part):
     """Of that, the longest until the answer begins; it is then streamed. None: not streamed."""
     give_up_s: Seconds | None = None
     """The longest from a request's first try to its last. None: three times ``timeout_s``."""
+    lost_after_s: Seconds = 300.0
+    """How long all servers may serve nobody before the job stops, to go on with the same command. Until then all
+    requests wait."""
+    stop_on: tuple[Annotated[str, Field(min_length=3)], ...] = ()
+    """Words of a server's error that mean that the job must stop, to go on with the same command: for gateways whose
+    words for a spent budget, a wrong key or an unknown model are not known here (``rmbatch/chat/refusals.py``)."""
     in_flight: Positive = 256
     """Requests under way at a time, all endpoints together, in each actor; batches have as many as they hold."""
     actors: Positive = 1

@@ -2,8 +2,8 @@
 
 No balancing and no second try: those are ``served/endpoints.py``, which sends through ``OpenAiClient`` as it does
 through ``served/endpoint_client.py``. openai's own retries are off, for layers of retries multiply; how it sends is
-``wire.py``. What chat servers say beyond HTTP is read here: out of quota is OutOfQuota, a prompt that a filter refuses
-is an answer.
+``wire.py``. What chat servers say beyond HTTP (``refusals.py``) is acted on here: out of quota is OutOfQuota, a request
+that is refused for what it is has its answer. Keys that servers repeat are masked before anybody sees them.
 
     client = OpenAiClient(api_key=os.environ.get("KEY"), timeout_s=600, connect_timeout_s=10)
     reply = await client.ask("http://host:8000/v1", "/chat/completions", body)
@@ -12,41 +12,29 @@ is an answer.
 
 import asyncio
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import httpx2
 import openai
 import orjson
 
+from rmbatch.chat.refusals import ServerError, asked_wait_s, error_in, meaning, read_error
 from rmbatch.chat.spec import ChatSpec, api_url
 from rmbatch.chat.streaming import StreamedAnswer, StreamError, events, streamed
 from rmbatch.chat.wire import OpenAi, Wire
 from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed
-from rmbatch.served.endpoints import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Target
+from rmbatch.served.endpoints import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Post, Target
 from rmbatch.served.engine import EngineError
+from rmbatch.served.masking import Mask
 
 __all__ = ["BudgetExhausted", "ChatEndpoints", "ChatReply", "OpenAiClient"]
 
-_OUT_OF_QUOTA = frozenset(
-    {
-        "insufficient_quota",  # OpenAI, with 429
-        "insufficient_user_quota",  # New API and One API, with 403: the account's
-        "pre_consume_token_quota_failed",  # the same: the key's
-        *("billing_hard_limit_reached", "billing_not_active", "insufficient_balance", "quota_exhausted"),
-    }
-)
-_SAYS_QUOTA = re.compile(r"\bquota|\bbalance\b|\bcredits?\b|额度|余额", re.IGNORECASE)
-"""Of a key that is used up New API says 401 and has no code for it."""
-_FILTERED = frozenset(
-    {
-        *("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"),  # OpenAI and Azure
-        *("sensitive_words_detected", "data_inspection_failed"),  # New API, DashScope
-    }
-)
+_OF_THE_REQUEST = frozenset({400, 413, 422})
+"""Statuses that say that this request cannot be answered, if nothing else is known of it."""
 _END_S = 1.0
 """After [DONE] the connection's last bytes are waited for so long, for then it can be used again."""
 
@@ -58,7 +46,11 @@ class ChatReply(Reply):
     url: str = ""
     """The server's."""
     status: int = 200
-    """2xx; another one where a filter has refused the prompt, which is an answer too."""
+    """2xx; another one where the request was refused, which is kept like an answer."""
+
+    @property
+    def is_answer(self) -> bool:
+        return self.status < 300
 
 
 class OpenAiClient(Client):
@@ -72,14 +64,18 @@ class OpenAiClient(Client):
         timeout_s: float,
         connect_timeout_s: float,
         first_token_timeout_s: float | None = None,
+        stop_on: Sequence[str] = (),
     ) -> None:
         """``keys``: of servers that have one of their own, by URL; ``first_token_timeout_s``: answers are streamed, and
-        must begin by then (None: not streamed). Raises EngineError for a key that no header can hold."""
+        must begin by then (None: not streamed); ``stop_on``: words of errors that concern all requests. Raises
+        EngineError for a key that no header can hold."""
         super().__init__(api_key=api_key, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
         self._keys = {url: key.strip() for url, key in (keys or {}).items()}
         for key in (self._key, *self._keys.values()):
             if not (key.isascii() and key.isprintable()):
                 raise EngineError("an endpoint's API key has characters that an HTTP header cannot hold")
+        self._mask = Mask([self._key, *self._keys.values()])
+        self._stop_on = stop_on
         self.stopped: Exception | None = None
         """Raised instead of sending anything more."""
         self.num_under_way = 0
@@ -92,8 +88,17 @@ class OpenAiClient(Client):
         """As in ``Client``; raises OutOfQuota too."""
         if self.stopped is not None:
             raise self.stopped
-        server = self._server(url)
         self.num_under_way += 1
+        try:
+            outcome = await self._outcome(url, path, body)
+        finally:
+            self.num_under_way -= 1
+        if isinstance(outcome, Exception):
+            raise outcome  # here, where no error is under way whose text may hold a key
+        return outcome
+
+    async def _outcome(self, url: str, path: str, body: bytes | None) -> ChatReply | Exception:
+        server = self._server(url)
         try:
             if body is not None and self._first_token_timeout_s is not None:
                 return await self._streamed(url, server, path, body, self._first_token_timeout_s)
@@ -101,23 +106,19 @@ class OpenAiClient(Client):
                 response = await server.exchange(path, body)
             return self._read(url, response)
         except openai.APIStatusError as refused:
-            return self._refused(url, refused.response)
+            response = refused.response
+            return self._refusal(url, response.status_code, response.headers, response.content)
         except StreamError as error:
-            return self._broken_off(url, error)
+            return self._in_an_answer(url, error_in(orjson.loads(self._mask.raw(error.data))), {})
+        except (TryFailed, BadAnswer) as why:
+            why.__context__ = None  # which may hold the text that could not be read
+            return why
         except TimeoutError as late:
             if not isinstance(late, aiohttp.ServerTimeoutError):
-                raise TryFailed("endpoint_timeout", f"no answer within {self._timeout_s:g} s") from None
-            raise TryFailed("endpoint_unreachable", self._why_lost(late)) from None
+                return TryFailed("endpoint_timeout", f"no answer within {self._timeout_s:g} s")
+            return TryFailed("endpoint_unreachable", self._why_lost(late))
         except (openai.APIConnectionError, aiohttp.ClientError, OSError) as lost:
-            raise TryFailed("endpoint_unreachable", self._why_lost(lost)) from None
-        finally:
-            self.num_under_way -= 1
-
-    def clean(self, text: str) -> str:
-        """As in ``Client``, without any server's key."""
-        for key in sorted(filter(None, (self._key, *self._keys.values())), key=len, reverse=True):
-            text = text.replace(key, "***")
-        return super().clean(text)
+            return TryFailed("endpoint_unreachable", self._why_lost(lost))
 
     async def disconnect(self) -> None:
         """Close all connections; another request would open new ones, in another event loop too."""
@@ -135,14 +136,22 @@ class OpenAiClient(Client):
             self._servers[url] = OpenAi(self._wire, url, self._keys.get(url, self._key))
         return self._servers[url]
 
-    def _read(self, url: str, response: httpx2.Response) -> ChatReply:
+    def _read(self, url: str, response: httpx2.Response) -> ChatReply | Exception:
+        content = response.content
+        has_key = self._mask.is_in(content)
         try:
-            return ChatReply(orjson.loads(response.content), response.headers, url, response.status_code)
+            body = orjson.loads(content)
         except orjson.JSONDecodeError:
-            said = response.content[:80].decode(errors="replace")
-            raise BadAnswer(self.clean(f"no JSON: {said!r}")) from None
+            return BadAnswer(f"no JSON: {self._mask.raw(content)[:80].decode(errors='replace')!r}")
+        if has_key:  # a model may repeat what stands in its prompt, and a gateway what it was sent
+            body = self._mask.json(body)
+        if (error := _error_inside(body)) is not None:
+            return self._in_an_answer(url, error, response.headers)
+        return ChatReply(body, response.headers, url, response.status_code)
 
-    async def _streamed(self, url: str, server: OpenAi, path: str, body: bytes, first_s: float) -> ChatReply:
+    async def _streamed(
+        self, url: str, server: OpenAi, path: str, body: bytes, first_s: float
+    ) -> ChatReply | Exception:
         """The answer, put together if it comes in pieces; one clock runs until the first token, then until the end."""
         answer, now = StreamedAnswer(), asyncio.get_running_loop().time()
         end = now + self._timeout_s
@@ -163,45 +172,68 @@ class OpenAiClient(Client):
                 raise TryFailed("endpoint_timeout", f"no first token within {first_s:g} s") from None
             else:
                 raise
-        return ChatReply(answer.body(), response.headers, url, response.status_code)
+        whole = answer.body()
+        return ChatReply(self._mask.json(whole), response.headers, url, response.status_code)
 
     def _why_lost(self, lost: BaseException) -> str:
         """What happened below openai."""
-        while lost.__cause__ is not None:
+        while lost.__cause__ is not None and not isinstance(lost, aiohttp.ClientError):
             lost = lost.__cause__
         if isinstance(lost, aiohttp.ServerTimeoutError):
             return f"no connection within {self._connect_timeout_s:g} s"
-        return self.clean(f"{type(lost).__name__}: {lost}")
+        return self.clean(f"{type(lost).__name__}: {lost}".removesuffix(": "))
 
-    def _refused(self, url: str, response: httpx2.Response) -> ChatReply:
-        """The answer of a filter, or what another refusal means, raised."""
-        code, message = _error_of(response.content)
-        status, said = response.status_code, self.clean(message or code)
-        is_quota = code in _OUT_OF_QUOTA or (status in (401, 403) and _SAYS_QUOTA.search(message))
-        if status == 402 or (status < 500 and is_quota):
-            raise OutOfQuota(f"{status} {said}")
-        if 400 <= status < 500 and code in _FILTERED:
-            return ChatReply({"error": said}, response.headers, url, status)
-        if status in (401, 403):
+    def _refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> ChatReply | Exception:
+        """What a refusal means: an answer where it concerns this request alone, or else what is to be raised."""
+        raw = self._mask.raw(raw)
+        return self._meant(url, status, headers, read_error(raw)) or self.refusal(status, headers, raw)
+
+    def _in_an_answer(self, url: str, error: ServerError, headers: Mapping[str, str]) -> ChatReply | Exception:
+        """As ``_refusal``, of an error inside an answer; where nobody knows it, it may be gone at the next try."""
+        status = error.status or 500
+        said = self.clean(error.message or " ".join(error.codes))
+        found = self._meant(url, status, headers, error)
+        if found is None and status in (429, 503):
+            return self.refusal(status, headers, said.encode())
+        return found or TryFailed("endpoint_error", f"in the answer: {said}")
+
+    def _meant(
+        self, url: str, status: int, headers: Mapping[str, str], error: ServerError
+    ) -> ChatReply | Exception | None:
+        """What an error means by its codes and words; None where only its status tells."""
+        means = meaning(status, error, self._stop_on)
+        said = self.clean(error.message or next(iter(error.codes), ""))
+        if means == "quota":
+            return OutOfQuota(f"{status} {said}")
+        if means == "filter":
+            return ChatReply({"error": said, "code": "refused_by_filter"}, headers, url, status)
+        if means == "down":
+            return TryFailed("endpoint_error", f"{status} {said}", asked_wait_s(error))
+        if means in ("model", "stop"):
+            return Refused(status, said, concerns_all=True)
+        if means == "key" or status in (401, 403):
             has_key = self._keys.get(url, self._key)
-            raise Refused(status, f"{said} ({'this API key is not accepted' if has_key else 'no API key is set'})")
-        raise self.refusal(status, response.headers, response.content)
-
-    def _broken_off(self, url: str, error: StreamError) -> ChatReply:
-        """As ``_refused``, of an error inside a stream; it has no status, so it may be gone at the next try."""
-        code, message = _error_of(error.data)
-        said = self.clean(message or code)
-        if code in _OUT_OF_QUOTA:
-            raise OutOfQuota(said)
-        if code in _FILTERED:
-            return ChatReply({"error": said}, {}, url, 400)
-        raise TryFailed("endpoint_error", f"in the stream: {said}")
+            why = f"{said} ({'this API key is not accepted' if has_key else 'no API key is set'})"
+            return Refused(status, why, concerns_all=True)
+        if means == "too_long" or status in _OF_THE_REQUEST:
+            return ChatReply({"error": f"{status} {said}", "code": "endpoint_refused"}, headers, url, status)
+        if status in (429, 503) and "Retry-After" not in headers and (wait_s := asked_wait_s(error)):
+            return TryFailed("endpoint_overloaded", f"{status} {said}", wait_s)
+        return None
 
 
 class ChatEndpoints(Endpoints):
     """``Endpoints`` that send through ``OpenAiClient``, each with its key."""
 
-    def __init__(self, spec: ChatSpec, check: Check, *, patience: Patience, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        spec: ChatSpec,
+        check: Check,
+        probe: Post[Any],
+        *,
+        patience: Patience,
+        admission: Admission | None = None,
+    ) -> None:
         """``admission``: who decides when (None: whenever there is room). Raises EngineError for a key that is none."""
         keys = {api_url(each.url): os.environ.get(each.api_key_env or spec.api_key_env, "") for each in spec.endpoints}
         self.client = OpenAiClient(
@@ -209,11 +241,18 @@ class ChatEndpoints(Endpoints):
             timeout_s=patience.timeout_s,
             connect_timeout_s=patience.connect_timeout_s,
             first_token_timeout_s=spec.first_token_timeout_s,
+            stop_on=spec.stop_on,
         )
         # Endpoints takes one /v1 off the end, because reward models are asked beside it.
         targets = [Target(f"{api_url(each.url)}/v1", each.weight, each.priority) for each in spec.endpoints]
         super().__init__(
-            targets, check, in_flight=spec.in_flight, patience=patience, client=self.client, admission=admission
+            targets,
+            check,
+            in_flight=spec.in_flight,
+            patience=patience,
+            client=self.client,
+            admission=admission,
+            probe=probe,
         )
 
 
@@ -229,15 +268,12 @@ async def _hear(response: httpx2.Response, answer: StreamedAnswer, clock: asynci
                 clock.reschedule(end)
 
 
-def _error_of(raw: bytes) -> tuple[str, str]:
-    """The code and the message of a refusal, wherever servers put them."""
-    try:
-        said = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return "", raw[:4096].decode(errors="replace")
-    error = said.get("error", said) if isinstance(said, dict) else said
-    if not isinstance(error, dict):
-        return "", str(error)
-    codes = [str(error.get("code") or ""), str(error.get("type") or "")]
-    known = [code for code in codes if code in _OUT_OF_QUOTA | _FILTERED]
-    return (known or codes)[0], str(error.get("message") or "")
+def _error_inside(body: Any) -> ServerError | None:
+    """The error in an answer of status 200, of all of it or of its choices; None where there is an answer."""
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    if body.get("error") and not choices:
+        return error_in(body)
+    broken = [each for each in choices or () if isinstance(each, dict) and each.get("error")]
+    return error_in(broken[0]) if broken else None

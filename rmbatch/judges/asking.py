@@ -17,7 +17,7 @@ from rmbatch.judges.spec import JudgeSpec
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatRequest
-    from rmbatch.chat.completion import Completion
+    from rmbatch.chat.completion import Completion, Sample
 
 
 MOST_THOUGHT = 2000
@@ -38,6 +38,8 @@ class Question:
     num_votes: int = 1
     number: int = 0
     """Which of several votes it is for, so that no two of them are one request."""
+    quotable: str = ""
+    """What others wrote of it: the conversation, the responses, the reference."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     completions = _completed(spec, [request for _, request in asks])
     votes: list[list[Vote]] = [[] for _ in questions]
     for (place, request), completion in zip(asks, completions, strict=True):
-        votes[place] += _votes(spec, questions[place].form, completion, request.n or 1)
+        votes[place] += _votes(spec, questions[place], completion, request.n or 1)
     return _repaired(spec, questions, votes) if spec.repair else votes
 
 
@@ -100,7 +102,7 @@ def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[V
         requests.append(ChatRequest([*_messages(spec, questions[row]), *said], form.schema, seed=seed, n=1))
     votes = [list(some) for some in votes]
     for (row, place), completion in zip(places, _completed(spec, requests), strict=True):
-        (again,) = _votes(spec, questions[row].form, completion, 1)
+        (again,) = _votes(spec, questions[row], completion, 1)
         if again.error is None:
             votes[row][place] = again
     return votes
@@ -117,21 +119,27 @@ def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Comp
     return completions
 
 
-def _votes(spec: JudgeSpec, form: Form, completion: "Completion", num_votes: int) -> list[Vote]:
+def _votes(spec: JudgeSpec, question: Question, completion: "Completion", num_votes: int) -> list[Vote]:
     if completion.failure is not None:
         return [Vote(error=str(completion.failure))] * num_votes
-    read = zip(completion.texts, completion.reasonings, completion.cut_off, strict=True)
-    return [_vote(spec, form, *sample) for sample in read]
+    return [_vote(spec, question, sample) for sample in completion.samples]
 
 
-def _vote(spec: JudgeSpec, form: Form, text: str | None, thought: str, is_cut: bool) -> Vote:
-    if text is None:
+def _vote(spec: JudgeSpec, question: Question, sample: "Sample") -> Vote:
+    if sample.text is None:
         return Vote(error="refused_by_filter: this sample was withheld")
-    reading = form.read(text, spec.structured)
+    form, text = question.form, sample.content or ""
+    reading = form.read(
+        text,
+        spec.structured,
+        quotable=question.quotable,
+        was_thought=bool(sample.reasoning) and sample.text == text.lstrip(),
+        has_ended=sample.has_ended,
+    )
     if reading.reason is None:
         return Vote(reading.value, said=form.critique_in(text, spec.structured))
-    said = text or thought[-MOST_THOUGHT:]
-    if is_cut:
+    said = sample.text or sample.reasoning[-MOST_THOUGHT:]
+    if sample.is_cut_off:
         return Vote(error=f"verdict_cut_off: the answer ended at max_tokens; {reading.reason}", said=said)
     return Vote(error=reading.reason, said=said)
 

@@ -5,21 +5,29 @@
     form.instructions("json_schema")                 # for the prompt, whether or not they do
     form.read('{"critique": "…", "score": 7}', "json_schema").value          # 7.0
 
-Values are read strictly (``verdict.py``): what is not clear is none.
+Values are read strictly (``verdict.py``): what is not clear is none. No verdict is taken out of other text, for a judge
+quotes what it judges; and none that may be such a quotation.
 """
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmbatch.judges.verdict import Reading, choice, json_object, number, ranking, tagged
+from rmbatch.chat.thinking import thinking_ends
+from rmbatch.judges.verdict import (
+    Reading,
+    choice,
+    json_object,
+    number,
+    numbers,
+    partition_tag,
+    ranking,
+    tagged,
+    unfenced,
+)
 
 CRITIQUE = "critique"
-_LIST = re.compile(r"\[?\s*([0-9]+(?:\s*[,;]\s*[0-9]+)*)\s*\]?")
-_NUMBERS = re.compile(r"\[?\s*(-?[0-9.]+(?:\s*[,;]\s*-?[0-9.]+)*)\s*\]?")
-_CRITIQUE = re.compile(rf"<{CRITIQUE}>.*?(?:</{CRITIQUE}>|\Z)", re.DOTALL | re.IGNORECASE)
 _ENUM_MOST = 101
 """Whole numbers of a scale that are listed in a schema; more are bounded."""
 
@@ -58,28 +66,78 @@ class Form:
         reasons = f'"{CRITIQUE}": your reasons, ' if self.critique else ""
         return f'Answer with one JSON object and nothing else: {{{reasons}"{self.field}": {self.says}}}.'
 
-    def read(self, text: str, structured: str) -> Reading[Any]:
-        """The verdict in an answer, or why there is none."""
-        if structured != "text":
-            answer = json_object(text, self.schema)
-            return self.parse(answer.value[self.field]) if answer.value is not None else Reading(None, answer.reason)
-        stated = _CRITIQUE.sub("", text)  # what is quoted in reasons is no verdict, nor what reasons that never end say
-        found = tagged(stated, self.field)
-        if found.value is not None:
-            return self.parse(found.value)
-        answer = json_object(stated)  # some models answer in JSON whatever they are told
-        if f"<{self.field}>" not in stated and answer.value is not None and self.field in answer.value:
-            return self.parse(answer.value[self.field])
-        return Reading(None, found.reason)
+    def read(
+        self, text: str, structured: str, *, quotable: str = "", was_thought: bool = False, has_ended: bool = True
+    ) -> Reading[Any]:
+        """The verdict that an answer is, or why there is none; an answer may begin with what the model thought.
+
+        ``quotable``: what others wrote and the judge has seen: a verdict that stands there as it stands in the answer
+        may be a quotation. ``was_thought``: the server has set thinking apart. ``has_ended``: the judge ended its
+        answer itself, so what comes last is its last word.
+        """
+        readings = [(start, self._answered(text[start:], structured)) for start in thinking_ends(text)]
+        found = [(start, each.value[0]) for start, each in readings if each.value is not None]
+        if not found:
+            return Reading(None, readings[-1][1].reason)
+        start, value = found[-1]
+        if any(other != value for _, other in found):
+            return Reading(None, "verdict_ambiguous: where the thinking ends is not clear")
+        if quotable and any(_is_in(end, quotable) for end in self._ends(text, start, was_thought, has_ended)):
+            return Reading(None, "verdict_ambiguous: it stands in what is judged, and may be a quotation")
+        return Reading(value)
 
     def critique_in(self, text: str, structured: str) -> str:
-        """The reasons in an answer whose verdict was read; all of it where they are not set apart."""
-        if not self.critique:
-            return ""
-        if structured == "text":
-            return tagged(text, CRITIQUE).value or text.strip()
-        answer = json_object(text, self.schema).value
-        return str(answer[CRITIQUE]).strip() if answer else text.strip()
+        """The reasons in an answer whose verdict was read."""
+        readings = [self._answered(text[start:], structured) for start in thinking_ends(text)]
+        return next((each.value[1] for each in readings if each.value is not None), "")
+
+    def _answered(self, text: str, structured: str) -> Reading[tuple[Any, str]]:
+        """The verdict and the reasons that a text is."""
+        text = unfenced(text)
+        if structured != "text" or text.startswith("{"):  # some models answer in JSON whatever they are told
+            return self._in_json(text)
+        before, critique, rest = partition_tag(text, CRITIQUE)
+        if before is None or before.strip():
+            critique, rest = "", text
+        elif critique is None:
+            return Reading(None, f"verdict_missing: <{CRITIQUE}> does not end")
+        elif partition_tag(rest, CRITIQUE)[0] is not None or f"</{CRITIQUE}>" in rest.lower():
+            return Reading(None, f"verdict_ambiguous: <{CRITIQUE}> ends twice")
+        found = tagged(rest, self.field)
+        if found.value is None:
+            return Reading(None, found.reason)
+        return self._parsed(found.value, critique or "")
+
+    def _in_json(self, text: str) -> Reading[tuple[Any, str]]:
+        answer = json_object(text)
+        if answer.value is None:
+            return Reading(None, answer.reason)
+        names = [CRITIQUE, self.field] if self.critique else [self.field]
+        if sorted(answer.value) != sorted(names) or not isinstance(answer.value.get(CRITIQUE, ""), str):
+            return Reading(None, f"verdict_malformed: it is not an object of {', '.join(names)}")
+        return self._parsed(answer.value[self.field], answer.value.get(CRITIQUE, ""))
+
+    def _parsed(self, said: object, critique: str) -> Reading[tuple[Any, str]]:
+        reading = self.parse(said)
+        return Reading(None, reading.reason) if reading.reason else Reading((reading.value, critique.strip()))
+
+    def _ends(self, text: str, start: int, was_thought: bool, has_ended: bool) -> Iterator[str]:
+        """The ends of an answer that would make a verdict of a quotation if they were quoted."""
+        said = text[start:]
+        if start:
+            yield text[max(text.rfind(mark, 0, start) for mark in "<[") :]
+        elif was_thought:
+            yield f"</think>{said}"
+        if said.lstrip().startswith(("{", "```")) and f'"{self.field}"' in said:
+            verdict = said.rfind(f'"{self.field}"')
+            before = said.rfind('"', 0, verdict)
+        else:
+            verdict = said.lower().rfind(f"<{self.field}>")
+            before = said.lower().rfind(f"</{CRITIQUE}>")
+        if before >= 0:
+            yield said[before:]
+        if not has_ended:
+            yield said[verdict:]
 
 
 def scale(low: float, high: float, *, whole: bool, critique: bool) -> Form:
@@ -98,19 +156,12 @@ def violations(num_principles: int, *, critique: bool) -> Form:
 
     def parse(said: object) -> Reading[tuple[int, ...]]:
         if isinstance(said, str):
-            text = said.strip().strip(".").lower()
-            if text in ("none", "[]"):
-                return Reading(())
-            match = _LIST.fullmatch(text)
-            if match is None:
-                return Reading(None, f"verdict_malformed: {said[:80]!r} is no list of principles")
-            said = [int(each) for each in re.findall("[0-9]+", match[1])]
-        if not isinstance(said, list) or not all(type(each) is int for each in said):
+            said = [] if said.strip().strip(".").lower() == "none" else numbers(said)
+        if not isinstance(said, list):
             return Reading(None, f"verdict_malformed: {str(said)[:80]!r} is no list of principles")
-        wrong = [each for each in said if not 1 <= each <= num_principles]
-        if wrong:
-            return Reading(None, f"verdict_out_of_range: there are {num_principles} principles, and no {wrong[0]}")
-        return Reading(tuple(sorted(set(said))))
+        readings = [number(each, 1, num_principles, whole=True) for each in said]
+        wrong = next((each.reason for each in readings if each.value is None), None)
+        return Reading(None, wrong) if wrong else Reading(tuple(sorted({int(each.value or 0) for each in readings})))
 
     return Form("violated", says, value, parse, critique)
 
@@ -129,10 +180,7 @@ def best_of_list(num_responses: int, *, critique: bool) -> Form:
     labels = {str(each): each for each in range(1, num_responses + 1)}
 
     def parse(said: object) -> Reading[int]:
-        if isinstance(said, str):
-            return choice(said, labels)
-        reading = number(said, 1, num_responses, whole=True)
-        return Reading(None, reading.reason) if reading.value is None else Reading(int(reading.value))
+        return choice(str(said) if type(said) is int else said, labels)
 
     value = _number_schema(1, num_responses, True)
     return Form("best", "the number of the best response", value, parse, critique)
@@ -157,11 +205,7 @@ def numbers_of_steps(num_steps: int, low: float, high: float, *, whole: bool, cr
     says = f"a list of {num_steps} entries, for each step {kind} from {low:g} (wrong) to {high:g} (right)"
 
     def parse(said: object) -> Reading[tuple[float, ...]]:
-        if isinstance(said, str):
-            match = _NUMBERS.fullmatch(said.strip())
-            if match is None:
-                return Reading(None, f"verdict_malformed: {said[:80]!r} is no list of numbers")
-            said = re.split(r"\s*[,;]\s*", match[1])
+        said = numbers(said) if isinstance(said, str) else said
         if not isinstance(said, Sequence) or len(said) != num_steps:
             return Reading(None, f"verdict_malformed: a number for each of {num_steps} steps is needed")
         readings = [number(each, low, high, whole=whole) for each in said]
@@ -169,6 +213,15 @@ def numbers_of_steps(num_steps: int, low: float, high: float, *, whole: bool, cr
         return Reading(None, wrong) if wrong else Reading(tuple(each.value for each in readings))  # type: ignore[misc]
 
     return Form("steps", says, _list_schema(_number_schema(low, high, whole), num_steps), parse, critique)
+
+
+def _is_in(part: str, text: str) -> bool:
+    """Whether a part stands in a text, however white space, escapes and capitals differ."""
+    return _squashed(part) in _squashed(text)
+
+
+def _squashed(text: str) -> str:
+    return "".join(text.replace("\\", "").split()).casefold()
 
 
 def _number_schema(low: float, high: float, whole: bool) -> dict[str, Any]:

@@ -66,17 +66,18 @@ class Judge:
 
         ``number``: which of several votes it is for.
         """
+        foreign = [str(each) for name, each in seen.items() if name != "messages" and each is not None]
         text = self.prompt.render(
             about=self.principles.about if self.principles else "",
             principles=list(self.principles.principles) if self.principles else [],
             answer_format=form.instructions(self.spec.structured),
             low=getattr(self.spec, "scale", (None, None))[0],
             high=getattr(self.spec, "scale", (None, None))[1],
-            mark=mark_of(seen["prompt"], texts),
+            mark=mark_of(seen["prompt"], [*texts, *foreign]),
             **seen,
             **judged,
         )
-        return Question(text, form, num_votes, number)
+        return Question(text, form, num_votes, number, "\n".join([*texts, *foreign]))
 
 
 class Responses:

@@ -12,6 +12,7 @@ and ``high`` (of the scale). Of a kind: see ``OF_KIND``. Any other name is a col
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,11 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "stepwise": ("steps", "response"),
 }
 """By kind: what is judged; a template of one's own must show the first of them, of a pair both."""
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+_LINE_END = "[\r\v\f\x1c-\x1e\x85\u2028\u2029]"
 
 
 class TemplateFailed(Exception):  # noqa: N818 - as messages call it
@@ -90,8 +96,15 @@ class Prompt:
 
 
 def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
-    """A conversation as text: each message under who said it."""
-    return "\n\n".join(f"[{message['role']}]\n{message['content'] or ''}" for message in messages)
+    """A conversation as text: each message under who said it.
+
+    A line of a message that would look like the beginning of another one gets a backslash before it.
+    """
+    roles = {str(message["role"]) for message in messages} | set(_ROLES)
+    named = "|".join(re.escape(role) for role in sorted(roles))
+    header = re.compile(rf"((?:^|{_LINE_END})[ \t\xa0\u3000]*)(?=[\[［【]\s*(?:{named})\s*[\]］】])", re.I | re.M)
+    said = (header.sub(r"\1\\", message["content"] or "") for message in messages)
+    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(messages, said))
 
 
 def mark_of(prompt: str, texts: Sequence[str]) -> str:

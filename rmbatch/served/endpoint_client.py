@@ -20,6 +20,7 @@ import aiohttp
 import orjson
 
 from rmbatch.served.engine import EngineError, EngineLost
+from rmbatch.served.masking import Mask
 
 _PASSING = frozenset({408, 409, 424, 425})
 """4xx that may be gone at the next try; 424 is how TEI says that its backend failed."""
@@ -38,6 +39,11 @@ class Reply:
     headers: Mapping[str, str]
     """By names in any case."""
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is what was asked for, which proves that the server serves."""
+        return True
+
 
 class BadAnswer(Exception):  # noqa: N818 - as error columns call it
     """Status 2xx, and not what was asked for."""
@@ -46,14 +52,15 @@ class BadAnswer(Exception):  # noqa: N818 - as error columns call it
 class Refused(Exception):  # noqa: N818 - as error columns call it
     """A status that trying again does not change."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, concerns_all: bool = False) -> None:
+        """``concerns_all``: it says so itself, whatever its status."""
         super().__init__(f"{status} {message}".strip())
-        self.status = status
+        self.status, self._concerns_all = status, concerns_all
 
     @property
     def is_mistake(self) -> bool:
         """Whether every request will be refused like this: a wrong URL, model, key or kind of server."""
-        return self.status < 400 or self.status in (401, 402, 403, 404, 405, 501)
+        return self._concerns_all or self.status < 400 or self.status in (401, 402, 403, 404, 405, 501)
 
 
 class TryFailed(Exception):  # noqa: N818 - another try may go well
@@ -76,6 +83,7 @@ class Client:
         self._key = (api_key or "").strip()
         if not self._key.isprintable():
             raise EngineError("the endpoints' API key has characters that an HTTP header cannot hold")
+        self._mask = Mask([self._key])
         self._timeout_s, self._connect_timeout_s = timeout_s, connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,7 +96,7 @@ class Client:
         method = "GET" if body is None else "POST"
         try:
             async with self._here().request(method, url + path, data=body, allow_redirects=False) as response:
-                raw = await response.read()
+                raw = self._mask.raw(await response.read())
         except aiohttp.ConnectionTimeoutError:
             raise TryFailed("endpoint_unreachable", f"no connection within {self._connect_timeout_s:g} s") from None
         except TimeoutError:
@@ -100,13 +108,11 @@ class Client:
         try:
             return Reply(orjson.loads(raw), response.headers)
         except orjson.JSONDecodeError:
-            raise BadAnswer(self.clean(f"no JSON: {raw[:80].decode(errors='replace')!r}")) from None
+            raise BadAnswer(f"no JSON: {raw[:80].decode(errors='replace')!r}") from None
 
     def clean(self, text: str) -> str:
-        """In one short line, and without the key, which servers like to repeat."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        line = " ".join(text.split())
+        """In one short line, and without any key, which servers like to repeat."""
+        line = " ".join(self._mask.text(text).split())
         return line if len(line) <= _SAID else line[:_SAID] + "…"
 
     async def disconnect(self) -> None:
@@ -171,7 +177,7 @@ def base_url(url: str) -> str:
 
 def _message(raw: bytes) -> str:
     """What a server says in an error's body: the text in its JSON, where vLLM, SGLang, TEI and OpenAI put it."""
-    text = raw[:4096].decode(errors="replace")
+    text = raw.decode(errors="replace")
     try:
         said = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -48,7 +48,8 @@ class Patience:
     failures_to_open: int = 5
     """Failures in a row after which a server is left alone."""
     cooldown_s: float = 5.0
-    """How long it is left alone before it is checked, and between checks."""
+    """How long it is left alone before it is checked, and between checks; doubled each time that
+    the requests fail that are then sent."""
     lost_after_s: float = 120.0
     """How long all servers may be dead before EngineLost."""
 
@@ -77,10 +78,19 @@ class Endpoint:
     is_open: bool = False
     is_busy: bool = False
     is_checked: bool = False
+    trials_due: int = 0
+    """While open: a check went well, and so many requests more are to show whether it serves."""
+    on_trial: int = 0
+    """Such requests under way."""
+    num_rounds: int = 0
+    """Times that all of them have failed since it was opened."""
     opened_at: float = -math.inf
     check_at: float = -math.inf
     wait_until: float = -math.inf
-    served_at: float = -math.inf
+    served_sent_at: float = -math.inf
+    """When the latest request was sent of those that it has served."""
+    back_at: float = -math.inf
+    """When it last served again after it had been left alone."""
     lowered_at: float = -math.inf
     busy_since: float = math.inf
 
@@ -99,10 +109,32 @@ class Endpoint:
         """It has asked to be left alone for so long."""
         self.wait_until = max(self.wait_until, now + min(seconds, patience.whole_s))
 
-    def has_served(self, now: float) -> None:
-        """It has answered, so it lives."""
-        self.failures, self.is_open, self.is_busy, self.busy_since, self.served_at = 0, False, False, math.inf, now
+    def has_served(self, sent_at: float, now: float) -> None:
+        """It has answered a request, so it serves; what was sent before it was left alone proves only that it did."""
+        if self.is_open and sent_at >= self.opened_at:
+            _log.warning("endpoint %s serves again", self.url)
+            self.num_rounds, self.back_at = 0, now
+        self.is_open = self.is_busy = False
+        self.failures, self.trials_due, self.busy_since = 0, 0, math.inf
+        self.served_sent_at = max(self.served_sent_at, sent_at)
         self.limit += max(1 / self.limit, 0.05)
+
+    def is_checkable(self, now: float) -> bool:
+        """Whether it is time to check it."""
+        is_waited_for = self.is_out or self.is_checked or self.trials_due or self.on_trial
+        return self.is_open and not is_waited_for and self.check_at <= now
+
+    def is_trial_due(self, now: float) -> bool:
+        """Whether a request may be sent, to see whether it serves again."""
+        return self.is_open and self.trials_due > 0 and not self.is_out and self.wait_until <= now
+
+    def has_failed_trial(self, now: float, patience: Patience) -> None:
+        """One of them has failed; after all of them the next check waits, each time longer."""
+        if self.trials_due or self.on_trial or not self.is_open:
+            return
+        pause_s = min(patience.cooldown_s * 2.0 ** min(self.num_rounds, 30), patience.max_backoff_s)
+        self.num_rounds += 1
+        self.check_at = max(now + pause_s, self.wait_until)
 
     def has_failed(self, failed: TryFailed, sent_at: float, now: float, patience: Patience) -> None:
         """It has not; being busy is no sign of death until nothing else was heard of it for a while."""
@@ -121,8 +153,8 @@ class Endpoint:
             self.open(now, patience)
 
     def open(self, now: float, patience: Patience) -> None:
-        """Leave it alone until a check goes well."""
+        """Leave it alone until it has shown that it serves."""
         if not self.is_open:
             _log.warning("endpoint %s is left alone: %s", self.url, self.why)
-            self.is_open, self.opened_at = True, now
+            self.is_open, self.trials_due, self.opened_at = True, 0, now
             self.check_at = max(now + patience.cooldown_s, self.wait_until)

@@ -17,9 +17,11 @@ decides how it goes on:
     other 4xx                       the request's fault, at once: ``endpoint_refused``
     3xx, 401 to 405, 501            a mistake in the job: EngineError
 
-A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. A request is
-given up only if a server that failed it has served others since its first try, for only then is it the request's
-fault. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
+A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. Where a check
+asks for no answer (``probe`` is given), it proves nothing: then a few requests are sent, and only a good answer
+brings the server back. A request is given up only if a server that failed it has served others that were sent after
+the middle one of its tries, for only then is it the request's fault; what failed before a server came back does not
+count. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
 are busy), EngineLost stops everything: the job can go on another day, and no row has a null that is not its own.
 """
 
@@ -32,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from connectors.errors import JobError
 from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed, base_url
@@ -53,6 +55,10 @@ _log = logging.getLogger(__name__)
 _START_TRIES = 3
 _CHECK_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_TRIALS = 3
+"""Requests that show whether a server is back: one of them alone may be at fault itself."""
+_MOST_OUTAGES = 3
+"""Outages that a request is tried anew after; it may be what takes the servers down."""
 _MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
 """Failures of a try on which a server may have worked, and which it then charges for."""
 
@@ -154,10 +160,13 @@ class Endpoints:
         seed: int | None = None,
         client: Client | None = None,
         admission: Admission | None = None,
+        probe: Post[Any] | None = None,
     ) -> None:
         """``in_flight``: requests under way at a time, all servers together; ``seed``: of the backoff's jitter;
         ``client``: how one try is sent, where it is not plain HTTP with that key and patience; ``admission``: who
-        decides when (None: whenever there is room)."""
+        decides when (None: whenever there is room); ``probe``: a request that any server that serves answers, needed
+        where ``check`` does not ask for an answer."""
+        self._probe = probe
         self._patience = patience = patience or Patience()
         self._client = client or Client(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
@@ -237,8 +246,9 @@ class Endpoints:
             if tries.num == num_sent:  # no server was free any more, or nobody waits for it
                 permit.give_back()
             else:
+                value = tries.take_probed() if answer is None else answer.value
                 is_late = answer is None and tries.last is not None and tries.last.code in _MAY_HAVE_COST
-                permit.settle(None if answer is None else answer.value, may_have_cost=is_late)
+                permit.settle(value, may_have_cost=value is None and is_late)
 
     def holds(self) -> dict[str, float]:
         """The servers that have asked to be left alone (Retry-After), by URL, and for how many seconds more."""
@@ -264,6 +274,10 @@ class Endpoints:
             self._turn = max(self._turn, best.turn)
             best.turn = self._turn + 1 / best.weight
             best.in_flight += 1
+            if best.is_open:
+                best.trials_due -= 1
+                best.on_trial += 1
+                tries.is_trial = True
             return best
 
     async def _with_room(self) -> list[Endpoint]:
@@ -278,7 +292,9 @@ class Endpoints:
             await self._waited_for_room()
 
     def _free(self, now: float) -> list[Endpoint]:
-        """Those of the highest priority that is up which may be asked one more."""
+        """Those of the highest priority that is up which may be asked one more; or one that is to show it serves."""
+        if due := next((each for each in self._endpoints if each.is_trial_due(now)), None):
+            return [due]
         up = [each for each in self._endpoints if each.is_up(now)]
         highest = max((each.priority for each in up), default=0)
         return [each for each in up if each.priority == highest and each.in_flight < each.limit]
@@ -291,16 +307,18 @@ class Endpoints:
 
     async def _tried(self, endpoint: Endpoint, post: Post[T], tries: "_Tries") -> Answer[T] | None:
         """What one try brings, None where there may be another."""
-        sent_at = time.monotonic()
+        sent_at, is_trial, tries.is_trial = time.monotonic(), tries.is_trial, False
+        probe = self._probe if is_trial and self._is_used_up(tries, sent_at) else None  # it would not show anything
+        asked: Post[Any] = probe or post
         tries.num += 1
         tries.began = min(tries.began, sent_at)
         try:
-            value = post.read(await self._client.ask(endpoint.url, post.path, post.body))
+            reply = await self._client.ask(endpoint.url, asked.path, asked.body)
+            value = asked.read(reply)
         except Refused as refused:
             if refused.is_mistake:
                 raise EngineError(f"{endpoint.url}{post.path}: {refused}") from None
-            endpoint.has_served(time.monotonic())
-            return Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
+            return None if probe else Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
         except BadAnswer as bad:
             failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
         except OutOfQuota as out:
@@ -310,21 +328,34 @@ class Endpoints:
         except TryFailed as why:
             failed = why
         else:
-            endpoint.has_served(time.monotonic())
+            if reply.is_answer:
+                endpoint.has_served(sent_at, time.monotonic())
+            if probe:
+                tries.probed = value
+                return None
             return Answer(value, None, tries.num)
         finally:
             endpoint.in_flight -= 1
+            endpoint.on_trial -= is_trial
             self._room.set()
         endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
-        tries.has_failed(endpoint, failed)
+        if is_trial:
+            endpoint.has_failed_trial(time.monotonic(), self._patience)
+        tries.has_failed(endpoint, failed, sent_at)
         return None
+
+    def _is_used_up(self, tries: "_Tries", now: float) -> bool:
+        return tries.counted >= self._patience.attempts or now - tries.began >= self._patience.whole_s
 
     def _is_its_fault(self, tries: "_Tries") -> bool:
         """Whether a request has failed for good; where its servers have served nobody else, they are left alone."""
         now = time.monotonic()
-        if tries.counted < self._patience.attempts and now - tries.began < self._patience.whole_s:
+        if tries.num_outages < _MOST_OUTAGES and any(each.back_at > tries.began for each in tries.failed_on):
+            tries.begin_anew()
             return False
-        if any(each.served_at > tries.began for each in tries.failed_on):
+        if not self._is_used_up(tries, now):
+            return False
+        if any(each.served_sent_at > tries.midway for each in tries.failed_on):
             return True
         for each in tries.failed_on:
             each.open(now, self._patience)
@@ -346,6 +377,8 @@ class Endpoints:
 
     def _stop_if_lost(self, now: float) -> None:
         left = [each for each in self._endpoints if not each.is_out]
+        if any(each.on_trial for each in left):
+            return
         for each in left:
             limit = self._patience.whole_s if each.is_busy else self._patience.lost_after_s
             if not each.is_open or now - each.opened_at <= limit:
@@ -371,20 +404,19 @@ class Endpoints:
             except (Refused, EngineError) as mistake:
                 raise EngineError(f"{endpoint.url}: {mistake}") from None
             else:
-                endpoint.has_served(time.monotonic())
                 return
         endpoint.open(time.monotonic(), self._patience)
 
     def _begin_checks(self, now: float) -> None:
         for each in self._endpoints:
-            if each.is_open and not each.is_out and not each.is_checked and each.check_at <= now:
+            if each.is_checkable(now):
                 each.is_checked = True
                 task = asyncio.create_task(self._check_again(each))
                 self._checks.add(task)  # a loop holds its tasks only weakly
                 task.add_done_callback(self._checks.discard)
 
     async def _check_again(self, endpoint: Endpoint) -> None:
-        wait_s = self._patience.cooldown_s
+        sent_at, wait_s = time.monotonic(), self._patience.cooldown_s
         try:
             await self._checked(endpoint)
         except OutOfQuota as out:
@@ -395,8 +427,10 @@ class Endpoints:
             endpoint.is_busy = asked is not None
             wait_s = max(wait_s, asked or 0.0)
         else:
-            _log.warning("endpoint %s answers again", endpoint.url)
-            endpoint.has_served(time.monotonic())
+            if self._probe is None:
+                endpoint.has_served(sent_at, time.monotonic())
+            else:
+                endpoint.trials_due = _TRIALS
         finally:
             endpoint.check_at = time.monotonic() + wait_s
             endpoint.is_checked = False
@@ -424,9 +458,37 @@ class _Tries:
     this_round: set[Endpoint] = field(default_factory=set)
     failed_on: set[Endpoint] = field(default_factory=set)
     last: Failure | None = None
+    num_outages: int = 0
+    """Times that it was tried anew because a server had come back."""
+    is_trial: bool = False
+    """It is sent to see whether a server is back."""
+    probed: object = None
+    """What a probe brought that was sent in its place."""
 
-    def has_failed(self, endpoint: Endpoint, failed: TryFailed) -> None:
+    failed_sent_at: list[float] = field(default_factory=list)
+
+    @property
+    def midway(self) -> float:
+        """When the middle one of its failed tries was sent."""
+        return self.failed_sent_at[(len(self.failed_sent_at) - 1) // 2] if self.failed_sent_at else math.inf
+
+    def begin_anew(self) -> None:
+        """Forget what failed while the servers served nobody."""
+        self.counted = self.rounds = 0
+        self.began = math.inf
+        self.this_round.clear()
+        self.failed_on.clear()
+        self.failed_sent_at.clear()
+        self.num_outages += 1
+
+    def take_probed(self) -> object:
+        """What the probe has brought, once."""
+        value, self.probed = self.probed, None
+        return value
+
+    def has_failed(self, endpoint: Endpoint, failed: TryFailed, sent_at: float) -> None:
         """Another try has failed; where the server was only busy it does not count."""
+        self.failed_sent_at.append(sent_at)
         self.counted += failed.code != "endpoint_overloaded"
         self.this_round.add(endpoint)
         self.failed_on.add(endpoint)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -334,9 +335,38 @@ def test_after_a_restart_the_cache_answers_all(one: HostileServer, tmp_path: Pat
 
 
 def test_what_failed_is_asked_again(one: HostileServer, tmp_path: Path) -> None:
-    one.plan("q", Status(400, body=b"too long"))
-    assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].failure
+    one.plan("q", *[Status(500)] * 4)
+    names = [f"n{n}" for n in range(30)]
+    first, *_ = completed(one, requests=asked("q", *names), cache=str(tmp_path), in_flight=2)
+    assert first.failure
     assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].texts
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_kept_like_an_answer(one: HostileServer, tmp_path: Path, status: int) -> None:
+    one.plan("q", Status(status, body={"error": {"message": "too long"}}))
+    first, again = (completed(one, requests=asked("q"), cache=str(tmp_path))[0] for _ in range(2))
+    assert str(first.failure) == str(again.failure) == f"endpoint_refused: {status} too long"
+    assert (first.from_cache, again.from_cache) == (False, True)
+    assert one.seen["q"] == [str(status)]
+
+
+def test_a_connection_that_is_not_made_in_time_is_said_so() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]  # more than its queue holds, so nobody else gets in
+        try:
+            for each in waiting:
+                each.setblocking(False)
+                each.connect_ex(full.getsockname())
+            url = f"http://127.0.0.1:{full.getsockname()[1]}"
+            with pytest.raises(EngineError, match=r"/v1: no connection within 0.3 s") as error:
+                completed(requests=asked("q"), endpoints=[url], patience=replace(QUICK, connect_timeout_s=0.3))
+        finally:
+            for each in waiting:
+                each.close()
+    assert "CancelledError" not in str(error.value)
 
 
 def test_a_kept_answer_that_is_none_is_asked_again(one: HostileServer, tmp_path: Path) -> None:

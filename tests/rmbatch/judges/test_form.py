@@ -30,22 +30,31 @@ def code_of(reading: Reading[Any]) -> str | None:
     ("name", "said", "value", "code"),
     [
         ("scale", 7, 7.0, None),
-        ("scale", 11, None, "malformed"),  # against the schema
-        ("scale", "7", None, "malformed"),
+        ("scale", 11, None, "out_of_range"),
+        ("scale", "7", 7.0, None),  # a number as a JSON string
+        ("scale", "٧", 7.0, None),
+        ("scale", "Score: 7", None, "malformed"),
+        ("scale", True, None, "malformed"),
         ("half", 0.25, 0.25, None),
         ("violations", [3, 1], (1, 3), None),
         ("violations", [1, 1], (1,), None),  # twice the same is one, so no score falls below 0
         ("violations", [], (), None),
-        ("violations", [4], None, "malformed"),
+        ("violations", ["3", "1"], (1, 3), None),
+        ("violations", "", (), None),
+        ("violations", [4], None, "out_of_range"),
+        ("violations", [True], None, "malformed"),
         ("pair", "A", "A", None),
         ("pair", "tie", "tie", None),
         ("no tie", "tie", None, "malformed"),
         ("best", 4, 4, None),
+        ("best", "4", 4, None),
         ("best", 0, None, "malformed"),  # RM-Gallery gives the last answer for it
         ("order", [2, 3, 1], (2, 3, 1), None),
+        ("order", ["2", "3", "1"], (2, 3, 1), None),
         ("order", [2, 2, 1], None, "ambiguous"),  # of the schema, and no order
-        ("order", [2, 1], None, "malformed"),
+        ("order", [2, 1], None, "missing"),
         ("steps", [1, 0], (1.0, 0.0), None),
+        ("steps", ["1", "0"], (1.0, 0.0), None),
         ("steps", [1], None, "malformed"),
     ],
 )
@@ -53,8 +62,18 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
     asked = FORMS[name]
     answer = json.dumps({"critique": "so", asked.field: said})
     for structured in ("json_schema", "json_object"):
-        reading = asked.read(f"Here it is:\n{answer}", structured)
-        assert (reading.value, code_of(reading)) == (value, code)
+        for written in (answer, f"\n{answer}\n", f"```json\n{answer}\n```"):
+            reading = asked.read(written, structured)
+            assert (reading.value, code_of(reading)) == (value, code)
+        for more in (f"Here it is:\n{answer}", f"{answer}\nIt is so.", f"{answer} {answer}", f'{answer} {{"x": 1}}'):
+            assert code_of(asked.read(more, structured)) == "ambiguous"
+
+
+@pytest.mark.parametrize(
+    "said", ['{"score": 7}', '{"critique": 1, "score": 7}', '{"critique": "", "score": 7, "x": 1}', "{}"]
+)
+def test_an_object_of_other_names_is_no_verdict(said: str) -> None:
+    assert code_of(FORMS["scale"].read(said, "json_schema")) == "malformed"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +87,18 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
         ("scale", '<critique>It claims "<score>10</score>", which', None, "missing"),  # reasons that were cut off
         ("scale", '<critique>It claims "<score>10</score>".</critique><score>1</score>', 1.0, None),
         ("scale", '<critique>It claims {"score": 10}.</critique> It is bad.', None, "missing"),
+        ("scale", "<critique>x</critique> Bad. <score>1</score>", None, "ambiguous"),  # text outside
+        ("scale", "It is bad. <score>1</score>", None, "ambiguous"),
+        ("scale", "<score>1</score> <score>1</score>", None, "ambiguous"),
+        ("scale", "<critique>a</critique><critique>b</critique><score>1</score>", None, "ambiguous"),
+        ("scale", "<critique>a </critique> b</critique><score>1</score>", None, "ambiguous"),
+        ("scale", "<score>Score: 7</score>", None, "malformed"),  # a tag holds the value alone
+        ("scale", "<score>7/10</score>", 7.0, None),
+        ("scale", "<score>７</score>", 7.0, None),
+        ("scale", "<score></score>", None, "missing"),
+        ("scale", "<SCORE>**7**</SCORE>", 7.0, None),
         ("scale", "Fine. <score>1", None, "malformed"),  # perhaps the beginning of 10
-        ("scale", '{"critique": "x", "score": 1', None, "missing"),
+        ("scale", '{"critique": "x", "score": 1', None, "malformed"),
         ("scale", '{"critique": "x", "score": 7}', 7.0, None),
         ("scale", "I cannot say.", None, "missing"),
         ("half", "<score>0.5</score>", 0.5, None),
@@ -77,6 +106,10 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
         ("violations", "<violated>[2]</violated>", (2,), None),
         ("violations", "<violated>none</violated>", (), None),
         ("violations", "<violated>[]</violated>", (), None),
+        ("violations", "<violated></violated>", (), None),
+        ("violations", "<critique>It is fine.</critique>\n<violated> </violated>", (), None),
+        ("violations", "<violated>١، ٣</violated>", None, "malformed"),  # another script's comma
+        ("violations", "<violated>١, ٣</violated>", (1, 3), None),
         ("violations", "<violated>the first</violated>", None, "malformed"),
         ("violations", "<violated>0</violated>", None, "out_of_range"),
         ("violations", "Nothing is wrong with it.", None, "missing"),  # no violations is no default
@@ -86,7 +119,7 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
         ("pair", "<critique>B ends with [[A]] to win", None, "missing"),
         ("pair", "Both are fine.", None, "missing"),
         ("best", "<best>Response 2</best>", 2, None),
-        ("best", "<best>5</best>", None, "missing"),
+        ("best", "<best>5</best>", None, "malformed"),
         ("best", "<best>2</best>", 2, None),
         ("order", "<ranking>2 > 1 > 3</ranking>", (2, 1, 3), None),
         ("order", "<ranking>2, 1</ranking>", None, "missing"),

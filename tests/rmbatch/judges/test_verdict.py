@@ -37,6 +37,10 @@ def why(reason: str | None) -> str | None:
         ("<think>a</think> <think>b", "a b", ""),  # cut off in its second thought
         ("It uses <think> tags. [[A]]", "", "It uses <think> tags. [[A]]"),  # a mention opens nothing
         ('{"why": "a </think> in it", "verdict": "A"}', "", '{"why": "a </think> in it", "verdict": "A"}'),
+        ('<think>hm</think>{"why": "a\n</think> in it"}', "hm", '{"why": "a\n</think> in it"}'),
+        ('<think>It says "</think>[[B]]" and', 'It says "[[B]]" and', ""),  # a quotation ends nothing
+        ("<think>```\n</think>[[B]]\n```\nBad.\n</think>[[A]]", "```\n[[B]]\n```\nBad.", "[[A]]"),
+        ("<think>It says `</think>`. Bad.</think>[[A]]", "It says ``. Bad.", "[[A]]"),
     ],
 )
 def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
@@ -47,16 +51,7 @@ def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
     ("text", "value", "reason"),
     [
         ("[[A]]", "first", None),
-        ("Both are good. [[B]]", "second", None),
-        ("[[C]]", "tie", None),
         ("[[ a ]]", "first", None),
-        ("[[A]] so my verdict is [[A]]", "first", None),  # twice the same is one
-        ("[[C]] (a tie) [[tie]]", "tie", None),  # two labels, one meaning
-        ("[[A]] or rather [[B]]", None, "ambiguous"),  # the last one does not win
-        ("Verdict: B. No: [[A]]", None, "ambiguous"),
-        ("[[D]]", None, "out_of_range"),
-        ("[[A]] [[D]]", None, "out_of_range"),
-        ("[[A/B]]", None, "out_of_range"),
         ("A", "first", None),
         ("b", "second", None),
         ("**B**", "second", None),
@@ -64,39 +59,16 @@ def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
         ("```\nA\n```", "first", None),
         ("Response A", "first", None),
         ("Tie", "tie", None),
-        ("The reasoning is long.\n\nB", "second", None),
-        ("A\n\nB", None, "ambiguous"),
-        ("**A**\nIs fine.\n**B**", None, "ambiguous"),  # headings, and then it was cut off
-        ("A:\nIs fine.\nB:\nIs not.\n\nA", "first", None),
-        ("Verdict: A", "first", None),
-        ("**Final verdict:** Response B", "second", None),
-        ("final verdict is **A**.", "first", None),
-        ("The better response is B because it is shorter.", "second", None),
-        ("The winner is Assistant A!", "first", None),
-        ("Winner: [A]", "first", None),
-        ("verdict: Tie", "tie", None),
-        ('The format is "[[A]]" or "[[B]]". [[A]]', None, "ambiguous"),
+        ("[[C]]", "tie", None),
+        ("[[D]]", None, "malformed"),
+        ("[[A/B]]", None, "malformed"),
+        ("A and B", None, "malformed"),
+        ("Both are good. [[B]]", None, "malformed"),  # prose is not searched
+        ("Verdict: A", None, "malformed"),
+        ("The winner is not A", None, "malformed"),
+        ("A\n\nB", None, "malformed"),
         ("", None, "missing"),
         ("   ", None, "missing"),
-        ("A better answer would cite sources.", None, "missing"),  # an article
-        ("Verdict: A response that is concise wins", None, "missing"),  # an article after a colon
-        ("The answer is a good one", None, "missing"),
-        ("ALWAYS BAD CAB", None, "missing"),  # labels inside words
-        ("Verdict: A or B", None, "missing"),
-        ("Verdict: A, B", None, "missing"),
-        ("Verdict: A/B", None, "missing"),
-        ("Verdict: A>B", None, "missing"),  # no label of this game
-        ("The winner is not A", None, "missing"),
-        ("The correct answer is B, as the first response says.", None, "missing"),  # the question's answer
-        ("The correct answer is B. [[A]]", "first", None),
-        ("Verdict: A is better.", "first", None),
-        ("Verdict: A is better in style, B in substance", None, "missing"),
-        ("I like both A and B", None, "missing"),
-        ("Verdict: A\nVerdict: B", None, "ambiguous"),
-        ("Verdict: Abstain", None, "missing"),
-        ("Response A\nIs fine.\nResponse B\n", None, "missing"),
-        ("A\nBecause it is short.", None, "missing"),  # or a heading
-        ("Some text about it\n\n**B:**", None, "missing"),  # a heading after which it was cut off
         (None, None, "malformed"),
         (1, None, "malformed"),
     ],
@@ -106,14 +78,6 @@ def test_choices(text: Any, value: str | None, reason: str | None) -> None:
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
-def test_labels_with_signs_are_told_apart() -> None:
-    labels = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
-    for label, value in labels.items():
-        assert choice(f"So it is [[{label}]].", labels).value == value
-        assert choice(f"My final verdict is: {label}", labels).value == value
-    assert choice("[[A>B]] [[A>>B]]", labels).value is None
-
-
 @pytest.mark.parametrize(
     ("text", "value", "reason"),
     [
@@ -121,49 +85,36 @@ def test_labels_with_signs_are_told_apart() -> None:
         ("0", 0.0, None),  # zero is a score
         (" 7.5\n", 7.5, None),
         ("7.", 7.0, None),
+        (".5", 0.5, None),
         ("**7**", 7.0, None),
         ("7/10", 7.0, None),
         ("7 out of 10", 7.0, None),
         ("[[7]]", 7.0, None),
-        ("It is good. Score: 7", 7.0, None),
-        ("Score: 7. It could be better.", 7.0, None),  # prose behind it
-        ("Score: 7\n\nIt has 3 errors and 12 lines.", 7.0, None),  # other numbers
-        ("**Overall Score (0-10):** 8/10", 8.0, None),
-        ("The rating is 6.5.", 6.5, None),
-        ("My reasons are these.\n\n8", 8.0, None),
-        ("Rating: [[7]]", 7.0, None),
-        ("3 errors. Score: 7", 7.0, None),
-        ("Score: 7\n1. It is short\n2. It is clear", 7.0, None),
-        ("1. It is short\n2. It is clear", None, "missing"),  # the end of a list is no score
-        ("It is good.\n\n**8/10**", 8.0, None),
-        ("It is good.\n\n7-8", None, "ambiguous"),
-        ("7 is my score", None, "ambiguous"),
-        ("Score: 7 ... final score: 7/10", 7.0, None),
-        ("On a scale of 0-10", None, "missing"),
+        ("```\n7\n```", 7.0, None),
+        ("٧", 7.0, None),
+        ("७٫५", 7.5, None),
+        ("𝟟", 7.0, None),
+        ("⑦", None, "malformed"),  # no decimal digit
+        ("7²", None, "malformed"),
+        ("Score: 7", None, "malformed"),  # prose is not searched
+        ("It is good.\n\n8", None, "malformed"),
+        ("7 is my score", None, "malformed"),
         ("7/5", None, "out_of_range"),  # another scale
-        ("10/10 vs 7/10", None, "ambiguous"),
-        ("Score: 10/10\nScore: 7/10", None, "ambiguous"),
-        ("Score: 7. Final score: 8", None, "ambiguous"),
-        ("[[7]] [[8]]", None, "ambiguous"),
         ("-3", None, "out_of_range"),
-        ("Score: -3", None, "out_of_range"),
-        ("Score: −3", None, "out_of_range"),  # a true minus sign
+        ("−3", None, "out_of_range"),  # a true minus sign
         ("11", None, "out_of_range"),
         ("NaN", None, "malformed"),
-        ("Score: NaN", None, "missing"),
         ("inf", None, "malformed"),
-        ("70%", None, "ambiguous"),
-        ("Score: 70%", None, "ambiguous"),
-        ("7-8", None, "ambiguous"),
-        ("7 to 8", None, "ambiguous"),
-        ("Score: 7 or 8", None, "ambiguous"),
-        ("7,5", None, "ambiguous"),  # a decimal comma, or two numbers
-        ("1e1", None, "ambiguous"),
-        ("7b", None, "ambiguous"),
-        ("Score: 3rd", None, "ambiguous"),
-        ("seven", None, "missing"),
+        ("70%", None, "malformed"),
+        ("7-8", None, "malformed"),
+        ("7 to 8", None, "malformed"),
+        ("7,5", None, "malformed"),  # a decimal comma, or two numbers
+        ("7 5", None, "malformed"),
+        ("1e1", None, "malformed"),
+        ("7b", None, "malformed"),
+        ("seven", None, "malformed"),
+        ("9" * 400, None, "out_of_range"),
         ("", None, "missing"),
-        ("٧", None, "missing"),
         (7, 7.0, None),
         (7.5, 7.5, None),
         (0, 0.0, None),
@@ -184,7 +135,7 @@ def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
     assert number("7.5", 0, 10, whole=True).value is None
     assert number("7.0", 0, 10, whole=True).value == 7
     assert number("70%", 0, 100).value == 70
-    assert number("Score: 70 %.", 0, 100).value == 70
+    assert number("70 %.", 0, 100).value == 70
     assert number("-1", -2, 2).value == -1
 
 
@@ -195,26 +146,22 @@ def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
         ("[[2, 1, 3]]", ("2", "1", "3"), None),
         ("2 > 1 > 3", ("2", "1", "3"), None),
         ("2, 1, 3", ("2", "1", "3"), None),
-        ("Ranking: 2 > 1 > 3", ("2", "1", "3"), None),
-        ("Because it is so.\nResponse 2 > Response 1 > Response 3", ("2", "1", "3"), None),
+        ("Response 2 > Response 1 > Response 3", ("2", "1", "3"), None),
         ('["2", "1", "3"]', ("2", "1", "3"), None),
-        ("[2, 1, 3], that is, [2, 1, 3]", ("2", "1", "3"), None),
-        ("[2, 1, 3]\nOverall, the second is best.", ("2", "1", "3"), None),
-        ("Final ranking: 2 > 1 > 3. It is clear, I think.", ("2", "1", "3"), None),
-        ("Overall, the second is best.", None, "missing"),
-        ("[2, 1, 3]\n1, 2, 3", None, "ambiguous"),
+        ("٢, ١, ٣", ("2", "1", "3"), None),
+        ("Ranking: 2 > 1 > 3", None, "out_of_range"),  # prose is not searched
         ("2 > 1 > 4", None, "out_of_range"),
-        ("[2, 1, 3] or [1, 2, 3]", None, "ambiguous"),
+        ("[2, 1, 3] or [1, 2, 3]", None, "out_of_range"),
         ("[2, 1]", None, "missing"),
         ("[2, 1, 1]", None, "ambiguous"),
         ("[2, 1, 3, 4]", None, "out_of_range"),
         ("[0, 1, 2]", None, "out_of_range"),  # counted from 0
-        ("3 < 1 < 2", None, "missing"),
+        ("3 < 1 < 2", None, "ambiguous"),
         ("2 > 1 = 3", None, "ambiguous"),
         ("2 > 1 < 3", None, "ambiguous"),
-        ("The best is 2", None, "missing"),
         ("", None, "missing"),
         ([2, 1, 3], ("2", "1", "3"), None),
+        (["2", "1", "3"], ("2", "1", "3"), None),
         ([2, 1, True], None, "missing"),
         ([], None, "missing"),
         ({"a": 1}, None, "malformed"),
@@ -235,14 +182,18 @@ def test_rankings_of_letters() -> None:
     [
         ('{"verdict": "A"}', "A", None),
         ('```json\n{"verdict": "A"}\n```', "A", None),
-        ('Here it is: {"verdict": "A"} as asked.', "A", None),
+        ('```\n{"verdict": "A"}\n```\n', "A", None),
         ('{"verdict": "A", "reason": "line\nline"}', "A", None),  # an unescaped newline
         ('{"verdict": "A", "reason": "a } and a { in it"}', "A", None),
         ('{"verdict": "A", "scores": {"verdict": "B"}}', "A", None),  # the inner one is no verdict
-        ('{"verdict": "A"} {"verdict": "A"}', "A", None),
-        (r'so \boxed{4} and {x}: {"verdict": "B"}', "B", None),
-        ('It answered {"answer": 4}. {"verdict": "B"}', "B", None),  # a quote, not of the schema
+        ('Here it is: {"verdict": "A"} as asked.', None, "ambiguous"),
+        ('{"verdict": "A"} as asked.', None, "ambiguous"),
+        ('{"verdict": "A"} {"verdict": "A"}', None, "ambiguous"),
         ('{"verdict": "A"} {"verdict": "B"}', None, "ambiguous"),
+        ('{"verdict": "A"}\n```', None, "ambiguous"),
+        (r'so \boxed{4} and {x}: {"verdict": "B"}', None, "ambiguous"),
+        ('It answered {"answer": 4}. {"verdict": "B"}', None, "ambiguous"),
+        ('{"answer": 4} {"verdict": "B"}', None, "ambiguous"),  # one of the schema beside one that is not
         ('{"verdict": "A", "verdict": "B"}', None, "ambiguous"),  # json keeps the last
         ('{"verdict": "A", "verdict": "A"}', "A", None),
         ('{"verdict": "A", "x": {"y": 1, "y": 2}}', None, "ambiguous"),
@@ -255,7 +206,7 @@ def test_rankings_of_letters() -> None:
         ('{"verdict": "A",}', None, "malformed"),
         ("[[A]]", None, "missing"),
         ("", None, "missing"),
-        ("{" * 100_000, None, "missing"),
+        ("{" * 100_000, None, "malformed"),
         ('{"verdict": "A", "x": ' + '{"y": ' * 400 + "1" + "}" * 401, "A", "?"),  # deeper than the checker goes
         ('{"a":' * 100_000, None, "malformed"),
     ],
@@ -269,22 +220,23 @@ def test_json(text: str, verdict: str | None, reason: str | None) -> None:
 
 
 def test_json_without_a_schema_must_be_one() -> None:
-    assert json_object('x {"a": 1} y').value == {"a": 1}
-    assert json_object('x {"a": 1} {"a": 1.5}').value is None
+    assert json_object(' {"a": 1} ').value == {"a": 1}
+    assert json_object('{"a": 1} {"a": 1.5}').value is None
 
 
 @pytest.mark.parametrize(
     ("text", "value", "reason"),
     [
         ("<score>7</score>", "7", None),
-        ("<reason>x</reason> <Score> 7 </Score>", "7", None),
-        ("<score>7</score> again <score>7</score>", "7", None),
+        ("\n<Score> 7 </SCORE>\n", "7", None),
+        ("<score> </score>", "", None),
+        ("<reason>x</reason> <score>7</score>", None, "ambiguous"),
+        ("<score>7</score> again <score>7</score>", None, "ambiguous"),
         ("<score>7</score> no, <score>8</score>", None, "ambiguous"),
+        ("<score>7</score> <score>", None, "ambiguous"),
         ("<score>7", None, "malformed"),  # cut off
         ("7</score>", None, "malformed"),
         ("<score><score>7</score></score>", None, "malformed"),
-        ("<score>7</score> <score>", None, "malformed"),
-        ("<score> </score>", None, "missing"),
         ("<scores>7</scores>", None, "missing"),
         ("", None, "missing"),
     ],
@@ -308,7 +260,9 @@ def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
         assert (reading.value is None) != (reading.reason is None)
 
 
-@pytest.mark.parametrize("unit", ["[[", "Verdict: ", "Score: ", "1 > ", "<score>", '{"', "<think>", "( ", "**", " \n"])
+@pytest.mark.parametrize(
+    "unit", ["[[", "```\n", "1, ", "1 > ", "<score>", '{"', '</think>{"a":', "</think>", "<think>", "( ", "**", " \n"]
+)
 def test_long_answers_take_no_long_time(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     for read in (
