@@ -152,7 +152,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
     told: Mapping[str, Economics] = {}
     spent: Mapping[str, Spending] = {}
     if missing:
-        work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
+        work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts"), run), prepared.group)
         board = Scoreboard.start()
         before: Counter[str] = Counter()
         for record in commits:
