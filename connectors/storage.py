@@ -15,26 +15,30 @@ a passing fault is retried, and "not found" is believed only when the store said
     [entry.name for entry in out.entries("data")]
 """
 
+import copy
 import glob
 import io
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 import fsspec
+import fsspec.asyn
 import pyarrow.fs
 from fsspec.registry import get_filesystem_class
 from fsspec.utils import get_protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from connectors.errors import UserError
+from connectors.errors import JobError, UserError
 
 T = TypeVar("T")
 
@@ -69,7 +73,7 @@ class Entry:
     size: int
     """Bytes."""
     etag: str
-    """Changes when the content does: the store's etag, or size and mtime on a local disk."""
+    """Changes when the content does: the store's etag; on a local disk size, mtime and inode. See ``same_object``."""
 
 
 class Store(Protocol):
@@ -87,6 +91,7 @@ class Store(Protocol):
     def stat(self, path: str) -> tuple[str, int, str] | None: ...
     def is_folder(self, path: str) -> bool: ...
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]: ...
+    def pinned(self, etag: str) -> "Store": ...
     def url(self, path: str) -> str: ...
 
 
@@ -154,13 +159,17 @@ class LocalStore:
             stat = os.stat(path)
         except FileNotFoundError:
             return None
-        return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"
+        inode = f"{stat.st_ino:x}@{_boot_id()}.{stat.st_dev:x}"
+        return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}-{inode}"
 
     def is_folder(self, path: str) -> bool:
         return os.path.isdir(path)
 
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
         return path, None
+
+    def pinned(self, etag: str) -> Store:
+        return self  # nothing to ask of the file system: look at the file after reading it
 
     def url(self, path: str) -> str:
         return path
@@ -172,6 +181,7 @@ class FsspecStore:
     def __init__(self, protocol: str, options: StorageOptions) -> None:
         self.protocol, self.options = protocol, options
         self.fs = _filesystem(protocol, options)
+        self._if_match = ""
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(options.max_attempts),
@@ -186,9 +196,45 @@ class FsspecStore:
         return self._call(self._read_exactly, path, start, stop)
 
     def _read_exactly(self, path: str, start: int | None, stop: int | None) -> bytes:
-        data = bytes(self.fs.cat_file(path, start=start, end=stop))
+        if self._if_match:
+            data = self._read_if_unchanged(path, start, stop)
+        else:
+            data = bytes(self.fs.cat_file(path, start=start, end=stop, **self._one_request))
         _check_length(self.url(path), data, start, stop)
         return data
+
+    @property
+    def _one_request(self) -> dict[str, int]:
+        """s3fs else asks for an object's size before it reads it, so as to read large ones in parts."""
+        return {"max_concurrency": 1} if self.protocol == "s3" else {}
+
+    def pinned(self, etag: str) -> "FsspecStore":
+        """The same store, which on S3 reads an object only while it has this etag; JobError where it has another."""
+        pinned = copy.copy(self)
+        pinned._if_match = etag if self.protocol == "s3" else ""
+        return pinned
+
+    def _read_if_unchanged(self, path: str, start: int | None, stop: int | None) -> bytes:
+        try:
+            data: bytes = fsspec.asyn.sync(self.fs.loop, self._get_if_match, path, start, stop)
+        except OSError as error:
+            if not _says_exists(error):
+                raise
+            found = self.stat(path)
+            if found is None or found[2] != self._if_match:
+                raise JobError(f"{self.url(path)} has changed while it was read") from None
+            return bytes(self.fs.cat_file(path, start=start, end=stop))  # a server that refuses the right etag too
+        return data
+
+    async def _get_if_match(self, path: str, start: int | None, stop: int | None) -> bytes:
+        bucket, key, version = self.fs.split_path(path)
+        options = {"VersionId": version} if version else {}
+        if start is not None or stop is not None:
+            options["Range"] = f"bytes={start or 0}-{'' if stop is None else stop - 1}"
+        etag = f'"{self._if_match}"'
+        answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=etag, **options)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
 
     def open(self, path: str) -> BinaryIO:
         return io.BufferedReader(_RangeReader(self, path), buffer_size=8 << 20)
@@ -369,6 +415,24 @@ def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
     return store, str(store.fs._strip_protocol(url))
 
 
+def same_object(planned: str, found: str) -> bool:
+    """Whether two etags may be those of one object; an inode says something on one machine and one mount only."""
+    if planned in (found, "", "None"):  # stores without etags: their sizes must do
+        return True
+    if "@" in planned and "@" in found and planned.split("@")[1] != found.split("@")[1]:
+        return planned.rsplit("-", 1)[0] == found.rsplit("-", 1)[0]
+    return False
+
+
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    """This boot of this machine, in a few digits."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return socket.gethostname()
+
+
 def _check_length(url: str, data: bytes, start: int | None, stop: int | None) -> None:
     if start is not None and stop is not None and len(data) != stop - start:
         raise OSError(f"{url}: {len(data)} bytes came for a range of {stop - start}; was the file changed?")
@@ -465,8 +529,9 @@ def _says_exists(error: BaseException) -> bool:
 
 
 def _etag(info: dict[str, Any]) -> str:
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified") or info.get("created")
-    return str(tag).strip('"')
+    names = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "created")
+    tag = next((info[name] for name in names if info.get(name)), None)
+    return str(tag.timestamp() if isinstance(tag, datetime) else tag).strip('"')  # a listing may give the bare number
 
 
 def _is_temporary(path: str) -> bool:

@@ -99,6 +99,7 @@ def run_job(job: Job, display: Display) -> Summary:
         if plan is None:
             dataset = dataset or _scan(job, listing, display)
             plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
+            _check_unchanged(plan, list_job_input(job), display)  # it was read since it was listed
             prepare(job, plan.dataset.schema)
             ledger.begin(plan)
             if not plan.conditional_put:

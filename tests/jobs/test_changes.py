@@ -1,0 +1,56 @@
+"""What a job does when somebody changes its input or its output while it runs, or after it is finished."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.errors import JobError
+from tests.jobs.running import run
+
+pytestmark = pytest.mark.ray
+
+MEDDLER = """
+import os
+from contextlib import suppress
+import pyarrow as pa
+from rmbatch.rewards.contract import reward
+
+@reward("meddler")
+def meddler(response, *, old: str, new: str):
+    with suppress(FileNotFoundError):  # once, by the first block of any task
+        os.replace(new, old)
+    return pa.array([1.0] * len(response))
+"""
+
+
+def lines(value: str, num_rows: int = 4000) -> bytes:
+    return b"".join(
+        json.dumps({"prompt": "q", "response": value, "id": row}).encode() + b"\n" for row in range(num_rows)
+    )
+
+
+def job(folder: Path, **rewards: Any) -> dict[str, Any]:
+    return {
+        "job": "score",
+        "input": {"path": str(folder / "in")},
+        "rewards": rewards or {"length": {"reward": "length_penalty"}},
+        "output": {"path": str(folder / "out")},
+        "run": {"block_rows": 100},
+    }
+
+
+def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Path, local_ray: None) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
+    (tmp_path / "new.jsonl").write_bytes(lines("new"))
+    (tmp_path / "meddler.py").write_text(MEDDLER)
+    meddler = {
+        "reward": f"{tmp_path}/meddler.py:meddler",
+        "old": str(tmp_path / "in/1.jsonl"),
+        "new": str(tmp_path / "new.jsonl"),
+    }
+    with pytest.raises(JobError, match=r"1.jsonl has changed .* restore it and run the same command"):
+        run(job(tmp_path, meddler=meddler))
+    assert not (tmp_path / "out/_rmbatch/manifest.json").exists()
