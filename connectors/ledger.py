@@ -6,7 +6,8 @@ What stands in an output folder, and when it is written:
     _rmbatch/plan.json            once, before any work: the job, the input's files, units and schema
     _rmbatch/grouped.json         once, flat input with scattered groups: the shuffled rows that units are cut from then
     _rmbatch/attempts/            around each block of work (connectors/attempts.py)
-    data/ rejected/ dead_letters/ by each write task: files with names that are new each time, never overwritten
+    data/ _rejected/              by each write task: files with names that are new each time, never overwritten
+    _dead_letters/
     _rmbatch/commits/             after those files: one record that names them and the exact rows they account for
     _rmbatch/manifest.json        last, when every planned row is accounted for exactly once
     _rmbatch/answers/ spent.json  while judges are asked: their answers, what was spent against budgets
@@ -36,14 +37,15 @@ run of the same command does:
                                   such overlap, one is removed, and what only it covered is done by the next run
     while finish removes orphans  the same removal again
     before the manifest           finish is repeated; it is idempotent
-    after the manifest            the job is finished; the next run removes markers and shuffled rows
+    after the manifest            the job is finished; the next run removes markers, shuffled rows and strays: files of
+                                  ours that the manifest does not name
 
 A task of a dead run that is still alive asks before it writes files, and again before their record, whether a later
 run has begun (``OutputWriter.before_commit``). If so it removes its own files and stops. What is left: killed between
 its put and that removal, after a whole later run has finished, it leaves a file in data/ that the manifest does not
-name. Asleep between its last question and its record, it leaves a record whose files the later run may have removed as
-orphans; such a record gives way to any other that covers its rows, and where none does, ``finish`` says which record
-to delete.
+name, until the same command is run once more. Asleep between its last question and its record, it leaves a record whose
+files the later run may have removed as orphans; such a record gives way to any other that covers its rows, and where
+none does, ``finish`` says which record to delete.
 
 On a store that ignores conditional puts, two writers of one record name may both believe they won. Their records cover
 the same rows and name different complete files; the one that stands there when ``finish`` reads is right, the other's
@@ -76,10 +78,13 @@ from connectors.units import Coverage, Range, total_rows
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
-"""The folder of each outcome."""
+"""The part of the output that rows of each outcome are in."""
 OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
+FOLDERS = {"data": "data", "rejected": "_rejected", "dead_letters": "_dead_letters"}
+"""The folder of each part. Readers of the whole output folder skip names that begin with "_"; those that do not are
+kept out by the endings of the files (see ``file_suffix``)."""
 
 
 @dataclass(frozen=True)

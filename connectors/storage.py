@@ -16,15 +16,11 @@ a passing fault is retried, and "not found" is believed only when the store said
 """
 
 import copy
-import glob
 import io
 import os
-import secrets
-import shutil
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -39,6 +35,8 @@ from fsspec.utils import get_protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from connectors.errors import JobError, UserError
+from connectors.faults import check_length, is_transient, says_exists
+from connectors.local import LocalStore
 
 T = TypeVar("T")
 
@@ -95,86 +93,6 @@ class Store(Protocol):
     def url(self, path: str) -> str: ...
 
 
-class LocalStore:
-    """A POSIX file system: temporary name, fsync, then rename (write) or link (create)."""
-
-    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
-        with open(path, "rb") as file:
-            file.seek(start or 0)
-            data = file.read() if stop is None else file.read(stop - (start or 0))
-        _check_length(path, data, start, stop)
-        return data
-
-    def open(self, path: str) -> BinaryIO:
-        return open(path, "rb")
-
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        with self._temporary(path, data, durable) as temporary:
-            os.replace(temporary, path)
-
-    def create(self, path: str, data: bytes) -> bool:
-        with self._temporary(path, data, durable=True) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return self.read(path) == data
-        return True
-
-    def honours_conditions(self, path: str) -> bool:
-        return True  # os.link never replaces
-
-    @contextmanager
-    def _temporary(self, path: str, data: bytes, durable: bool) -> Iterator[str]:
-        folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            yield temporary
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-    def delete(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
-    def remove_folder(self, path: str) -> None:
-        shutil.rmtree(path, ignore_errors=True)
-
-    def walk(self, path: str) -> list[tuple[str, int, str]]:
-        files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        return sorted(found for found in map(self.stat, files) if found is not None)
-
-    def glob(self, pattern: str) -> list[str]:
-        return sorted(glob.glob(pattern, recursive=True))
-
-    def stat(self, path: str) -> tuple[str, int, str] | None:
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            return None
-        inode = f"{stat.st_ino:x}@{_boot_id()}.{stat.st_dev:x}"
-        return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}-{inode}"
-
-    def is_folder(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
-        return path, None
-
-    def pinned(self, etag: str) -> Store:
-        return self  # nothing to ask of the file system: look at the file after reading it
-
-    def url(self, path: str) -> str:
-        return path
-
-
 class FsspecStore:
     """Any fsspec file system; Parquet on S3 gets pyarrow's native client, 2 to 20 times cheaper on projections."""
 
@@ -200,7 +118,7 @@ class FsspecStore:
             data = self._read_if_unchanged(path, start, stop)
         else:
             data = bytes(self.fs.cat_file(path, start=start, end=stop, **self._one_request))
-        _check_length(self.url(path), data, start, stop)
+        check_length(self.url(path), data, start, stop)
         return data
 
     @property
@@ -218,7 +136,7 @@ class FsspecStore:
         try:
             data: bytes = fsspec.asyn.sync(self.fs.loop, self._get_if_match, path, start, stop)
         except OSError as error:
-            if not _says_exists(error):
+            if not says_exists(error):
                 raise
             found = self.stat(path)
             if found is None or found[2] != self._if_match:
@@ -261,7 +179,7 @@ class FsspecStore:
         try:
             self._call(self.fs.pipe_file, path, b"second", mode="create")
         except OSError as error:
-            return _says_exists(error)
+            return says_exists(error)
         else:
             return False
         finally:
@@ -273,7 +191,7 @@ class FsspecStore:
         try:
             self.fs.pipe_file(path, data, mode="create")
         except OSError as error:
-            if _says_exists(error):
+            if says_exists(error):
                 raise FileExistsError(path) from None
             if "NotImplemented" not in str(error):
                 raise
@@ -424,39 +342,6 @@ def same_object(planned: str, found: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=1)
-def _boot_id() -> str:
-    """This boot of this machine, in a few digits."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        return socket.gethostname()
-
-
-def _check_length(url: str, data: bytes, start: int | None, stop: int | None) -> None:
-    if start is not None and stop is not None and len(data) != stop - start:
-        raise OSError(f"{url}: {len(data)} bytes came for a range of {stop - start}; was the file changed?")
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later."""
-    if isinstance(
-        error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
-    ):
-        return False
-    if _says_exists(error) or any(word in str(error) for word in _FINAL):
-        return False
-    return is_storage_error(error) or isinstance(error, EOFError)
-
-
-def is_storage_error(error: BaseException) -> bool:
-    """Whether a store raised it: s3fs lets errors of botocore and aiohttp through that are no OSError."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-
-
-_FINAL = ("ACCESS_DENIED", "Forbidden", "Unable to locate credentials", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-
-
 _LOCAL = LocalStore()
 
 
@@ -518,13 +403,6 @@ def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
         connect_timeout=10,
         request_timeout=60,
         **keys,
-    )
-
-
-def _says_exists(error: BaseException) -> bool:
-    """A failed condition, in the words of the stores that do not raise FileExistsError for it."""
-    return isinstance(error, FileExistsError) or any(
-        word in str(error) for word in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
     )
 
 

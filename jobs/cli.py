@@ -18,7 +18,8 @@ import typer
 from rich.console import Console
 
 from connectors.errors import JobError, UserError
-from connectors.storage import StorageOptions, is_storage_error
+from connectors.faults import is_storage_error
+from connectors.storage import StorageOptions
 from jobs.config import parse_job
 from jobs.display import Display, result_table, table
 from jobs.jobfile import read_job_file
@@ -65,7 +66,7 @@ def run(
     Console().print(result_table(summary.output, summary.rows, summary.tally, speed))
     dead = summary.rows.get("dead_letters", 0)
     if dead:
-        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/dead_letters with the reason")
+        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/_dead_letters with the reason")
 
 
 @app.command()

@@ -21,7 +21,7 @@ from cluster.local import attached
 from connectors.attempts import Attempts
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
-from connectors.finish import UnfinishedError, clean, finish
+from connectors.finish import UnfinishedError, clean, finish, strays
 from connectors.lease import Lease
 from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing, list_input
@@ -76,6 +76,7 @@ def run_job(job: Job, display: Display) -> Summary:
         _check_same_job(manifest["job"], job, folder.url, display)
         _say_changes(ledger.plan(), job, display)
         clean(ledger)
+        _remove_strays(ledger, manifest, display)
         display.say(f"{folder.url} is finished; nothing to do")
         summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0)
         if not ledger.private.exists("summary.json"):  # killed between the manifest and the summary
@@ -111,6 +112,17 @@ def run_job(job: Job, display: Display) -> Summary:
             ledger.withdraw()
             raise
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
+
+
+def _remove_strays(ledger: Ledger, manifest: Mapping[str, Any], display: Display) -> None:
+    """What a killed task of an earlier run has left in the finished output, where readers of folders would see it."""
+    if not strays(ledger.output, manifest):
+        return
+    with Lease.take(ledger.private.folder("lease"), waiting=display.say):
+        found = strays(ledger.output, manifest)
+        ledger.output.delete(found)
+    for name in found:
+        display.say(f"removed {name}, which the manifest does not name: a killed task had left it")
 
 
 @dataclass(frozen=True)

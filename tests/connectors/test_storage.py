@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from connectors.errors import UserError
-from connectors.storage import Folder, StorageOptions, is_transient
+from connectors.faults import is_transient
+from connectors.storage import Folder, StorageOptions
 
 
 def test_what_is_written_is_read(folder: Folder):

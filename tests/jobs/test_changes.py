@@ -1,12 +1,16 @@
 """What a job does when somebody changes its input or its output while it runs, or after it is finished."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from connectors.errors import JobError
+from connectors.lease import Lease
+from connectors.storage import Folder
 from tests.jobs.running import run
 
 pytestmark = pytest.mark.ray
@@ -54,3 +58,26 @@ def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Pa
     with pytest.raises(JobError, match=r"1.jsonl has changed .* restore it and run the same command"):
         run(job(tmp_path, meddler=meddler))
     assert not (tmp_path / "out/_rmbatch/manifest.json").exists()
+
+
+def test_a_stray_file_in_a_finished_output_is_removed_by_the_same_command(
+    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of a killed run may have left it; what is not named as we name files is somebody else's."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.jsonl").write_bytes(lines("text", 10))
+    summary = run(job(tmp_path))
+    (own,) = (tmp_path / "out/data").iterdir()
+    for name in ("data/u000000-0000000000-0123abcd.parquet", "_rejected/u000000-0000000000-0123abcd.pq"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(own, tmp_path / "out" / name)
+    (tmp_path / "out/data/notes.txt").write_text("mine")
+    heard = io.StringIO()
+    monkeypatch.setattr("connectors.lease.BEAT_S", 0.1)
+    with Lease.take(Folder.open(str(tmp_path / "out/_rmbatch/lease"))), pytest.raises(JobError, match="another run"):
+        run(job(tmp_path))
+    assert len([*(tmp_path / "out/data").iterdir()]) == 3  # they stay while another run holds the output
+    assert run(job(tmp_path), heard).rows == summary.rows
+    left = {path.name for part in ("data", "_rejected") for path in (tmp_path / "out" / part).iterdir()}
+    assert left == {own.name, "notes.txt"}
+    assert "removed data/u000000-0000000000-0123abcd.parquet" in " ".join(heard.getvalue().split())
