@@ -71,7 +71,7 @@ import orjson
 import pyarrow as pa
 
 from connectors.dataset import InputDataset
-from connectors.errors import JobError, UserError
+from connectors.errors import DeadEndError, JobError, UserError
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
 from connectors.storage import PARALLEL_REQUESTS, Folder, StorageOptions
 from connectors.units import Coverage, Range, total_rows
@@ -279,7 +279,9 @@ class Ledger:
         try:
             return decode(text)
         except _DAMAGE as error:
-            raise JobError(f"{self.private.url}/{name} is damaged ({error}); start with a new output path") from None
+            raise DeadEndError(
+                f"{self.private.url}/{name} is damaged ({error}); start with a new output path"
+            ) from None
 
     def commit(self, record: Commit) -> bool:
         """Account for rows; False if an earlier attempt at exactly these rows already did."""

@@ -79,7 +79,7 @@ def codec_of(name: str) -> str:
 def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
     """The files behind one path, and for each whether the path named it (and not a folder around it)."""
     store, root = open_url(path, options)
-    if any(char in root for char in "*?["):
+    if any(char in root for char in "*?[") and store.stat(root) is None and not store.is_folder(root):
         matches = _visible_matches(store, root.rstrip("/"))
         if not matches:
             raise UserError(f"no file matches {path}")

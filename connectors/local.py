@@ -60,6 +60,9 @@ class LocalStore:
                     file.flush()
                     os.fsync(file.fileno())
             yield temporary
+        except OSError as error:
+            error.filename = error.filename or path  # a full disk does not say which
+            raise
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)

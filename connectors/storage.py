@@ -326,7 +326,13 @@ class Folder:
 
 def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
     """The store that a URL names and the path in it; a plain path is a local one."""
+    if "://" not in url:  # "::" and "?" may stand in the name of a file
+        return _LOCAL, str(Path(url).expanduser().absolute())
+    if "::" in url:
+        raise UserError(f"{url} opens one store inside another (::), which is not read; unpack it to a folder first")
     protocol = get_protocol(url)
+    if protocol.startswith("s3") and "?versionId=" in url:
+        raise UserError(f"{url} names a version of an object, which is not read; copy it to a key of its own first")
     if protocol in ("file", "local"):
         return _LOCAL, str(Path(url.split("://", 1)[-1]).expanduser().absolute())
     store = _fsspec_store("s3" if protocol == "s3a" else protocol, options)

@@ -24,6 +24,7 @@ import xxhash
 
 from connectors import jsonl, parquet
 from connectors.errors import JobError
+from connectors.faults import explained
 from connectors.ledger import FOLDERS, PARTS, Commit, DataFile, Ledger, count_outcomes, pack_outcomes
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
@@ -158,8 +159,11 @@ class OutputWriter:
 
     def flush(self) -> None:
         """Write the files, then the record that makes their rows finished."""
-        if not self._ranges:
-            return
+        if self._ranges:
+            with explained(self._spec.folder.url):
+                self._write_and_commit()
+
+    def _write_and_commit(self) -> None:
         self._before_commit()
         stem = file_stem(self._ranges)
         files = []

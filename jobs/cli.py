@@ -17,8 +17,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from connectors.errors import JobError, UserError
-from connectors.faults import is_storage_error
+from connectors.errors import DeadEndError, JobError, UserError
+from connectors.faults import explain, is_storage_error
 from connectors.storage import StorageOptions
 from jobs.config import parse_job
 from jobs.display import Display, result_table, table
@@ -157,13 +157,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except JobError as error:
-        _stopped(str(error))
+        _stopped(str(error), goes_on=not isinstance(error, DeadEndError))
     except Exception as error:
         if not is_storage_error(error):
             raise
-        _stopped(f"{type(error).__name__}: {error}")
+        _stopped(explain(error) or f"{type(error).__name__}: {error}")
 
 
-def _stopped(why: str) -> NoReturn:
-    print(f"stopped: {why}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
+def _stopped(why: str, *, goes_on: bool = True) -> NoReturn:
+    print(f"stopped: {why}", file=sys.stderr)
+    if goes_on:
+        print("what is finished stays; the same command goes on from there", file=sys.stderr)
     sys.exit(1)

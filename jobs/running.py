@@ -21,6 +21,7 @@ from cluster.local import attached
 from connectors.attempts import Attempts
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
+from connectors.faults import explained
 from connectors.finish import UnfinishedError, clean, finish, strays
 from connectors.lease import Lease
 from connectors.ledger import Ledger, Plan
@@ -68,9 +69,15 @@ class Summary:
 
 def run_job(job: Job, display: Display) -> Summary:
     """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
-    began = time.monotonic()
     folder = output_folder(job)
-    ledger = Ledger(folder)
+    if folder.url.startswith("memory://"):
+        raise UserError(f"output.path {folder.url} is the memory of one process, not of workers; write to a disk")
+    with explained(folder.url):
+        return _run(job, Ledger(folder), display)
+
+
+def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
+    began, folder = time.monotonic(), ledger.output
     manifest = ledger.manifest()
     if manifest is not None:
         _check_same_job(manifest["job"], job, folder.url, display)

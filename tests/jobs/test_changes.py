@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connectors.errors import JobError
+from connectors.errors import DeadEndError, JobError, UserError
 from connectors.lease import Lease
 from connectors.storage import Folder
 from tests.jobs.running import run
@@ -81,3 +81,22 @@ def test_a_stray_file_in_a_finished_output_is_removed_by_the_same_command(
     left = {path.name for part in ("data", "_rejected") for path in (tmp_path / "out" / part).iterdir()}
     assert left == {own.name, "notes.txt"}
     assert "removed data/u000000-0000000000-0123abcd.parquet" in " ".join(heard.getvalue().split())
+
+
+def test_an_output_in_memory_is_refused_before_any_work(tmp_path: Path) -> None:
+    mapping = job(tmp_path) | {"output": {"path": "memory://out"}}
+    with pytest.raises(UserError, match=r"output.path memory://\S*out is the memory of one process"):
+        run(mapping)
+
+
+def test_an_output_that_is_deleted_while_the_job_runs_stops_it(tmp_path: Path, local_ray: None) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
+    (tmp_path / "meddler.py").write_text(MEDDLER)
+    meddler = {
+        "reward": f"{tmp_path}/meddler.py:meddler",
+        "old": str(tmp_path / "elsewhere"),
+        "new": str(tmp_path / "out"),
+    }
+    with pytest.raises(DeadEndError, match=r"out was deleted while the job ran: .* run the same command to begin anew"):
+        run(job(tmp_path, meddler=meddler))
