@@ -62,7 +62,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -73,12 +72,14 @@ import pyarrow as pa
 from connectors.dataset import InputDataset
 from connectors.errors import DeadEndError, JobError, UserError
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
-from connectors.storage import PARALLEL_REQUESTS, Folder, StorageOptions
+from connectors.storage import Folder, StorageOptions
 from connectors.units import Coverage, Range, total_rows
 
 T = TypeVar("T")
 
 VERSION = 2
+READ_AT_ONCE = 1000
+"""Records whose outcomes, of which none is kept, are in memory together."""
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
 """The part of the output that rows of each outcome are in."""
 OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
@@ -290,19 +291,19 @@ class Ledger:
     def commits(self) -> list[Commit]:
         """All records without their outcomes, those with the most rows first where they begin at the same row."""
         names = [entry.name for entry in self.private.entries("commits")]
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            records = [record for record in pool.map(self._summary, names) if record is not None]
+        records = []
+        for start in range(0, len(names), READ_AT_ONCE):
+            part = names[start : start + READ_AT_ONCE]
+            for name, text in zip(part, self.private.read_many(part), strict=True):
+                if text is not None:  # ``finish`` has removed it since it was listed, which ``rmbatch status`` may see
+                    records.append(replace(self._decode_record(name, text), packed=""))
         return sorted(records, key=lambda record: (record.ranges[0][:2], -record.num_rows, record.name))
 
-    def _summary(self, name: str) -> Commit | None:
-        record = self._record(name)
-        return None if record is None else replace(record, packed="")
-
     def _record(self, name: str) -> Commit | None:
-        """None where ``finish`` has removed it since it was listed, which ``rmbatch status`` may see."""
         text = self.private.read_if_exists(name)
-        if text is None:
-            return None
+        return None if text is None else self._decode_record(name, text)
+
+    def _decode_record(self, name: str, text: bytes) -> Commit:
         try:
             record = Commit.from_json(text)
             if name != f"commits/{record.name}":

@@ -30,6 +30,15 @@ class LocalStore:
         check_length(path, data, start, stop)
         return data
 
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for path in paths:
+            try:
+                found.append(self.read(path))
+            except FileNotFoundError:
+                found.append(None)
+        return found
+
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
 

@@ -78,6 +78,7 @@ class Store(Protocol):
     """Whole objects by path; every call is safe to repeat."""
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes: ...
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]: ...
     def open(self, path: str) -> BinaryIO: ...
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
@@ -112,6 +113,29 @@ class FsspecStore:
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         return self._call(self._read_exactly, path, start, stop)
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """The objects, all in flight together where the file system is asynchronous; None for those that are absent."""
+        found: dict[str, bytes] = {}
+        if self.fs.async_impl:
+            gets = [self.fs._cat_file(path, **self._one_request) for path in paths]
+            answers = fsspec.asyn.sync(self.fs.loop, self._gather, gets)
+            found = {path: answer for path, answer in zip(paths, answers) if isinstance(answer, bytes)}
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:  # what failed is asked again, one by one, with patience
+            return list(pool.map(lambda path: found[path] if path in found else self._read_if_there(path), paths))
+
+    @staticmethod
+    async def _gather(gets: list[Any]) -> list[Any]:
+        answers: list[Any] = await fsspec.asyn._run_coros_in_chunks(
+            gets, batch_size=PARALLEL_REQUESTS, return_exceptions=True
+        )
+        return answers
+
+    def _read_if_there(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
 
     def _read_exactly(self, path: str, start: int | None, stop: int | None) -> bytes:
         if self._if_match:
@@ -293,6 +317,10 @@ class Folder:
             return self.read(name)
         except FileNotFoundError:
             return None
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The objects, read in parallel; None for those that are absent."""
+        return self.store.read_many([self.path(name) for name in names])
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Replace the object as a whole. ``durable=False`` skips the fsync of a local disk."""
