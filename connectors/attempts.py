@@ -6,10 +6,12 @@ after. A marker that is found when the range comes back is a death. Deaths narro
 worked off in smaller chunks, each with a marker of its own, until a chunk of one row (or one group) has died three
 times.
 
-A machine that was switched off leaves markers too: they cost smaller chunks once, never a row, unless the very same
-single row is under way three times when its process is killed from outside.
+A machine that was switched off, or a job that was killed as a whole, leaves markers too, and no row is to blame for
+them. So a marker names the run of the driver that it was made in, and a death counts only where that run's driver
+outlived the worker: where a task of the same run finds the marker, and says so with a file of its own. Three deaths of
+one row must have been seen by one run; to narrow a range, the deaths that all runs have seen count.
 
-    deaths = attempts.deaths(unit=7)
+    deaths = attempts.deaths(Range(7, 0, 4096))
     for chunk in narrow(Range(7, 0, 4096), deaths, cuts): ...
     with attempts.attempt(chunk.rows): work()
 """
@@ -28,6 +30,11 @@ DEATHS_TO_NARROW = 2
 DEATHS_TO_BURY = 3
 CHUNKS = 32
 """A range that keeps dying is cut into so many."""
+SEEN = ".seen"
+"""Ending of the file beside a marker that says: the driver outlived this worker."""
+
+Deaths = Mapping[Range, Mapping[str, int]]
+"""By range and by the run whose driver saw it: how often work on the range began and did not end."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +47,55 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Attempts:
-    """The markers below one output."""
+    """The markers below one output, as the tasks of one run write and read them."""
 
     folder: Folder
+    run: str
+    """Of the driver that these tasks belong to: letters and digits."""
 
-    def deaths(self, unit: int) -> Counter[Range]:
-        """How often work on each range of the unit began and did not end."""
-        found: Counter[Range] = Counter()
-        for entry in self.folder.entries(f"u{unit:06d}"):
-            start, stop, _ = entry.name.rsplit("/", 1)[-1].split("-")
-            found[Range(unit, int(start), int(stop))] += 1
+    def deaths(self, rows: Range) -> dict[Range, Counter[str]]:
+        """The deaths inside a range that some driver has seen; nobody else may be working on the range."""
+        unit = f"u{rows.unit:06d}"
+        names = {entry.name.rsplit("/", 1)[-1] for entry in self.folder.entries(unit)}
+        found: dict[Range, Counter[str]] = {}
+        for marker in sorted(name for name in names if not name.endswith(SEEN)):
+            start, stop, run, _ = marker.split("-")
+            died = Range(rows.unit, int(start), int(stop))
+            if not _within(died, rows):
+                continue
+            seen = f"{marker}{SEEN}"
+            if run == self.run and seen not in names:
+                self.folder.write(f"{unit}/{seen}", b"", durable=False)
+            elif seen not in names:
+                continue
+            found.setdefault(died, Counter())[run] += 1
         return found
+
+    def mark(self, rows: Range) -> str:
+        """Mark the range as under way; the marker's name."""
+        name = f"u{rows.unit:06d}/{rows.start:010d}-{rows.stop:010d}-{self.run}-{secrets.token_hex(4)}"
+        self.folder.write(name, b"", durable=False)
+        return name
 
     @contextmanager
     def attempt(self, rows: Range) -> Iterator[None]:
         """Marks the range as under way; the marker stays only if this process dies."""
-        name = f"u{rows.unit:06d}/{rows.start:010d}-{rows.stop:010d}-{secrets.token_hex(4)}"
-        self.folder.write(name, b"", durable=False)
+        name = self.mark(rows)
         try:
             yield
         finally:
             self.folder.delete([name])
 
 
-def narrow(rows: Range, deaths: Mapping[Range, int], cuts: Sequence[int]) -> list[Chunk]:
+def narrow(rows: Range, deaths: Deaths, cuts: Sequence[int]) -> list[Chunk]:
     """The chunks in which to work on ``rows`` after these deaths.
 
     ``cuts``: the row ordinals inside the range where it may be cut (every one, or only where a group begins).
     """
     inside = [cut for cut in cuts if rows.start < cut < rows.stop]
     if not inside:
-        return [Chunk(rows, dead=deaths.get(rows, 0) >= DEATHS_TO_BURY)]
-    if not any(count >= DEATHS_TO_NARROW and _within(other, rows) for other, count in deaths.items()):
+        return [Chunk(rows, dead=max(deaths.get(rows, {}).values(), default=0) >= DEATHS_TO_BURY)]
+    if not any(sum(runs.values()) >= DEATHS_TO_NARROW and _within(other, rows) for other, runs in deaths.items()):
         return [Chunk(rows)]
     borders = [rows.start, *inside[:: max(1, len(inside) // CHUNKS)], rows.stop]
     parts = [Range(rows.unit, a, b) for a, b in itertools.pairwise(borders)]

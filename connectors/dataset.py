@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from connectors import jsonl, parquet
+from connectors.errors import JobError
 from connectors.lines import MAX_LINE_BYTES
 from connectors.listing import Format, codec_of
 from connectors.schema import add_address, conform, schema_from_text, schema_to_text
-from connectors.storage import StorageOptions, open_url
+from connectors.storage import StorageOptions, Store, open_url, same_object
 from connectors.units import InputFile, Range, Unit
 
 
@@ -57,12 +58,16 @@ class InputDataset:
         return replace(self, units=units, files=files)
 
     def read(self, piece: Range, block_rows: int) -> Iterator[pa.Table]:
-        """The rows of one range of a unit, in blocks with hidden address columns; unreadable rows are marked dead."""
+        """The rows of one range of a unit, in blocks with hidden address columns; unreadable rows are marked dead.
+
+        Raises JobError where the file is no longer the planned one; no row of another is handed out.
+        """
         unit = self.units[piece.unit]
         file = self.files[unit.file]
         store, path = open_url(file.uri, self.options)
+        store = store.pinned(file.etag)
         if self.format == "jsonl":
-            yield from jsonl.read(
+            tables = jsonl.read(
                 store,
                 path,
                 codec_of(file.uri),
@@ -73,7 +78,13 @@ class InputDataset:
                 uri=file.uri,
                 max_line_bytes=self.max_line_bytes,
             )
-            return
+        else:
+            tables = self._read_parquet(store, path, unit, file, piece, block_rows)
+        yield from _while_unchanged(tables, store, path, file)
+
+    def _read_parquet(
+        self, store: Store, path: str, unit: Unit, file: InputFile, piece: Range, block_rows: int
+    ) -> Iterator[pa.Table]:
         row, origin = piece.start, unit.first_row + piece.start
         stop = unit.first_row + piece.stop
         for table in parquet.read(store, path, origin, stop, self.schema.names, block_rows):
@@ -115,6 +126,32 @@ class InputDataset:
         return cls(data["format"], schema, files, units, options, longest, mixed)
 
 
+def _while_unchanged(tables: Iterator[pa.Table], store: Store, path: str, file: InputFile) -> Iterator[pa.Table]:
+    """The tables, each handed out only when the file was still the planned one after it was read."""
+
+    def check() -> None:
+        now = store.stat(path)
+        if now is None or not _is_same(file, now[1], now[2]):
+            told = "is gone" if now is None else f"has changed ({file.size} bytes when planned, {now[1]} now)"
+            raise JobError(f"{file.uri} {told}; restore it and run the same command, or start a new output")
+
+    check()
+    while True:
+        try:
+            table = next(tables, None)
+        except Exception:
+            check()  # half of one file and half of another reads like a damaged one
+            raise
+        if table is None:
+            return
+        check()
+        yield table
+
+
+def _is_same(planned: InputFile, size: int, etag: str) -> bool:
+    return planned.size == size and same_object(planned.etag, etag)
+
+
 def changed_files(planned: InputDataset, found: Sequence[InputFile]) -> list[str]:
     """What differs between the planned files and those that are there now, a line each; new files are told as such."""
     now = {file.uri: file for file in found}
@@ -123,6 +160,6 @@ def changed_files(planned: InputDataset, found: Sequence[InputFile]) -> list[str
         current = now.pop(file.uri, None)
         if current is None:
             lines.append(f"{file.uri} is gone")
-        elif (current.size, current.etag) != (file.size, file.etag):
+        elif not _is_same(file, current.size, current.etag):
             lines.append(f"{file.uri} has changed ({file.size} bytes when planned, {current.size} now)")
     return lines + [f"{uri} is new" for uri in now]

@@ -21,3 +21,7 @@ class UserError(_OneLineError):
 
 class JobError(_OneLineError):
     """The job stopped before its end; what is committed stays, and the same command goes on from there."""
+
+
+class DeadEndError(JobError):
+    """The job stopped, and the same command does not go on from there; the message says what to do."""

@@ -21,8 +21,8 @@ import xxhash
 from connectors import jsonl
 from connectors.errors import JobError
 from connectors.ledger import (
+    FOLDERS,
     OUTCOMES,
-    PARTS,
     VERSION,
     Commit,
     DataFile,
@@ -33,11 +33,11 @@ from connectors.ledger import (
     pack_outcomes,
     record_name,
 )
-from connectors.listing import codec_of
+from connectors.listing import codec_of, format_of
 from connectors.schema import schema_to_text
 from connectors.storage import Folder
 from connectors.units import Coverage, Range, total_rows
-from connectors.writer import OutputSpec, encode, file_stem, file_suffix, file_writer, put_file, tally_of
+from connectors.writer import OUR_FILE, OutputSpec, encode, file_path, file_stem, file_writer, put_file, tally_of
 
 
 class UnfinishedError(JobError):
@@ -71,15 +71,30 @@ def finish(ledger: Ledger, plan: Plan, spec: OutputSpec, run: str) -> dict[str, 
         "created": plan.created,
         "finished": time.time(),
     }
+    ledger.output.write(".huggingface.yaml", DATASET_CARD)
     ledger.private.write("manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     clean(ledger)
     return manifest
+
+
+DATASET_CARD = b"""configs:
+- config_name: default
+  data_files:
+  - {split: train, path: "data/*"}
+"""
+"""``datasets.load_dataset`` on the output folder reads what this names; it else reads every file below it."""
 
 
 def clean(ledger: Ledger) -> None:
     """Remove what a finished job no longer needs: markers of attempts and shuffled rows."""
     for folder in ("attempts", "grouped"):
         ledger.private.remove(folder)
+
+
+def strays(output: Folder, manifest: Mapping[str, Any]) -> list[str]:
+    """Files that write tasks of ours have left in a finished output beside those that its manifest names."""
+    found = _files_present(output) - {file["path"] for file in manifest["files"]}
+    return sorted(name for name in found if OUR_FILE.fullmatch(name.rsplit("/", 1)[-1]))
 
 
 def remove_orphans(output: Folder, commits: list[Commit]) -> None:
@@ -92,12 +107,12 @@ def remove_orphans(output: Folder, commits: list[Commit]) -> None:
             f"{len(vanished)} files of {output.url} are gone, such as {vanished[0]}; "
             f"to have its rows done again, delete _rmbatch/commits/{wanted[vanished[0]].name} and run the same command"
         )
-    leftovers = [name for folder in (*PARTS.values(), "_rmbatch/commits") for name in output.leftovers(folder)]
+    leftovers = [name for folder in (*FOLDERS.values(), "_rmbatch/commits") for name in output.leftovers(folder)]
     output.delete(sorted(found - wanted.keys()) + leftovers)
 
 
 def _files_present(output: Folder) -> set[str]:
-    return {entry.name for part in PARTS.values() for entry in output.entries(part)}
+    return {entry.name for folder in FOLDERS.values() for entry in output.entries(folder)}
 
 
 def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, run: str) -> list[Commit]:
@@ -160,7 +175,7 @@ def _cut(ledger: Ledger, record: Commit, ranges: list[Range], coverage: Coverage
         if of_part.any():
             data, counted = _cut_file(read_verified(ledger.output, file), file, of_part, spec)
             tally.update(counted)
-            path = f"{file.part}/{stem}{file_suffix(file.part, spec)}"
+            path = file_path(file.part, stem, spec)
             files.append(put_file(ledger.output, path, file.part, int(np.count_nonzero(of_part)), data))
     left = outcomes[keep]
     return Commit(ranges, files, count_outcomes(left), tally, run, packed=pack_outcomes(left))
@@ -185,7 +200,7 @@ def read_verified(output: Folder, file: DataFile) -> bytes:
 
 def _cut_file(data: bytes, file: DataFile, keep: np.ndarray, spec: OutputSpec) -> tuple[bytes, Mapping[str, int]]:
     """The bytes of a file with only the rows to keep, and what the job counts over them."""
-    if file.path.endswith(".parquet"):
+    if format_of(file.path) == "parquet":
         table = pq.read_table(io.BytesIO(data)).filter(pa.array(keep))
         writer = file_writer(file.part, spec)
         writer.add(table)

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from connectors.errors import JobError
+from connectors.errors import DeadEndError, JobError
 from connectors.storage import Folder
 
 TTL_S = 30.0
@@ -68,7 +68,7 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._lost:
+        if self._lost or current_epoch(self._folder) != self.epoch:
             return
         if self._forgotten:
             self._folder.delete([_name(self.epoch)])
@@ -81,7 +81,9 @@ class Lease:
         self._forgotten = True
 
     def check(self) -> None:
-        """Raises JobError if another run has taken over."""
+        """Raises JobError if another run has taken over, or the output is gone."""
+        if not self._lost and current_epoch(self._folder) < self.epoch:
+            raise DeadEndError(deleted(self._folder.url.removesuffix("/_rmbatch/lease")))
         if self._lost or self._is_taken():
             raise JobError("another run has taken over this output")
 
@@ -100,6 +102,8 @@ class Lease:
                 if self._is_taken():
                     self._lost = True
                     return
+                if current_epoch(self._folder) < self.epoch:
+                    continue  # deleted: a beat would be all that is left of the output
                 self._write(released=False)
 
     def _write(self, *, released: bool) -> None:
@@ -117,6 +121,11 @@ class Lease:
             "released": released,
         }
         return json.dumps(state).encode()
+
+
+def deleted(output: str) -> str:
+    """What to say of an output whose lease has vanished."""
+    return f"{output} was deleted while the job ran: nothing of it is left; run the same command to begin anew"
 
 
 def current_epoch(folder: Folder) -> int:

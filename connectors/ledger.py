@@ -6,7 +6,8 @@ What stands in an output folder, and when it is written:
     _rmbatch/plan.json            once, before any work: the job, the input's files, units and schema
     _rmbatch/grouped.json         once, flat input with scattered groups: the shuffled rows that units are cut from then
     _rmbatch/attempts/            around each block of work (connectors/attempts.py)
-    data/ rejected/ dead_letters/ by each write task: files with names that are new each time, never overwritten
+    data/ _rejected/              by each write task: files with names that are new each time, never overwritten
+    _dead_letters/
     _rmbatch/commits/             after those files: one record that names them and the exact rows they account for
     _rmbatch/manifest.json        last, when every planned row is accounted for exactly once
     _rmbatch/answers/ spent.json  while judges are asked: their answers, what was spent against budgets
@@ -36,14 +37,15 @@ run of the same command does:
                                   such overlap, one is removed, and what only it covered is done by the next run
     while finish removes orphans  the same removal again
     before the manifest           finish is repeated; it is idempotent
-    after the manifest            the job is finished; the next run removes markers and shuffled rows
+    after the manifest            the job is finished; the next run removes markers, shuffled rows and strays: files of
+                                  ours that the manifest does not name
 
 A task of a dead run that is still alive asks before it writes files, and again before their record, whether a later
 run has begun (``OutputWriter.before_commit``). If so it removes its own files and stops. What is left: killed between
 its put and that removal, after a whole later run has finished, it leaves a file in data/ that the manifest does not
-name. Asleep between its last question and its record, it leaves a record whose files the later run may have removed as
-orphans; such a record gives way to any other that covers its rows, and where none does, ``finish`` says which record
-to delete.
+name, until the same command is run once more. Asleep between its last question and its record, it leaves a record whose
+files the later run may have removed as orphans; such a record gives way to any other that covers its rows, and where
+none does, ``finish`` says which record to delete.
 
 On a store that ignores conditional puts, two writers of one record name may both believe they won. Their records cover
 the same rows and name different complete files; the one that stands there when ``finish`` reads is right, the other's
@@ -60,7 +62,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -69,17 +70,22 @@ import orjson
 import pyarrow as pa
 
 from connectors.dataset import InputDataset
-from connectors.errors import JobError, UserError
+from connectors.errors import DeadEndError, JobError, UserError
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
-from connectors.storage import PARALLEL_REQUESTS, Folder, StorageOptions
+from connectors.storage import Folder, StorageOptions
 from connectors.units import Coverage, Range, total_rows
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2
+READ_AT_ONCE = 1000
+"""Records whose outcomes, of which none is kept, are in memory together."""
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
-"""The folder of each outcome."""
+"""The part of the output that rows of each outcome are in."""
 OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
+FOLDERS = {"data": "data", "rejected": "_rejected", "dead_letters": "_dead_letters"}
+"""The folder of each part. Readers of the whole output folder skip names that begin with "_"; those that do not are
+kept out by the endings of the files (see ``file_suffix``)."""
 
 
 @dataclass(frozen=True)
@@ -268,8 +274,8 @@ class Ledger:
             self.private.remove(name)
             self.private.delete([name])
         self.private.delete(["plan.json"])
-        for part in PARTS.values():
-            self.output.remove(part)
+        for folder in FOLDERS.values():
+            self.output.remove(folder)
 
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
@@ -293,7 +299,9 @@ class Ledger:
         try:
             return decode(text)
         except _DAMAGE as error:
-            raise JobError(f"{self.private.url}/{name} is damaged ({error}); start with a new output path") from None
+            raise DeadEndError(
+                f"{self.private.url}/{name} is damaged ({error}); start with a new output path"
+            ) from None
 
     def commit(self, record: Commit) -> bool:
         """Account for rows; False if an earlier attempt at exactly these rows already did."""
@@ -302,19 +310,19 @@ class Ledger:
     def commits(self) -> list[Commit]:
         """All records without their outcomes, those with the most rows first where they begin at the same row."""
         names = [entry.name for entry in self.private.entries("commits")]
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            records = [record for record in pool.map(self._summary, names) if record is not None]
+        records = []
+        for start in range(0, len(names), READ_AT_ONCE):
+            part = names[start : start + READ_AT_ONCE]
+            for name, text in zip(part, self.private.read_many(part), strict=True):
+                if text is not None:  # ``finish`` has removed it since it was listed, which ``rmbatch status`` may see
+                    records.append(replace(self._decode_record(name, text), packed=""))
         return sorted(records, key=lambda record: (record.ranges[0][:2], -record.num_rows, record.name))
 
-    def _summary(self, name: str) -> Commit | None:
-        record = self._record(name)
-        return None if record is None else replace(record, packed="")
-
     def _record(self, name: str) -> Commit | None:
-        """None where ``finish`` has removed it since it was listed, which ``rmbatch status`` may see."""
         text = self.private.read_if_exists(name)
-        if text is None:
-            return None
+        return None if text is None else self._decode_record(name, text)
+
+    def _decode_record(self, name: str, text: bytes) -> Commit:
         try:
             record = Commit.from_json(text)
             if name != f"commits/{record.name}":

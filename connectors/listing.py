@@ -21,7 +21,8 @@ from fsspec.utils import glob_translate
 
 from connectors.errors import UserError
 from connectors.jsonl import CODECS
-from connectors.storage import Folder, LocalStore, StorageOptions, Store, open_url
+from connectors.local import LocalStore
+from connectors.storage import Folder, StorageOptions, Store, open_url
 from connectors.units import InputFile
 
 Format = Literal["parquet", "jsonl"]
@@ -114,7 +115,7 @@ def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
     """The files behind one path, and for each whether the path named it (and not a folder around it)."""
     store, root = open_url(path, options)
     try:
-        if not _is_glob(root):
+        if not _is_glob(root) or store.stat(root) is not None or store.is_folder(root):
             return _expand_one(store, path, root, options)
         matches = _visible_matches(store, root.rstrip("/"))
         if not matches:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from connectors.errors import JobError, UserError
-from connectors.storage import Store, is_transient
+from connectors.faults import is_transient
+from connectors.storage import Store
 
 WHOLE_ROW_GROUP_BYTES = 128 << 20
 """Row groups up to this size (uncompressed) are decoded at once; larger ones are streamed."""

@@ -15,26 +15,28 @@ a passing fault is retried, and "not found" is believed only when the store said
     [entry.name for entry in out.entries("data")]
 """
 
-import glob
+import copy
 import io
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 import fsspec
+import fsspec.asyn
 import pyarrow.fs
 from fsspec.registry import get_filesystem_class
 from fsspec.utils import get_protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from connectors.errors import UserError
+from connectors.errors import JobError, UserError
+from connectors.faults import check_length, is_transient, says_exists
+from connectors.local import LocalStore
 
 T = TypeVar("T")
 
@@ -69,13 +71,14 @@ class Entry:
     size: int
     """Bytes."""
     etag: str
-    """Changes when the content does: the store's etag, or size and mtime on a local disk."""
+    """Changes when the content does: the store's etag; on a local disk size, mtime and inode. See ``same_object``."""
 
 
 class Store(Protocol):
     """Whole objects by path; every call is safe to repeat."""
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes: ...
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]: ...
     def open(self, path: str) -> BinaryIO: ...
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
@@ -88,87 +91,8 @@ class Store(Protocol):
     def stat(self, path: str) -> tuple[str, int, str] | None: ...
     def is_folder(self, path: str) -> bool: ...
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]: ...
+    def pinned(self, etag: str) -> "Store": ...
     def url(self, path: str) -> str: ...
-
-
-class LocalStore:
-    """A POSIX file system: temporary name, fsync, then rename (write) or link (create)."""
-
-    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
-        with open(path, "rb") as file:
-            file.seek(start or 0)
-            data = file.read() if stop is None else file.read(stop - (start or 0))
-        _check_length(path, data, start, stop)
-        return data
-
-    def open(self, path: str) -> BinaryIO:
-        return open(path, "rb")
-
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        with self._temporary(path, data, durable) as temporary:
-            os.replace(temporary, path)
-
-    def create(self, path: str, data: bytes) -> bool:
-        with self._temporary(path, data, durable=True) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return self.read(path) == data
-        return True
-
-    def honours_conditions(self, path: str) -> bool:
-        return True  # os.link never replaces
-
-    @contextmanager
-    def _temporary(self, path: str, data: bytes, durable: bool) -> Iterator[str]:
-        folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            yield temporary
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-    def delete(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
-    def remove_folder(self, path: str) -> None:
-        shutil.rmtree(path, ignore_errors=True)
-
-    def remove_empty(self, path: str) -> None:
-        with suppress(OSError):  # it is gone, or holds something
-            os.rmdir(path)
-
-    def walk(self, path: str) -> list[tuple[str, int, str]]:
-        files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        return sorted(found for found in map(self.stat, files) if found is not None)
-
-    def glob(self, pattern: str) -> list[str]:
-        return sorted(glob.glob(pattern, recursive=True))
-
-    def stat(self, path: str) -> tuple[str, int, str] | None:
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            return None
-        return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"
-
-    def is_folder(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
-        return path, None
-
-    def url(self, path: str) -> str:
-        return path
 
 
 class FsspecStore:
@@ -177,6 +101,7 @@ class FsspecStore:
     def __init__(self, protocol: str, options: StorageOptions) -> None:
         self.protocol, self.options = protocol, options
         self.fs = _filesystem(protocol, options)
+        self._if_match = ""
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(options.max_attempts),
@@ -190,10 +115,69 @@ class FsspecStore:
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         return self._call(self._read_exactly, path, start, stop)
 
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """The objects, all in flight together where the file system is asynchronous; None for those that are absent."""
+        found: dict[str, bytes] = {}
+        if self.fs.async_impl:
+            gets = [self.fs._cat_file(path, **self._one_request) for path in paths]
+            answers = fsspec.asyn.sync(self.fs.loop, self._gather, gets)
+            found = {path: answer for path, answer in zip(paths, answers) if isinstance(answer, bytes)}
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:  # what failed is asked again, one by one, with patience
+            return list(pool.map(lambda path: found[path] if path in found else self._read_if_there(path), paths))
+
+    @staticmethod
+    async def _gather(gets: list[Any]) -> list[Any]:
+        answers: list[Any] = await fsspec.asyn._run_coros_in_chunks(
+            gets, batch_size=PARALLEL_REQUESTS, return_exceptions=True
+        )
+        return answers
+
+    def _read_if_there(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
     def _read_exactly(self, path: str, start: int | None, stop: int | None) -> bytes:
-        data = bytes(self.fs.cat_file(path, start=start, end=stop))
-        _check_length(self.url(path), data, start, stop)
+        if self._if_match:
+            data = self._read_if_unchanged(path, start, stop)
+        else:
+            data = bytes(self.fs.cat_file(path, start=start, end=stop, **self._one_request))
+        check_length(self.url(path), data, start, stop)
         return data
+
+    @property
+    def _one_request(self) -> dict[str, int]:
+        """s3fs else asks for an object's size before it reads it, so as to read large ones in parts."""
+        return {"max_concurrency": 1} if self.protocol == "s3" else {}
+
+    def pinned(self, etag: str) -> "FsspecStore":
+        """The same store, which on S3 reads an object only while it has this etag; JobError where it has another."""
+        pinned = copy.copy(self)
+        pinned._if_match = etag if self.protocol == "s3" else ""
+        return pinned
+
+    def _read_if_unchanged(self, path: str, start: int | None, stop: int | None) -> bytes:
+        try:
+            data: bytes = fsspec.asyn.sync(self.fs.loop, self._get_if_match, path, start, stop)
+        except OSError as error:
+            if not says_exists(error):
+                raise
+            found = self.stat(path)
+            if found is None or found[2] != self._if_match:
+                raise JobError(f"{self.url(path)} has changed while it was read") from None
+            return bytes(self.fs.cat_file(path, start=start, end=stop))  # a server that refuses the right etag too
+        return data
+
+    async def _get_if_match(self, path: str, start: int | None, stop: int | None) -> bytes:
+        bucket, key, version = self.fs.split_path(path)
+        options = {"VersionId": version} if version else {}
+        if start is not None or stop is not None:
+            options["Range"] = f"bytes={start or 0}-{'' if stop is None else stop - 1}"
+        etag = f'"{self._if_match}"'
+        answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=etag, **options)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
 
     def open(self, path: str) -> BinaryIO:
         return io.BufferedReader(_RangeReader(self, path), buffer_size=8 << 20)
@@ -220,7 +204,7 @@ class FsspecStore:
         try:
             self._call(self.fs.pipe_file, path, b"second", mode="create")
         except OSError as error:
-            return _says_exists(error)
+            return says_exists(error)
         else:
             return False
         finally:
@@ -232,7 +216,7 @@ class FsspecStore:
         try:
             self.fs.pipe_file(path, data, mode="create")
         except OSError as error:
-            if _says_exists(error):
+            if says_exists(error):
                 raise FileExistsError(path) from None
             if "NotImplemented" not in str(error):
                 raise
@@ -338,6 +322,10 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The objects, read in parallel; None for those that are absent."""
+        return self.store.read_many([self.path(name) for name in names])
+
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Replace the object as a whole. ``durable=False`` skips the fsync of a local disk."""
         self.store.write(self.path(name), data, durable=durable)
@@ -377,35 +365,26 @@ class Folder:
 
 def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
     """The store that a URL names and the path in it; a plain path is a local one."""
+    if "://" not in url:  # "::" and "?" may stand in the name of a file
+        return _LOCAL, str(Path(url).expanduser().absolute())
+    if "::" in url:
+        raise UserError(f"{url} opens one store inside another (::), which is not read; unpack it to a folder first")
     protocol = get_protocol(url)
+    if protocol.startswith("s3") and "?versionId=" in url:
+        raise UserError(f"{url} names a version of an object, which is not read; copy it to a key of its own first")
     if protocol in ("file", "local"):
         return _LOCAL, str(Path(url.split("://", 1)[-1]).expanduser().absolute())
     store = _fsspec_store("s3" if protocol == "s3a" else protocol, options)
     return store, str(store.fs._strip_protocol(url))
 
 
-def _check_length(url: str, data: bytes, start: int | None, stop: int | None) -> None:
-    if start is not None and stop is not None and len(data) != stop - start:
-        raise OSError(f"{url}: {len(data)} bytes came for a range of {stop - start}; was the file changed?")
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later."""
-    if isinstance(
-        error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
-    ):
-        return False
-    if _says_exists(error) or any(word in str(error) for word in _FINAL):
-        return False
-    return is_storage_error(error) or isinstance(error, EOFError)
-
-
-def is_storage_error(error: BaseException) -> bool:
-    """Whether a store raised it: s3fs lets errors of botocore and aiohttp through that are no OSError."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-
-
-_FINAL = ("ACCESS_DENIED", "Forbidden", "Unable to locate credentials", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+def same_object(planned: str, found: str) -> bool:
+    """Whether two etags may be those of one object; an inode says something on one machine and one mount only."""
+    if planned in (found, "", "None"):  # stores without etags: their sizes must do
+        return True
+    if "@" in planned and "@" in found and planned.split("@")[1] != found.split("@")[1]:
+        return planned.rsplit("-", 1)[0] == found.rsplit("-", 1)[0]
+    return False
 
 
 _LOCAL = LocalStore()
@@ -472,16 +451,10 @@ def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
     )
 
 
-def _says_exists(error: BaseException) -> bool:
-    """A failed condition, in the words of the stores that do not raise FileExistsError for it."""
-    return isinstance(error, FileExistsError) or any(
-        word in str(error) for word in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
-    )
-
-
 def _etag(info: dict[str, Any]) -> str:
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified") or info.get("created")
-    return str(tag).strip('"')
+    names = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "created")
+    tag = next((info[name] for name in names if info.get(name)), None)
+    return str(tag.timestamp() if isinstance(tag, datetime) else tag).strip('"')  # a listing may give the bare number
 
 
 def _is_temporary(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Writes the rows of one task to data, rejected and dead_letters, and accounts for every one of them in the ledger.
+"""Writes the rows of one task to data/, _rejected/ and _dead_letters/, and accounts for each of them in the ledger.
 
 A task adds blocks as they come. Files are closed, and a commit record written, when the data file has reached its
 target size and at the end; memory holds one file of each part at the most. The hidden columns say where each row came
@@ -10,6 +10,7 @@ from and where it goes, and are not written.
 """
 
 import gzip
+import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,8 @@ import xxhash
 
 from connectors import jsonl, parquet
 from connectors.errors import JobError
-from connectors.ledger import PARTS, Commit, DataFile, Ledger, count_outcomes, pack_outcomes
+from connectors.faults import explained
+from connectors.ledger import FOLDERS, PARTS, Commit, DataFile, Ledger, count_outcomes, pack_outcomes
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
 from connectors.units import Range, ranges_of
@@ -157,14 +159,17 @@ class OutputWriter:
 
     def flush(self) -> None:
         """Write the files, then the record that makes their rows finished."""
-        if not self._ranges:
-            return
+        if self._ranges:
+            with explained(self._spec.folder.url):
+                self._write_and_commit()
+
+    def _write_and_commit(self) -> None:
         self._before_commit()
         stem = file_stem(self._ranges)
         files = []
         for outcome, writer in self._writers.items():
             part = PARTS[outcome]
-            path = f"{part}/{stem}{file_suffix(part, self._spec)}"
+            path = file_path(part, stem, self._spec)
             files.append(put_file(self._spec.folder, path, part, self._rows[outcome], writer.finish()))
         try:
             self._before_commit()
@@ -181,6 +186,10 @@ class OutputWriter:
         self._reset()
 
 
+OUR_FILE = re.compile(r"u\d{6,}-\d{10,}-[0-9a-f]{8}\.(parquet|pq|jsonl|ndjson)(\.gz|\.zst)?")
+"""The names that ``file_stem`` and ``file_suffix`` make."""
+
+
 def file_stem(ranges: Sequence[Range]) -> str:
     """A name for the files of a commit: by its first row for people, and new each time, so that none is overwritten."""
     return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{secrets.token_hex(4)}"
@@ -195,11 +204,21 @@ def file_writer(part: str, spec: OutputSpec) -> FileWriter:
     return parquet.Writer(spec.schema, spec.compression, spec.row_group_rows)
 
 
+def file_path(part: str, stem: str, spec: OutputSpec) -> str:
+    """Where a file of a part stands in the output folder."""
+    return f"{FOLDERS[part]}/{stem}{file_suffix(part, spec)}"
+
+
 def file_suffix(part: str, spec: OutputSpec) -> str:
-    """The ending of a part's files, by which readers know format and codec."""
+    """The ending of a part's files, by which readers know format and codec.
+
+    Only kept rows have the endings that people write into a glob: DuckDB and polars look into every folder that
+    ``out/**/*.parquet`` matches, whatever its name.
+    """
+    kept = part == PARTS[KEPT]
     if spec.format == "parquet" or part == PARTS[DEAD_LETTER]:
-        return ".parquet"
-    return ".jsonl" + {"gzip": ".gz", "zstd": ".zst", None: ""}[spec.compression]
+        return ".parquet" if kept else ".pq"
+    return (".jsonl" if kept else ".ndjson") + {"gzip": ".gz", "zstd": ".zst", None: ""}[spec.compression]
 
 
 def tally_of(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, int]:

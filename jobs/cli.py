@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from connectors.errors import JobError, UserError
+from connectors.errors import DeadEndError, JobError, UserError
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs: --help and a mistake come at once
     from jobs.preparation import Job
@@ -95,7 +95,7 @@ def run(
     Console().print(result_table(summary.output, summary.rows, summary.tally, vars(summary)))
     dead = summary.rows.get("dead_letters", 0)
     if dead:
-        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/dead_letters with the reason")
+        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/_dead_letters with the reason")
 
 
 @app.command()
@@ -229,15 +229,17 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except JobError as error:
-        _stopped(str(error))
+        _stopped(str(error), goes_on=not isinstance(error, DeadEndError))
     except Exception as error:
-        from connectors.storage import is_storage_error
+        from connectors.faults import explain, is_storage_error
 
         if not is_storage_error(error):
             raise
-        _stopped(f"{type(error).__name__}: {error}")
+        _stopped(explain(error) or f"{type(error).__name__}: {error}")
 
 
-def _stopped(why: str) -> NoReturn:
-    print(f"stopped: {why}\nwhat is finished stays; the same command goes on from there", file=sys.stderr)
+def _stopped(why: str, *, goes_on: bool = True) -> NoReturn:
+    print(f"stopped: {why}", file=sys.stderr)
+    if goes_on:
+        print("what is finished stays; the same command goes on from there", file=sys.stderr)
     sys.exit(1)

@@ -95,7 +95,7 @@ class OutputConfig(Config):
     """Where and how the results are written."""
 
     path: Text
-    """A folder; it holds data/, rejected/, dead_letters/ and _rmbatch/."""
+    """A folder; it holds data/, _rejected/, _dead_letters/ and _rmbatch/."""
     format: Literal["parquet", "jsonl"] = "parquet"
     """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
     compression: Literal["zstd", "snappy", "gzip", "none"] | None = None

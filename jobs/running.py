@@ -22,7 +22,8 @@ from cluster.submitted import refuse_lost_output
 from connectors.attempts import Attempts
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
-from connectors.finish import UnfinishedError, clean, finish
+from connectors.faults import explained
+from connectors.finish import UnfinishedError, clean, finish, strays
 from connectors.lease import Lease
 from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing, list_input
@@ -86,17 +87,24 @@ class Summary:
 
 def run_job(job: Job, display: Display) -> Summary:
     """Run the job to its end; raises UserError before any work, JobError when it stopped on its way."""
-    began = time.monotonic()
     refuse_lost_output("output.path", job.output.path)
     check_places(job)
     folder = output_folder(job)
-    ledger = Ledger(folder)
+    if folder.url.startswith("memory://"):
+        raise UserError(f"output.path {folder.url} is the memory of one process, not of workers; write to a disk")
+    with explained(folder.url):
+        return _run(job, Ledger(folder), display)
+
+
+def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
+    began, folder = time.monotonic(), ledger.output
     manifest = ledger.manifest()
     if manifest is not None:
         _check_same_job(manifest["job"], job, folder.url, display)
         plan = ledger.plan()
         _say_changes(plan, job, display)
         clean(ledger)
+        _remove_strays(ledger, manifest, display)
         display.say(f"{folder.url} is finished; nothing to do")
         mixed = plan.dataset.mixed if plan else {}
         summary = Summary(folder.url, manifest["rows"], manifest["tally"], 0.0, 0.0, 0.0, 0.0, mixed=mixed)
@@ -141,6 +149,7 @@ def run_job(job: Job, display: Display) -> Summary:
 def _begin(job: Job, ledger: Ledger, dataset: InputDataset, display: Display) -> Plan:
     """The plan of a new output, written before any work."""
     plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
+    _check_unchanged(plan, list_job_input(job), display)  # it was read since it was listed
     prepare(job, dataset.schema)
     ledger.begin(plan)
     if not plan.conditional_put:
@@ -156,6 +165,17 @@ def _ray(job: Job, display: Display) -> Iterator[None]:
         with display.doing(f"joining the Ray cluster {where}" if where else "starting Ray"):
             stack.enter_context(attached(job.run.address, job.run.cpus))
         yield
+
+
+def _remove_strays(ledger: Ledger, manifest: Mapping[str, Any], display: Display) -> None:
+    """What a killed task of an earlier run has left in the finished output, where readers of folders would see it."""
+    if not strays(ledger.output, manifest):
+        return
+    with Lease.take(ledger.private.folder("lease"), waiting=display.say):
+        found = strays(ledger.output, manifest)
+        ledger.output.delete(found)
+    for name in found:
+        display.say(f"removed {name}, which the manifest does not name: a killed task had left it")
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
     spent: Mapping[str, Spending] = {}
     seconds = 0.0
     if missing:
-        work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts")), prepared.group)
+        work = BlockWork(prepared.stages, Attempts(ledger.private.folder("attempts"), run), prepared.group)
         board = Scoreboard.start()
         before: Counter[str] = Counter()
         for record in commits:

@@ -34,7 +34,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from connectors.storage import PARALLEL_REQUESTS, Folder, LocalStore, StorageOptions
+from connectors.local import LocalStore
+from connectors.storage import PARALLEL_REQUESTS, Folder, StorageOptions
 from rmbatch.chat.places import Places
 
 ABOUT = "about.json"

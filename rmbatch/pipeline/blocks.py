@@ -47,7 +47,7 @@ class BlockWork:
         offsets = np.arange(table.num_rows + 1) if self.group is None else group_offsets(table, self.group)
         cuts = (offsets + rows.start).tolist()
         done = []
-        for chunk in narrow(rows, self.attempts.deaths(rows.unit), cuts):
+        for chunk in narrow(rows, self.attempts.deaths(rows), cuts):
             part = table.slice(chunk.rows.start - rows.start, chunk.rows.num_rows)
             if chunk.dead:
                 done.append(_bury(part))

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
+from connectors.faults import explain, is_storage_error
 from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec
 from rmbatch import usage
@@ -136,10 +137,12 @@ class ours:  # noqa: N801 - reads as a statement: with ours(): ...
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         causes = _causes(error)
         for cause in causes:
-            if type(cause) in (UserError, JobError):
+            if isinstance(cause, UserError | JobError) and not isinstance(cause, RayError):
                 raise type(cause)(str(cause)) from error
         if any(isinstance(cause, RayError) for cause in causes):
             telling = next((cause for cause in causes if not type(cause).__module__.startswith("ray.")), causes[-1])
+            if is_storage_error(telling) and (told := explain(telling)):
+                raise JobError(told) from error
             said = str(telling).strip().splitlines() or ["without a word"]
             raise JobError(f"a task of the job failed: {type(telling).__name__}: {said[0]}") from error
 

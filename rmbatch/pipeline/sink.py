@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from connectors.errors import JobError
-from connectors.lease import current_epoch
+from connectors.errors import DeadEndError, JobError
+from connectors.lease import current_epoch, deleted
 from connectors.ledger import Ledger
 from connectors.writer import OutputSpec, OutputWriter
 from rmbatch.pipeline.scoreboard import Scoreboard
@@ -53,5 +53,8 @@ class LedgerSink:
     def _check_still_ours(self) -> None:
         """A task of a dead run that is still alive must not write into what a later run has taken over or finished."""
         ledger = Ledger(self._spec.folder)
-        if current_epoch(ledger.private.folder("lease")) > self._epoch or ledger.private.exists("manifest.json"):
+        epoch = current_epoch(ledger.private.folder("lease"))
+        if epoch < self._epoch:
+            raise DeadEndError(deleted(self._spec.folder.url))
+        if epoch > self._epoch or ledger.private.exists("manifest.json"):
             raise JobError("another run has taken over this output")

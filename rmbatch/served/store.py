@@ -43,7 +43,8 @@ import psutil
 import pyarrow as pa
 import xxhash
 
-from connectors.storage import Entry, Folder, LocalStore, StorageOptions
+from connectors.local import LocalStore
+from connectors.storage import Entry, Folder, StorageOptions
 from rmbatch.served.engine import VALUES
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]

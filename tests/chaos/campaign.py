@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
+from connectors.attempts import SEEN
 from connectors.ledger import Commit
 from tests.chaos.victim import Victim
 from tests.chaos.workload import Case, Place
@@ -35,8 +36,11 @@ PHASES = ("start", "scan", "plan", "shuffle", "writing", "unrecorded", "finish",
 - ``finish``: all rows are finished, the manifest is not written
 - ``manifest``: the manifest is written, the process is still there
 """
+TARGETS = ("driver", "worker", "job")
 MAX_DELAY_S = {"start": 4.0, "scan": 5.0, "plan": 4.0, "shuffle": 4.0, "writing": 3.0, "finish": 0.3, "manifest": 1.2}
 """How long after its phase was seen a kill may come; the phase may be another by then, which is what is recorded."""
+MAX_BLOCK_DELAY_S = 3.0
+"""How long after a block was begun the whole job may be killed."""
 WAIT_S = 240.0
 
 
@@ -44,7 +48,8 @@ WAIT_S = 240.0
 class Kill:
     """One kill; planned first, then with what came of it."""
 
-    target: Literal["driver", "worker"]
+    target: Literal["driver", "worker", "job"]
+    """job: the driver, its Ray and all workers at once, while a block is under way."""
     moment: str
     """The phase to wait for."""
     campaign: str = ""
@@ -102,6 +107,11 @@ class Outlook:
     def finished_rows(self) -> int:
         """Rows of the records seen so far."""
         return sum(self.rows.values())
+
+    def block_under_way(self) -> bool:
+        """Whether a task of this run is at work on a block."""
+        markers = set(self.place.names(f"{self.output}/_rmbatch/attempts"))
+        return any(not name.endswith(SEEN) for name in markers - self.old)
 
     def _old_private(self) -> set[str]:
         return {name.removeprefix(f"{self.output}/_rmbatch/") for name in self.old}
@@ -191,6 +201,11 @@ class Campaign:
         task = ""
         if kill.target == "driver":
             effective = victim.alive() and victim.kill_driver()
+        elif kill.target == "job":
+            while victim.alive() and not outlook.block_under_way() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(self.chance.uniform(0, MAX_BLOCK_DELAY_S))
+            effective = victim.alive() and victim.kill_all(self.chance)
         else:
             while victim.alive() and not task and time.monotonic() < deadline:
                 task = victim.kill_worker(self.chance)
@@ -216,15 +231,12 @@ def table(kills: Sequence[Kill]) -> str:
     for name in [*names, "all"]:
         cells = []
         for phase in PHASES:
-            driver, worker = (
-                sum(n for key, n in counts.items() if name in (key[0], "all") and key[1:] == (phase, target))
-                for target in ("driver", "worker")
-            )
-            told = [f"{driver}d" if driver else "", f"{worker}w" if worker else ""]
+            told = []
+            for target in TARGETS:
+                hits = sum(n for key, n in counts.items() if name in (key[0], "all") and key[1:] == (phase, target))
+                told.append(f"{hits}{target[0]}" if hits else "")
             cells.append(f"{' '.join(filter(None, told)) or '.':>11}")
         lines.append(f"{name:{width}}  " + "".join(cells) + f"{sum(name in (k.campaign, 'all') for k in hit):9}")
-    drivers = sum(kill.target == "driver" for kill in hit)
-    lines.append(
-        f"{len(hit)} effective kills of {len(kills)}: d = driver ({drivers}), w = worker ({len(hit) - drivers})"
-    )
+    told = ", ".join(f"{name[0]} = {name} ({sum(kill.target == name for kill in hit)})" for name in TARGETS)
+    lines.append(f"{len(hit)} effective kills of {len(kills)}: {told}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.chaos.campaign import PHASES, Campaign, Kill
+from tests.chaos.campaign import PHASES, TARGETS, Campaign, Kill
 from tests.chaos.conftest import CleanRun
 from tests.chaos.faulty_proxy import FaultyProxy
 from tests.chaos.workload import (
@@ -36,6 +36,7 @@ NewPlace = Callable[[str], Place]
 MATRIX = list(itertools.product(("local", "s3"), ("parquet", "jsonl"), ("score", "best_of_n")))
 SCATTERED = [("local", "parquet", "scattered"), ("s3", "jsonl", "scattered")]
 FAULTY = [("parquet", "score"), ("jsonl", "best_of_n"), ("jsonl", "scattered")]
+SLOW = ["score", "adjacent"]
 MIN_KILLS = 30
 
 
@@ -124,13 +125,27 @@ def test_killed_drivers_on_a_cluster_that_stays(place: NewPlace, campaign: NewCa
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", SLOW)
+def test_healthy_rows_survive_kills_of_the_whole_job_in_a_slow_block(
+    kind: str, place: NewPlace, campaign: NewCampaign, clean_run: CleanRun
+) -> None:
+    """Five times all processes are killed while the same rows are under way: none of them becomes a dead letter."""
+    case, where = Case(kind, "jsonl", ms=700.0, files=(2,), cpus=1), place("local")  # type: ignore[arg-type]
+    case.write_input(where)
+    one = campaign(f"slow local jsonl {kind}", case, where)
+    hold_same(one, clean_run, [Kill("job", "plan")] * 5)
+    assert [(kill.effective, kill.finished_rows) for kill in one.kills] == [(True, 0)] * 5
+
+
+@pytest.mark.chaos
 def test_there_were_enough_kills(kills: list[Kill], request: pytest.FixtureRequest) -> None:
     campaigns = {kill.campaign for kill in kills if not kill.campaign.startswith("small")}
-    if len(campaigns) < len(MATRIX + SCATTERED + FAULTY) + 1:
+    if len(campaigns) < len([*MATRIX, *SCATTERED, *FAULTY, *SLOW]) + 1:
         pytest.skip("counts the kills of a whole run of this file")
     hit = [kill for kill in kills if kill.effective]
     assert len(hit) >= MIN_KILLS
-    assert {kill.target for kill in hit} == {"driver", "worker"}
+    assert {kill.target for kill in hit} == set(TARGETS)
     assert len({kill.phase for kill in hit}) >= 6
 
 

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -101,6 +102,16 @@ class Victim:
         """SIGKILL; False if it had ended before."""
         assert self.driver is not None
         self.driver.send_signal(signal.SIGKILL)
+        return self.driver.wait() == -signal.SIGKILL
+
+    def kill_all(self, chance: random.Random) -> bool:
+        """SIGKILL the whole job, as when its machines are switched off; False if it had ended before."""
+        assert self.driver is not None
+        while found := list(self.processes()):
+            chance.shuffle(found)
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         return self.driver.wait() == -signal.SIGKILL
 
     def workers(self) -> list[tuple[psutil.Process, str]]:

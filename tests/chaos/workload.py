@@ -213,7 +213,7 @@ def check_finished(place: Place, output: str) -> Rows:
     listed = {file["path"] for file in manifest["files"]}
     assert len(listed) == len(manifest["files"]), "the manifest names a file twice"
     private = [name.removeprefix("_rmbatch/") for name in names if name.startswith("_rmbatch/")]
-    assert {name for name in names if not name.startswith("_rmbatch/")} == listed
+    assert {name for name in names if not name.startswith("_rmbatch/")} == listed | {".huggingface.yaml"}
     assert [name for name in private if not LEFT_BY_DESIGN.fullmatch(name)] == [], "leftovers"
     assert "summary.json" in private
     rows: Rows = {part: Counter() for part in PARTS}
@@ -238,10 +238,10 @@ def tally(place: Place, output: str) -> dict[str, int]:
 
 def _rows_of(path: str, data: bytes) -> list[str]:
     """Each row as text; a dead letter without the folder that its input file stands in."""
-    if not path.endswith(".parquet"):
+    if not path.endswith((".parquet", ".pq")):
         return [line.decode() for line in data.splitlines()]
     rows = pq.read_table(io.BytesIO(data)).to_pylist()
-    if path.startswith("dead_letters/"):
+    if path.startswith("_dead_letters/"):
         rows = [row | {"uri": row["uri"].rsplit("/", 1)[-1]} for row in rows]
     return [repr(row) for row in rows]
 

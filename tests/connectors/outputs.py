@@ -12,8 +12,8 @@ from connectors import jsonl
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.finish import finish
-from connectors.ledger import PARTS, Ledger, Plan
-from connectors.listing import codec_of
+from connectors.ledger import FOLDERS, PARTS, Ledger, Plan
+from connectors.listing import codec_of, format_of
 from connectors.schema import KEPT, OUTCOME, REJECTED
 from connectors.storage import Folder
 from connectors.units import Range
@@ -92,7 +92,7 @@ def run_to_end(dataset: InputDataset, spec: OutputSpec, run: str = "run") -> dic
 def read_file(folder: Folder, path: str, schema: pa.Schema) -> list[dict]:
     """The rows of one file of the output."""
     data = folder.read(path)
-    if path.endswith(".parquet"):
+    if format_of(path) == "parquet":
         return pq.read_table(pa.BufferReader(data)).to_pylist()
     return jsonl.table_of(jsonl.decompress(data, codec_of(path)), schema).to_pylist()
 
@@ -101,7 +101,8 @@ def read_output(spec: OutputSpec) -> dict[str, list[str]]:
     """The rows of each part that a reader who only lists the folders sees, in a fixed order."""
     found = {}
     for part in PARTS.values():
-        rows = [row for entry in spec.folder.entries(part) for row in read_file(spec.folder, entry.name, spec.schema)]
+        files = [entry.name for entry in spec.folder.entries(FOLDERS[part])]
+        rows = [row for name in files for row in read_file(spec.folder, name, spec.schema)]
         found[part] = sorted(repr(row) for row in rows)
     return found
 
@@ -110,7 +111,7 @@ def assert_finished(spec: OutputSpec, manifest: dict, clean: dict, expected: dic
     """The output holds the expected rows, the manifest's counts are those of a clean run, nothing else lies about."""
     assert read_output(spec) == expected
     assert (manifest["rows"], manifest["tally"]) == (clean["rows"], clean["tally"])
-    present = {entry.name: entry.size for part in PARTS.values() for entry in spec.folder.entries(part)}
+    present = {entry.name: entry.size for folder in FOLDERS.values() for entry in spec.folder.entries(folder)}
     assert present == {file["path"]: file["num_bytes"] for file in manifest["files"]}
     assert all(file["num_rows"] for file in manifest["files"])
     records = Ledger(spec.folder).commits()

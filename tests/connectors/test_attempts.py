@@ -1,6 +1,6 @@
 """A row that kills its process is found and buried; a range that only looks suspicious is worked off whole."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from hypothesis import given
@@ -15,19 +15,27 @@ EVERY_ROW = range(1000)
 
 
 def test_only_a_death_leaves_a_marker(folder: Folder):
-    attempts = Attempts(folder)
+    attempts = Attempts(folder, "run1")
     with attempts.attempt(ROWS):
-        with attempts.attempt(Range(7, 0, 10)), attempts.attempt(Range(8, 0, 5)):
-            assert attempts.deaths(7) == {ROWS: 1, Range(7, 0, 10): 1}
-        assert attempts.deaths(7) == {ROWS: 1}
+        pass
     with pytest.raises(ZeroDivisionError), attempts.attempt(ROWS):
         raise ZeroDivisionError  # an error that can be caught is no death
-    assert attempts.deaths(7) == {}
-    never_left = [attempts.attempt(ROWS) for _ in range(2)]
-    for attempt in never_left:
-        attempt.__enter__()
-    assert attempts.deaths(7) == {ROWS: 2}
-    assert attempts.deaths(8) == {}
+    assert attempts.deaths(ROWS) == {}
+    for rows in (ROWS, ROWS, Range(7, 0, 10), Range(7, 900, 1100), Range(8, 0, 5)):
+        attempts.mark(rows)
+    assert attempts.deaths(ROWS) == {ROWS: {"run1": 2}, Range(7, 0, 10): {"run1": 1}}
+    assert attempts.deaths(Range(8, 0, 5)) == {Range(8, 0, 5): {"run1": 1}}
+
+
+def test_a_death_counts_only_where_the_driver_of_its_run_has_seen_it(folder: Folder):
+    first, second = Attempts(folder, "run1"), Attempts(folder, "run2")
+    first.mark(ROWS)
+    assert second.deaths(ROWS) == {}  # the driver was killed with its worker, or before it could look
+    first.mark(ROWS)
+    assert first.deaths(ROWS) == {ROWS: {"run1": 2}}
+    first.mark(ROWS)
+    second.mark(ROWS)
+    assert second.deaths(ROWS) == {ROWS: {"run1": 2, "run2": 1}}  # what the first run saw is still known
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,7 @@ def test_only_a_death_leaves_a_marker(folder: Folder):
     ],
 )
 def test_a_range_is_narrowed_after_deaths_inside_it(deaths: dict, narrowed: bool):
-    chunks = narrow(ROWS, deaths, EVERY_ROW)
+    chunks = narrow(ROWS, {rows: {"run": count} for rows, count in deaths.items()}, EVERY_ROW)
     assert (len(chunks) > 1, len(chunks) >= CHUNKS) == (narrowed, narrowed)
 
 
@@ -53,7 +61,9 @@ def test_a_range_is_narrowed_after_deaths_inside_it(deaths: dict, narrowed: bool
 )
 def test_chunks_are_the_same_rows_in_order_and_cut_only_where_allowed(size, cuts, deaths):
     rows = Range(0, 5, 5 + size)
-    found = narrow(rows, {Range(0, start, start + n): count for (start, n), count in deaths.items()}, sorted(cuts))
+    found = narrow(
+        rows, {Range(0, start, start + n): {"run": count} for (start, n), count in deaths.items()}, sorted(cuts)
+    )
     assert [found[0].rows.start, *(chunk.rows.stop for chunk in found)] == [
         *(chunk.rows.start for chunk in found),
         rows.stop,
@@ -61,11 +71,18 @@ def test_chunks_are_the_same_rows_in_order_and_cut_only_where_allowed(size, cuts
     assert {chunk.rows.start for chunk in found[1:]} <= cuts
 
 
+def test_one_row_is_buried_by_deaths_that_one_run_has_seen():
+    row, killed_in_each_run = Range(7, 3, 4), {f"run{number}": DEATHS_TO_BURY - 1 for number in range(9)}
+    assert not narrow(row, {row: killed_in_each_run}, EVERY_ROW)[0].dead
+    assert narrow(row, {row: killed_in_each_run | {"last": DEATHS_TO_BURY}}, EVERY_ROW)[0].dead
+    assert len(narrow(ROWS, {ROWS: {"run1": 1, "run2": 1}}, EVERY_ROW)) > 1  # to narrow, all deaths count
+
+
 @pytest.mark.parametrize("cuts", [EVERY_ROW, range(0, 1000, 10)], ids=["rows", "groups of ten"])
 @pytest.mark.parametrize("killers", [{613}, {0, 999}, {3, 4, 5}])
 def test_killers_are_buried_and_every_other_row_gets_through(cuts: range, killers: set[int]):
     """What the pipeline does with a block, each process dying on a killer and the block coming back."""
-    deaths: Counter[Range] = Counter()
+    deaths: defaultdict[Range, Counter[str]] = defaultdict(Counter)
 
     def process() -> tuple[set[int], set[int]] | None:
         done: set[int] = set()
@@ -75,7 +92,7 @@ def test_killers_are_buried_and_every_other_row_gets_through(cuts: range, killer
             if chunk.dead:
                 buried |= rows
             elif rows & killers:
-                deaths[chunk.rows] += 1
+                deaths[chunk.rows]["run"] += 1
                 return None
             else:
                 done |= rows

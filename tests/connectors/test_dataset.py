@@ -1,6 +1,10 @@
 """A planned input: any part of it reads as the whole does, and what has changed since is told."""
 
+import gzip
+import io
 import pickle
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from connectors.dataset import InputDataset, changed_files
+from connectors.errors import JobError
 from connectors.listing import list_input
+from connectors.planning import plan_dataset
 from connectors.schema import ORIGIN_ROW, ORIGIN_URI, ROW, UNIT
-from connectors.storage import StorageOptions
+from connectors.storage import Folder, StorageOptions, same_object
 from connectors.units import Range
 from tests.connectors.inputs import plan, read_all, write_files
 
@@ -59,8 +65,81 @@ def test_a_file_that_shrinks_under_a_job_is_an_error_and_no_end_of_file(tmp_path
     dataset = jsonl_and_parquet(tmp_path)[0]
     path = tmp_path / "jsonl" / "2.jsonl"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(OSError, match="was the file changed"):
+    with pytest.raises(JobError, match=r"2.jsonl has changed \(437 bytes when planned, 387 now\); restore it"):
         read_all(dataset)
+
+
+def replace_by_rename(folder: Folder, name: str, data: bytes) -> None:
+    """As writers do that care: a new file under the old name; local readers keep the old one open."""
+    folder.write(name, data)
+
+
+def overwrite(folder: Folder, name: str, data: bytes) -> None:
+    """In place, as ``cp`` does."""
+    if folder.url.startswith("/"):
+        Path(folder.path(name)).write_bytes(data)
+    else:
+        folder.write(name, data)
+
+
+def content(name: str, value: int) -> bytes:
+    """200 rows that all hold one digit: a file of the same size whatever the digit."""
+    if name.endswith(".parquet"):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"a": [value] * 200}), sink, row_group_size=20, compression="none")
+        return sink.getvalue()
+    lines = b'{"a": %d, "b": "%s"}\n' % (value, b"x" * 10) * 200
+    return gzip.compress(lines, mtime=0) if name.endswith(".gz") else lines
+
+
+@pytest.mark.parametrize("name", ["1.jsonl", "1.jsonl.gz", "1.parquet"])
+@pytest.mark.parametrize("change", [replace_by_rename, overwrite])
+@pytest.mark.parametrize("begun", [False, True], ids=["before it is opened", "while it is read"])
+def test_no_row_of_a_file_that_was_replaced_is_handed_out(
+    folder: Folder, name: str, change: Callable, begun: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("connectors.jsonl.CHUNK_BYTES", 64)
+    folder.write(name, content(name, 1))
+    listing = list_input([folder.url], folder.options)
+    dataset = plan_dataset(listing, folder.options, unit_bytes=1 << 20)
+    (unit,) = dataset.units.values()
+    tables = dataset.read(Range(0, 0, unit.num_rows), block_rows=20)
+    seen = [next(tables)] if begun else []
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+    change(folder, name, content(name, 2))
+    with pytest.raises(JobError, match=rf"{name} has changed"):
+        seen += tables
+    assert {row["a"] for table in seen for row in table.to_pylist()} <= {1}
+    (line,) = changed_files(dataset, list_input([folder.url], folder.options).files)
+    assert "has changed" in line
+
+
+def test_a_file_that_was_replaced_and_put_back_between_two_looks_is_not_read(s3, monkeypatch: pytest.MonkeyPatch):
+    """S3 is asked for the planned etag, so that there is no moment in which another object could be read."""
+    folder = Folder.open("s3://bucket/if-match", StorageOptions(endpoint=s3.endpoint))
+    folder.write("1.jsonl", content("1.jsonl", 1))
+    dataset = plan_dataset(list_input([folder.url], folder.options), folder.options, unit_bytes=1 << 20)
+    folder.write("1.jsonl", content("1.jsonl", 2))
+    monkeypatch.setattr("connectors.dataset._is_same", lambda *_: True)  # looks see nothing
+    with pytest.raises(JobError, match="has changed while it was read"):
+        read_all(dataset)
+
+
+@pytest.mark.parametrize(
+    ("planned", "found", "same"),
+    [
+        ("9-55-a1@boot.1", "9-55-a1@boot.1", True),
+        ("9-55-a1@boot.1", "9-55-a2@boot.1", False),  # renamed over it, with the old times
+        ("9-55-a1@boot.1", "9-55-a2@other.1", True),  # another machine of the cluster: inodes differ, times do not
+        ("9-55-a1@boot.1", "9-55-a2@boot.2", True),  # the same, mounted once more
+        ("9-55-a1@boot.1", "9-56-a1@other.1", False),
+        ("d41d8", "d41d9", False),
+        ("", "anything", True),
+        ("None", "anything", True),  # a store that tells nothing
+    ],
+)
+def test_which_etags_are_of_one_object(planned: str, found: str, same: bool):
+    assert same_object(planned, found) is same
 
 
 @pytest.mark.parametrize(

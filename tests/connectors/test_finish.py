@@ -169,7 +169,7 @@ def flip(folder: Folder, path: str, at: int = -20) -> None:
     folder.write(path, bytes(data))
 
 
-@pytest.mark.parametrize("part", ["data", "dead_letters"])
+@pytest.mark.parametrize("part", ["data", "_dead_letters"])
 @pytest.mark.parametrize("options", [{}, JSONL])
 def test_a_flipped_byte_in_a_file_that_must_be_cut_is_found(tmp_path: Path, memory: Folder, part: str, options: dict):
     ledger, spec, job = overlapping(tmp_path, memory, **options)
@@ -263,7 +263,7 @@ def test_jsonl_lines_survive_cutting_as_they_are(tmp_path: Path, memory: Folder)
 
 def test_orphans_and_the_leavings_of_killed_writers_are_removed(tmp_path: Path):
     folder = Folder.open(str(tmp_path))
-    write_files(tmp_path, {"data/.a.parquet.00ff.tmp": b"half", "data/b.parquet": b"x", "dead_letters/c": b"x"})
+    write_files(tmp_path, {"data/.a.parquet.00ff.tmp": b"half", "data/b.parquet": b"x", "_dead_letters/c": b"x"})
     remove_orphans(folder, [])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

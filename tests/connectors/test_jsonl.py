@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from connectors import jsonl
 from connectors.errors import UserError
 from connectors.lines import BadLineError
+from connectors.local import LocalStore
 from connectors.planning import JsonlOptions
 from connectors.schema import DEAD, UNIT, is_json
-from connectors.storage import LocalStore
 from tests.connectors.inputs import plan, read_all, read_rows, write_files
 
 BIG = 2**53 + 1

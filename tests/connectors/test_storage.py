@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from connectors.errors import UserError
-from connectors.storage import Folder, StorageOptions, is_transient
+from connectors.faults import is_transient
+from connectors.storage import Folder, StorageOptions
 
 
 def test_what_is_written_is_read(folder: Folder):
@@ -22,6 +23,14 @@ def test_an_empty_object_is_an_object(folder: Folder):
     assert folder.read("empty") == b""
     assert folder.exists("empty")
     assert not folder.exists("absent")
+
+
+def test_many_objects_are_read_in_the_order_asked_for(folder: Folder):
+    for number in range(40):
+        folder.write(f"many/{number}", b"x" * number)
+    names = [f"many/{number}" for number in reversed(range(40))]
+    assert folder.read_many([*names, "absent"]) == [*(b"x" * number for number in reversed(range(40))), None]
+    assert folder.read_many([]) == []
 
 
 def test_absent_is_said_and_not_guessed(folder: Folder):

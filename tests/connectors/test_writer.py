@@ -81,7 +81,7 @@ def test_rejected_rows_that_are_not_kept_are_counted(tmp_path: Path):
     assert record.rows == {"data": 6, "rejected": 3, "dead_letters": 2}
     assert record.tally == {"rows": 9, "ids": 42, "dead.invalid_json": 2}
     assert not record.has_all_files
-    assert not spec.folder.entries("rejected")
+    assert not spec.folder.entries("_rejected")
 
 
 def test_a_retry_of_the_same_rows_leaves_the_record_that_is_there(folder: Folder, tmp_path: Path):
@@ -158,7 +158,7 @@ def test_a_dead_letter_file_is_the_same_for_both_formats(tmp_path: Path):
     dataset = small_input(tmp_path / "in")
     spec = spec_of(Folder.open(str(tmp_path / "out")), dataset, format="jsonl", compression="gzip")
     work(dataset, whole(dataset), spec, "run")
-    (path,) = (tmp_path / "out" / "dead_letters").iterdir()
+    (path,) = (tmp_path / "out" / "_dead_letters").iterdir()
     assert pq.read_schema(path).equals(DEAD_LETTER_SCHEMA)
     dead = int(np.count_nonzero(read_all(dataset)[DEAD].is_valid()))
     assert Counter(pq.read_table(path)["code"].to_pylist()) == {"invalid_json": dead}
@@ -174,4 +174,4 @@ def test_rejected_rows_close_a_task_s_files_at_their_size_too(tmp_path: Path):
         for first in range(0, 50, 10):
             block = add_address(pa.table({"text": ["x" * 100] * 10}), 0, first, uri="a", first_origin_row=first)
             writer.add(block.append_column(OUTCOME, pa.array(np.full(10, REJECTED, np.int8))))
-    assert [entry.size < 2000 for entry in folder.entries("rejected")] == [True] * 5
+    assert [entry.size < 2000 for entry in folder.entries("_rejected")] == [True] * 5

@@ -31,7 +31,7 @@ def rows(output: str | Path, part: str = "data", options: StorageOptions | None 
     for file in manifest["files"]:
         if file["part"] == part:
             data = folder.read(file["path"])
-            parquet = file["path"].endswith(".parquet")
+            parquet = file["path"].endswith((".parquet", ".pq"))
             found += read_parquet(data).to_pylist() if parquet else [json.loads(line) for line in data.splitlines()]
     return found
 

@@ -15,7 +15,8 @@ import pytest
 import ray
 
 from connectors.ledger import Ledger
-from connectors.storage import Folder, LocalStore
+from connectors.local import LocalStore
+from connectors.storage import Folder
 from jobs.cli import main
 from tests.jobs.running import by, rows
 from tests.s3server import REPOSITORY

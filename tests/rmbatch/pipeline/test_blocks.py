@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from connectors.attempts import DEATHS_TO_BURY, DEATHS_TO_NARROW, Attempts
+from connectors.attempts import DEATHS_TO_BURY, DEATHS_TO_NARROW, Attempts, Chunk, narrow
 from connectors.schema import DEAD, DEAD_TYPE, ROW, UNIT, add_address
 from connectors.storage import Folder
+from connectors.units import Range
 from rmbatch.pipeline.blocks import BlockWork
 
 LETTER = {"code": "invalid_json", "message": "no", "line": 1, "offset": 0, "raw": b"{"}
@@ -42,7 +43,7 @@ def block(texts: list[str], keys: list[str] | None = None, unit: int = 0, first_
 
 @pytest.fixture
 def attempts(tmp_path: Path) -> Attempts:
-    return Attempts(Folder.open(str(tmp_path / "attempts")))
+    return Attempts(Folder.open(str(tmp_path / "attempts")), "run1")
 
 
 def markers(attempts: Attempts) -> int:
@@ -121,9 +122,39 @@ def test_a_group_that_kills_is_lost_as_a_whole(attempts: Attempts) -> None:
     assert np.asarray(rows[DEAD].is_valid()).tolist() == [False, False, True, True, False, False]
 
 
-def test_a_switched_off_machine_costs_no_row(attempts: Attempts) -> None:
-    table = block(["a", "b", "c", "d"])
-    for start, stop in ((0, 4), (0, 4), (0, 4), (0, 4), (0, 1), (0, 1)):  # killed from outside, six times
-        attempts.folder.write(f"u000000/{start:010d}-{stop:010d}-{stop}{markers(attempts)}", b"")
-    done = BlockWork([Shout()], attempts)(table).sort_by(ROW)
+@pytest.mark.parametrize("group", [None, "key"])
+def test_healthy_rows_survive_any_number_of_kills_of_the_whole_job(tmp_path: Path, group: str | None) -> None:
+    """A slow block, or one slow group, is under way at each kill; the next command is a run of its own."""
+    folder, table = Folder.open(str(tmp_path)), block(["a", "b", "c", "d"], keys=["x"] * 4)
+    for number in range(12):
+        attempts = Attempts(folder, f"run{number}")
+        (chunk,) = _chunks(table, attempts, group)
+        attempts.mark(chunk.rows)  # and dies
+    assert len(folder.entries()) == 12
+    done = BlockWork([Shout()], Attempts(folder, "last"), group)(table)
     assert done["loud"].to_pylist() == ["A", "B", "C", "D"]
+    assert done[DEAD].null_count == 4
+
+
+def _chunks(table: pa.Table, attempts: Attempts, group: str | None) -> list[Chunk]:
+    rows = Range(0, 0, table.num_rows)
+    return narrow(rows, attempts.deaths(rows), range(table.num_rows) if group is None else [0])
+
+
+def test_a_killer_is_buried_though_its_driver_is_killed_too(tmp_path: Path) -> None:
+    """What a run has found out about a block, the next run knows; three deaths of the row are seen by one run."""
+    folder, table = Folder.open(str(tmp_path)), block([f"t{number}" for number in range(99)] + ["boom"])
+    deaths = 0
+    for number in range(100):
+        attempts = Attempts(folder, f"run{number}")
+        for _ in range(DEATHS_TO_BURY + 1):  # then its driver dies
+            try:
+                with killing(attempts):
+                    done = BlockWork([Shout()], attempts)(table)
+            except KilledError:
+                deaths += 1
+                continue
+            assert done[DEAD].null_count == 99
+            assert deaths <= 4 * DEATHS_TO_BURY
+            return
+    raise AssertionError("it never ends")
