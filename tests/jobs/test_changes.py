@@ -23,7 +23,7 @@ from rmbatch.rewards.contract import reward
 
 @reward("meddler")
 def meddler(response, *, old: str, new: str):
-    with suppress(FileNotFoundError):  # once, by the first block of any task
+    with suppress(OSError):  # once, by the first block of any task
         os.replace(new, old)
     return pa.array([1.0] * len(response))
 """
