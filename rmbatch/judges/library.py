@@ -99,6 +99,8 @@ rewards:
 In Python:
 
 ```python
+import rmbatch
+
 helpful = rmbatch.judge("base_helpfulness_pointwise", endpoint="http://host:8000", model="Qwen/Qwen3-32B")
 helpful.evaluate({"prompt": "What is 2 + 2?", "response": "4"})
 ```
