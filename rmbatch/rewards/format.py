@@ -132,14 +132,19 @@ class NgramRepetitionPenalty:
 
 
 def between(text: str, opening: str, closing: str) -> list[str]:
-    """The shortest stretches between the two tags, left to right, in linear time (re.findall is quadratic here)."""
-    found: list[str] = []
+    """The shortest stretches between the two tags, left to right."""
+    return [text[start:end] for start, end in spans(text, opening, closing)]
+
+
+def spans(text: str, opening: str, closing: str) -> list[tuple[int, int]]:
+    """Where these stretches begin and end, in linear time (re.findall is quadratic here)."""
+    found: list[tuple[int, int]] = []
     end = 0
     while (start := text.find(opening, end)) >= 0:
         start += len(opening)
         close = text.find(closing, start)
         if close < 0:
             break
-        found.append(text[start:close])
+        found.append((start, close))
         end = close + len(closing)
     return found
