@@ -105,6 +105,7 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
 
 def _read(text: str, timeout_s: int) -> list[Any]:
     """The answer in a text as math-verify gives it: its value, then the words it was found in; [] for none."""
+    text = _ROW_SPACING.sub(r"\\\\", text)
     bare = _bare_answer(text.strip())
     if bare is None:
         return _parsed(text, timeout_s)
@@ -162,6 +163,9 @@ _COMMAND = re.compile(rf"{_WRAPPER.pattern}|\\(?:begin|end)\{{[A-Za-z]+\}}|\\[A-
 # Three letters that touch no digit or operator, four in a row, two that stand alone, what latex2sympy does not know.
 _PROSE = re.compile(r"(?<![^\s,])[A-Za-z]{2,}(?![^\s,.])|[A-Za-z]{4}|[^\x20-\x7eπ−]|[?:;]\s*$")
 _WHITE = re.compile(r"\s+")
+_ROW_SPACING = re.compile(
+    r"\\\\\*?\s*\[\s*-?[0-9.]+\s*(?:pt|pc|in|cm|mm|em|ex|mu|bp|sp|dd|cc)\s*\]"
+)  # latex2sympy: factors
 
 
 def _text_of(parsed: list[Any]) -> str:
