@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.messages import TEXT
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.texts import Once, Verdict, as_scores, per_different_pair, per_pair, too_long
@@ -308,10 +308,9 @@ def _measured(common: int, num_response: int, num_reference: int, measure: Measu
 
 
 def _sacrebleu() -> Any:
-    try:
-        from sacrebleu import metrics
-    except ImportError:
-        raise UserError("bleu and chrf need the package sacrebleu: pip install 'rmbatch[rules]'") from None
+    require("rules", "bleu or chrf", "sacrebleu")
+    from sacrebleu import metrics
+
     return metrics
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.rewards.contract import reward
 from rmbatch.rewards.texts import floats
 
@@ -56,11 +57,9 @@ class DetoxifyReward:
 
     @cached_property
     def _classify(self) -> Any:
-        try:
-            from transformers import pipeline
-        except ImportError:
-            message = "detoxify_reward needs the package transformers: pip install 'rmbatch[transformers]'"
-            raise UserError(message) from None
+        require("transformers", "detoxify_reward", "transformers")
+        from transformers import pipeline
+
         try:
             return pipeline("text-classification", self._model, revision=self._revision, device=self._device)
         except (OSError, ValueError) as fault:
