@@ -51,6 +51,7 @@ def math_verify_reward(
     ``A`` for itself.
     Deviation: a reference without mathematics is null, and so is what takes too long or raises; RM-Gallery gives 0.0,
     or its ``timeout_score``.
+    Deviation: the knob ``timeout_score`` is refused: what takes too long has no score.
     Deviation: a thread that is not the main one gets the same scores, where RM-Gallery's time limit fails.
     """
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))

@@ -26,7 +26,8 @@ class DetoxifyReward:
     Source: RM-Gallery, ``detoxify_reward``, and Detoxify, https://github.com/unitaryai/detoxify, whose models are on
     the hub (``unitary/toxic-bert``, ``unitary/unbiased-toxic-roberta``).
     Deviation: RM-Gallery hands the classifier an object instead of the text, and scores nothing.
-    Deviation: the model has to be named; RM-Gallery takes detoxify's "unbiased".
+    Deviation: the knob ``model_name`` is refused, it is ``model`` here and has to be given; RM-Gallery takes detoxify's
+    "unbiased".
     """
 
     def __init__(
