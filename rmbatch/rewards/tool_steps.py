@@ -6,7 +6,7 @@ message of the assistant calls, or calls with nothing but white space between th
 ``tool_calls.py``.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated, Any, Literal
@@ -133,10 +133,11 @@ def _share(made: list[Call], wanted: list[Call], measure: str, compare: str) -> 
         return (names & right).total() / len(wanted if measure == "recall" else made)
     if right - names:
         return 0.0
-    rest = Counter(made) - Counter(wanted)
     left = list((Counter(wanted) - Counter(made)).elements())
-    others = {name: iter([args for other, args in rest.elements() if other == name]) for name, _ in left}
-    scores = [_likeness(next(others[name]), arguments) for name, arguments in left]
+    rest: dict[str | None, deque[str]] = defaultdict(deque)
+    for name, arguments in (Counter(made) - Counter(wanted)).elements():
+        rest[name].append(arguments)
+    scores = [_likeness(rest[name].popleft(), arguments) for name, arguments in left]
     return (len(wanted) - len(left) + sum(scores)) / len(wanted)
 
 

@@ -140,6 +140,14 @@ def test_many_different_calls_are_too_long_below_a_threshold_of_one() -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_long_step_takes_linear_time() -> None:
+    made, wanted = ([{"name": f"f{n}", "arguments": {"a": side}} for n in range(10_000)] for side in (1, 2))
+    began = time.monotonic()
+    row = {"response_messages": text(made), "reference": json.dumps([wanted])}
+    assert rmbatch.reward("tool_call_sequence", **RECALL).evaluate(row).score == 0.5
+    assert time.monotonic() - began < 5
+
+
 def test_every_builtin_reward_has_a_topic() -> None:
     topics = by_topic()
     assert "installed" not in topics
