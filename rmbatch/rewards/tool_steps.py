@@ -51,7 +51,8 @@ def tool_call_sequence(
     Null response_messages or reference: null. Null with a code: ``unparsable_reference``, it holds something that is no
     call. UserError for ``precision`` with arguments.
     Source: OpenJudge, ``tool_call_sequence``, https://github.com/agentscope-ai/OpenJudge, which pairs every wanted call
-    with the first made of its name, and takes an argument's value also under another name, and 1 as "1".
+    with the first made of its name, takes an argument's value also under another name, and 1 as "1", and (jaccard) has
+    calls differ where their arguments are written in another order.
     """
     if measure == "precision" and compare != "name":
         raise UserError("reward 'tool_call_sequence': measure='precision' counts names only; write compare='name'")
