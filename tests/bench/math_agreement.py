@@ -2,6 +2,8 @@
 
     python -m tests.bench.math_agreement                       # a set made here
     python -m tests.bench.math_agreement verdicts.jsonl ...    # {"reference": ..., "response": ..., "right": true}
+    python -m tests.bench.math_agreement example_model_solutions.jsonl    # of openai/grade-school-math, as it is
+    python -m tests.bench.math_agreement math_cot_100.jsonl    # of QwenLM/Qwen2.5-Math's evaluation, as it is
 
 The control is math-verify's own ``verify(parse(reference), parse(response))`` on the same pairs in the same run.
 Processor time of one process; each different pair once. A pair on which either side reaches its limit of 5 s tells that
@@ -13,7 +15,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,21 @@ def made_here(num_rows: int = 600) -> list[Row]:
 
 
 def recorded(path: str) -> list[Row]:
-    """The rows of a JSONL file."""
-    lines = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
-    return [(line["reference"], line["response"], bool(line["right"])) for line in lines]
+    """The rows of a JSONL file, in one of the three forms."""
+    return [row for line in Path(path).read_text(encoding="utf-8").splitlines() for row in _rows(json.loads(line))]
+
+
+def _rows(record: dict[str, Any]) -> Iterator[Row]:
+    if "right" in record:
+        yield record["reference"], record["response"], bool(record["right"])
+    elif (
+        "ground_truth" in record
+    ):  # GSM8K: solutions of several models; the reference ends in "A: 18"
+        gold = record["ground_truth"].rsplit("A: ", 1)[-1]
+        models = (value for value in record.values() if isinstance(value, dict) and "is_correct" in value)
+        yield from ((gold, model["solution"], bool(model["is_correct"])) for model in models)
+    else:  # Qwen2.5-Math: sampled solutions and their scores
+        yield from ((record["gt"], code, bool(score)) for code, score in zip(record["code"], record["score"]))
 
 
 def bare(response: str, reference: str) -> float | None:
