@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from connectors import jsonl, parquet
 from connectors.errors import JobError
+from connectors.faults import explained
 from connectors.lines import MAX_LINE_BYTES
 from connectors.listing import Format, codec_of
 from connectors.schema import add_address, conform, schema_from_text, schema_to_text
@@ -130,7 +131,8 @@ def _while_unchanged(tables: Iterator[pa.Table], store: Store, path: str, file: 
     """The tables, each handed out only when the file was still the planned one after it was read."""
 
     def check() -> None:
-        now = store.stat(path)
+        with explained(file.uri):
+            now = store.stat(path)
         if now is None or not _is_same(file, now[1], now[2]):
             told = "is gone" if now is None else f"has changed ({file.size} bytes when planned, {now[1]} now)"
             raise JobError(f"{file.uri} {told}; restore it and run the same command, or start a new output")
@@ -138,7 +140,8 @@ def _while_unchanged(tables: Iterator[pa.Table], store: Store, path: str, file: 
     check()
     while True:
         try:
-            table = next(tables, None)
+            with explained(file.uri):
+                table = next(tables, None)
         except Exception:
             check()  # half of one file and half of another reads like a damaged one
             raise

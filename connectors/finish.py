@@ -1,4 +1,4 @@
-"""Finishes an output: every planned row exactly once, nothing else in the folder, the manifest last.
+"""Finishes an output: every planned row exactly once, no other file of ours in the folder, the manifest last.
 
 Idempotent: a crash anywhere in here only makes the next run do it again. ``connectors/ledger.py`` has the whole story.
 
@@ -30,6 +30,7 @@ from connectors.ledger import (
     Plan,
     count_outcomes,
     covered,
+    ours,
     pack_outcomes,
     record_name,
 )
@@ -37,7 +38,7 @@ from connectors.listing import codec_of, format_of
 from connectors.schema import schema_to_text
 from connectors.storage import Folder
 from connectors.units import Coverage, Range, total_rows
-from connectors.writer import OUR_FILE, OutputSpec, encode, file_path, file_stem, file_writer, put_file, tally_of
+from connectors.writer import OutputSpec, encode, file_path, file_stem, file_writer, put_file, tally_of
 
 
 class UnfinishedError(JobError):
@@ -93,14 +94,13 @@ def clean(ledger: Ledger) -> None:
 
 def strays(output: Folder, manifest: Mapping[str, Any]) -> list[str]:
     """Files that write tasks of ours have left in a finished output beside those that its manifest names."""
-    found = _files_present(output) - {file["path"] for file in manifest["files"]}
-    return sorted(name for name in found if OUR_FILE.fullmatch(name.rsplit("/", 1)[-1]))
+    return ours(Ledger(output).files_present() - {file["path"] for file in manifest["files"]})
 
 
 def remove_orphans(output: Folder, commits: list[Commit]) -> None:
-    """Delete the files of the output that no record names; JobError if one that a record names is not there."""
+    """Delete our files in the output that no record names; JobError if one that a record names is not there."""
     wanted = {file.path: record for record in commits for file in record.files}
-    found = _files_present(output)
+    found = Ledger(output).files_present()
     vanished = sorted(wanted.keys() - found)
     if vanished:
         raise JobError(
@@ -108,11 +108,7 @@ def remove_orphans(output: Folder, commits: list[Commit]) -> None:
             f"to have its rows done again, delete _rmbatch/commits/{wanted[vanished[0]].name} and run the same command"
         )
     leftovers = [name for folder in (*FOLDERS.values(), "_rmbatch/commits") for name in output.leftovers(folder)]
-    output.delete(sorted(found - wanted.keys()) + leftovers)
-
-
-def _files_present(output: Folder) -> set[str]:
-    return {entry.name for folder in FOLDERS.values() for entry in output.entries(folder)}
+    output.delete(ours(found - wanted.keys()) + leftovers)
 
 
 def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, run: str) -> list[Commit]:
@@ -141,7 +137,7 @@ def _least_willing_first(output: Folder, commits: list[Commit]) -> list[Commit]:
     """Whole records first that cannot be cut, last those whose files are gone: the others may cover their rows."""
     if covered(commits).num_rows == sum(record.num_rows for record in commits):
         return commits  # nothing will be cut
-    present = _files_present(output)
+    present = Ledger(output).files_present()
 
     def willing(record: Commit) -> int:
         if any(file.path not in present for file in record.files):

@@ -58,6 +58,7 @@ Memory is proportional to records and files, not to rows: a record keeps the out
 import base64
 import hashlib
 import json
+import re
 import time
 import zlib
 from collections import Counter
@@ -86,6 +87,8 @@ OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
 FOLDERS = {"data": "data", "rejected": "_rejected", "dead_letters": "_dead_letters"}
 """The folder of each part. Readers of the whole output folder skip names that begin with "_"; those that do not are
 kept out by the endings of the files (see ``file_suffix``)."""
+_OUR_FILE = re.compile(r"u\d{6,}-\d{10,}-[0-9a-f]{8}\.(parquet|pq|jsonl|ndjson)(\.gz|\.zst)?")
+"""The names that ``file_stem`` and ``file_suffix`` of connectors/writer.py make."""
 
 
 @dataclass(frozen=True)
@@ -263,19 +266,23 @@ class Ledger:
         return self.private.exists("plan.json")
 
     def discard(self, keep: Sequence[str] = ()) -> None:
-        """Delete the whole output but for the lease and the folders of ``keep``; the plan goes after the records.
+        """Delete what jobs wrote, but for the lease and the folders of ``keep``; the plan goes after the records.
 
         Whoever is killed here leaves an unfinished output of the same job, or files that no plan speaks of: both are
-        what a crash may leave anyway.
+        what a crash may leave anyway. Shuffled rows go after the records, which speak of their addresses.
         """
         self.private.delete(["manifest.json"])
         kept = {"plan.json", "lease", *keep}
-        for name in {entry.name.split("/")[0] for entry in self.private.entries()} - kept:
+        found = {entry.name.split("/")[0] for entry in self.private.entries()} - kept
+        for name in sorted(found, key=lambda name: (name != "commits", name != "grouped.json")):
             self.private.remove(name)
             self.private.delete([name])
         self.private.delete(["plan.json"])
-        for folder in FOLDERS.values():
-            self.output.remove(folder)
+        self.output.delete(ours(self.files_present({*FOLDERS.values(), *PARTS.values()})))  # version 1 wrote to PARTS
+
+    def files_present(self, folders: Iterable[str] = tuple(FOLDERS.values())) -> set[str]:
+        """The names of all files in the folders of the output's parts."""
+        return {entry.name for folder in folders for entry in self.output.entries(folder)}
 
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
@@ -380,6 +387,11 @@ class Ledger:
             num_files += len(record.files)
             num_bytes += sum(file.num_bytes for file in record.files)
         return Progress(plan.dataset.num_rows, covered(commits).num_rows, finished, num_files, num_bytes, None, times)
+
+
+def ours(names: Iterable[str]) -> list[str]:
+    """Of the files in an output folder those that write tasks have made; others are somebody else's, and stay."""
+    return sorted(name for name in names if _OUR_FILE.fullmatch(name.rsplit("/", 1)[-1]))
 
 
 def covered(commits: Iterable[Commit]) -> Coverage:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from connectors.errors import UserError
+from connectors.faults import explained
 from connectors.jsonl import CODECS
 from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions, Store, open_url
@@ -51,7 +52,9 @@ def list_input(
     skipped: list[str] = []
     formats: dict[Format, str] = {}
     for path in paths:
-        for file, named in _expand(path, options):
+        with explained(path):
+            expanded = _expand(path, options)
+        for file, named in expanded:
             kind = chosen if named and chosen != "auto" else format_of(file.uri)
             if kind is None or chosen not in ("auto", kind):
                 skipped.append(file.uri)

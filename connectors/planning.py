@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from connectors import parquet
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.faults import explained
 from connectors.jsonl_scan import MAX_COLUMNS, OddValues, Profile, Source, scan
 from connectors.lines import MAX_LINE_BYTES
 from connectors.listing import Listing, codec_of
@@ -90,7 +91,8 @@ def _plan_parquet(
     files: Sequence[InputFile], options: StorageOptions, unit_bytes: int, key: str | None
 ) -> tuple[list[InputFile], list[Unit], pa.Schema]:
     def footer(file: InputFile) -> parquet.Footer:
-        return parquet.read_footer(*open_url(file.uri, options))
+        with explained(file.uri):
+            return parquet.read_footer(*open_url(file.uri, options))
 
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         footers = list(pool.map(footer, files))
@@ -150,7 +152,9 @@ class _Part:
 def scan_part(part: _Part) -> Profile:
     """What one part of one file holds; runs wherever ``run`` puts it."""
     store, path = open_url(part.uri, part.options)
-    return scan(Source(store, path, part.codec, part.max_line_bytes, part.max_columns), part.start, part.stop, part.key)
+    source = Source(store, path, part.codec, part.max_line_bytes, part.max_columns)
+    with explained(part.uri):
+        return scan(source, part.start, part.stop, part.key)
 
 
 def _plan_jsonl(

@@ -383,7 +383,7 @@ def same_object(planned: str, found: str) -> bool:
     if planned in (found, "", "None"):  # stores without etags: their sizes must do
         return True
     if "@" in planned and "@" in found and planned.split("@")[1] != found.split("@")[1]:
-        return planned.rsplit("-", 1)[0] == found.rsplit("-", 1)[0]
+        return planned.split("@")[0].rsplit("-", 1)[0] == found.split("@")[0].rsplit("-", 1)[0]
     return False
 
 

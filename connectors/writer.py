@@ -10,7 +10,6 @@ from and where it goes, and are not written.
 """
 
 import gzip
-import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -184,10 +183,6 @@ class OutputWriter:
         # Otherwise an earlier attempt has finished these rows. Our files stay until ``finish`` removes what no record
         # names: on a store that ignores conditions, a put of ours that was thought lost may yet land over the other's.
         self._reset()
-
-
-OUR_FILE = re.compile(r"u\d{6,}-\d{10,}-[0-9a-f]{8}\.(parquet|pq|jsonl|ndjson)(\.gz|\.zst)?")
-"""The names that ``file_stem`` and ``file_suffix`` make."""
 
 
 def file_stem(ranges: Sequence[Range]) -> str:

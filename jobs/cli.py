@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -81,7 +82,7 @@ def run(
     from jobs.display import Display, result_table
     from jobs.running import run_job
 
-    with Display() as display:
+    with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
         if overwrite:
             from jobs.overwriting import discard_output
 
@@ -197,7 +198,7 @@ def _show_plan(job: Job, gpu: str, as_json: bool) -> None:
     from jobs.display import Display
     from jobs.preview import look_ahead, show_plan
 
-    with Display() as display, display.doing("reading the input"):
+    with Display() as display, display.doing("reading the input"), redirect_stdout(sys.stderr):
         found = look_ahead(job, gpu)
     if as_json:
         _print_json(found.plain())

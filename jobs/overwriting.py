@@ -8,24 +8,37 @@ and the new run finds them.
 
 from collections.abc import Callable
 
-from connectors.errors import UserError
+from connectors.errors import JobError, UserError
 from connectors.lease import Lease
 from connectors.ledger import Ledger
 from jobs.display import Display
-from jobs.preparation import Job, output_folder
+from jobs.preparation import Job, check_places, output_folder
+from jobs.running import check_sample, list_job_input
 from rmbatch.chat.spent import ANSWERS
 
 
 def discard_output(job: Job, display: Display, confirm: Callable[[str], bool]) -> None:
-    """Delete the job's output if it has one; UserError where the answer is no, JobError while a run works on it."""
+    """Delete the job's output if it has one; JobError while a run works on it.
+
+    Raises UserError where the answer is no, and before the question for a job that would not begin.
+    """
+    check_places(job)
     folder = output_folder(job)
     ledger = Ledger(folder)
     if not ledger.has_begun():
         return
-    progress = ledger.progress()
-    rows = progress.finished_rows if progress else 0
-    if not confirm(f"{folder.url} holds {rows:,} finished rows. Delete them and begin anew?"):
+    check_sample(job, list_job_input(job), display)
+    rows = _told_rows(ledger)
+    if not confirm(f"{folder.url} holds {rows}. Delete them and begin anew?"):
         raise UserError(f"{folder.url} was left as it is; without --overwrite the job goes on from there")
     with Lease.take(ledger.private.folder("lease"), waiting=display.say):
         ledger.discard(keep=[ANSWERS])
-    display.say(f"deleted {rows:,} rows in {folder.url}")
+    display.say(f"deleted {rows} in {folder.url}")
+
+
+def _told_rows(ledger: Ledger) -> str:
+    try:
+        progress = ledger.progress()
+    except (UserError, JobError):  # damaged, or of another version: all the more reason to begin anew
+        return "an unknown number of rows"
+    return f"{progress.finished_rows if progress else 0:,} finished rows"

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.ledger import FOLDERS
 from connectors.listing import takes_in
 from connectors.planning import JsonlOptions
 from connectors.schema import HIDDEN, twins_of, with_twins
@@ -143,7 +144,7 @@ def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlO
 
 
 def check_places(job: Job) -> None:
-    """Raises UserError for an output inside the input, where the next job would read results as rows."""
+    """Raises UserError for an output inside the input, where the next job would read results as rows, or around it."""
     output = output_folder(job)
     try:
         output.url.encode()
@@ -157,6 +158,10 @@ def check_places(job: Job) -> None:
             raise UserError(
                 f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
                 "choose a folder outside of it"
+            )
+        if any(takes_in(f"{output.url}/{part}", path, storage_options(job.input.storage)) for part in FOLDERS.values()):
+            raise UserError(
+                f"output.path: {job.output.path} would hold the input {path} among its results; choose another"
             )
 
 

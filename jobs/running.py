@@ -119,7 +119,7 @@ def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
             dataset = plan_job_input(job, listing, limit=job.input.limit)
             prepare(job, dataset.schema)
         elif plan is None:
-            _check_sample(job, listing, display)
+            check_sample(job, listing, display)
         else:
             _check_same_job(plan.job, job, folder.url, display)
             _check_unchanged(plan, listing, display)
@@ -140,7 +140,7 @@ def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
                     ledger.withdraw()
                     raise
         except (UserError, JobError):
-            if not ledger.has_begun():
+            if plan is None and not ledger.has_begun():  # no task that may still be alive has this epoch
                 lease.forget()
             raise
     return _summarise(ledger, manifest, plan, worked, time.monotonic() - began)
@@ -339,10 +339,10 @@ def too_many_nulls(tally: Mapping[str, int], limit: float | None, at_least: int)
     return ""
 
 
-def _check_sample(job: Job, listing: Listing, display: Display) -> None:
-    """Fit the job to the first rows of JSONL before all of it is scanned; raises UserError where it does not fit.
+def check_sample(job: Job, listing: Listing, display: Display) -> None:
+    """Fit the job to the first rows before more is done; raises UserError where it does not fit.
 
-    A column that the sample lacks may still come in later rows: that is a warning, and the scan will tell.
+    A column that a sample of JSONL lacks may still come in later rows: that is a warning, and the scan will tell.
     """
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
     sample = plan_job_input(job, listing, limit=limit)
@@ -350,7 +350,7 @@ def _check_sample(job: Job, listing: Listing, display: Display) -> None:
         prepare(job, sample.schema)
     except UserError as error:
         built_rewards(job)
-        if sample.num_rows < limit or limit == job.input.limit:
+        if listing.format == "parquet" or sample.num_rows < limit or limit == job.input.limit:
             raise
         display.say(f"warning: by the first {limit:,} rows, {error}; reading the whole input to know")
 
@@ -443,7 +443,10 @@ def _say_changes(plan: Plan | None, job: Job, display: Display) -> None:
 
 
 def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: Worked, seconds: float) -> Summary:
-    num_rows = sum(file.num_rows for file in plan.dataset.files.values())  # a limit leaves out the rest
+    dataset = plan.dataset
+    num_rows = sum(file.num_rows for file in dataset.files.values())  # a limit leaves out the rest
+    # Of JSONL it also leaves files, and ends of files, unread whose rows nobody has counted.
+    num_bytes = dataset.num_bytes if dataset.format == "parquet" else sum(u.num_bytes for u in dataset.units.values())
     share = worked.num_rows / max(num_rows, 1)
     summary = Summary(
         ledger.output.url,
@@ -452,10 +455,10 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
         seconds,
         worked.seconds,
         worked.num_rows / worked.seconds if worked.seconds else 0.0,
-        plan.dataset.num_bytes * share / worked.seconds if worked.seconds else 0.0,
+        num_bytes * share / worked.seconds if worked.seconds else 0.0,
         {name: each.plain() for name, each in worked.served.items()},
         {name: each.plain() for name, each in worked.judged.items()},
-        plan.dataset.mixed,
+        dataset.mixed,
     )
     _keep_summary(ledger, summary)
     return summary

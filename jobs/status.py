@@ -17,6 +17,8 @@ from connectors.storage import Folder, StorageOptions
 from jobs.display import result_table, table
 
 RECENT_S = 60.0
+SHORTEST_S = 10.0
+"""Commits that are closer are of tasks that ended together: what they did took longer than the time between them."""
 LONGEST_S = 900.0
 """Two commits that are further apart are not of one run: a task writes a file every five minutes."""
 
@@ -65,16 +67,17 @@ def show_status(found: Mapping[str, Any], console: Console) -> None:
 def recent_rate(commit_times: Mapping[float, int], now: float) -> float | None:
     """Rows per second lately, by the rows of each commit and when it came (Unix time); None where that is unknown.
 
-    A rate is between two commits. Once the next one is later than twice the time between the last two, the rate is
-    unknown: a job that hangs has none.
+    A rate is between two commits, ``SHORTEST_S`` apart. Once the next one is later than twice the time between the
+    last two, the rate is unknown: a job that hangs has none.
     """
-    if len(commit_times) < 2:
+    latest = max(commit_times, default=0.0)
+    before = max((at for at in commit_times if at <= latest - SHORTEST_S), default=None)
+    if before is None:
         return None
-    latest, before = sorted(commit_times, reverse=True)[:2]
     if latest - before > LONGEST_S or now - latest > max(2 * (latest - before), RECENT_S):
         return None
     first = min(before, *(at for at in commit_times if at > latest - RECENT_S))
-    return sum(rows for at, rows in commit_times.items() if at > first) / max(latest - first, 1e-3)
+    return sum(rows for at, rows in commit_times.items() if at > first) / (latest - first)
 
 
 def _state_line(found: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import errno
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
@@ -11,7 +12,9 @@ from s3fs.errors import translate_boto_error
 from connectors.errors import JobError, UserError
 from connectors.faults import explain, is_transient, says_exists
 from connectors.listing import list_input
+from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions
+from tests.connectors.inputs import plan, write_files
 from tests.connectors.outputs import small_input, spec_of, whole, work
 
 
@@ -74,6 +77,20 @@ def test_what_the_user_can_mend_is_one_line_with_path_and_cure(error: BaseExcept
 
 def test_other_errors_are_left_alone():
     assert explain(OSError("503 SlowDown")) is None
+
+
+@pytest.mark.parametrize("broken", ["walk", "read"])
+def test_an_input_that_is_denied_is_named_and_not_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+):
+    write_files(tmp_path, {"in/a.jsonl": b'{"id": 1}\n'})
+
+    def denied(self: LocalStore, path: str, *part: int) -> Any:
+        raise PermissionError("Access Denied")  # as s3fs says it, without a path
+
+    monkeypatch.setattr(LocalStore, broken, denied)
+    with pytest.raises(JobError, match=f"^{tmp_path}/in.*: permission denied"):
+        plan(tmp_path / "in")
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

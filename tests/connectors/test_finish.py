@@ -16,6 +16,7 @@ from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.finish import finish, remove_orphans
 from connectors.ledger import Ledger, Plan
+from connectors.local import LocalStore
 from connectors.storage import Folder
 from connectors.units import Range
 from connectors.writer import OutputSpec
@@ -34,6 +35,9 @@ from tests.connectors.outputs import (
 JSONL = {"format": "jsonl", "compression": "gzip"}
 UNWRITTEN = {"keep_rejected": False}
 Command = Callable[[OutputSpec, object], dict]
+
+ORPHAN = "u000000-0000000000-0badcafe.parquet"
+"""As a write task names its files."""
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_finish_on_every_store(folder: Folder, tmp_path: Path):
     folder.write("_rmbatch/grouped/rows.parquet", b"x")
     work(dataset, whole(dataset), spec, "old", block_rows=5)
     work(dataset, [Range(piece.unit, 1, piece.stop) for piece in whole(dataset)], spec, "new")
-    folder.write("data/stranger.parquet", b"x")
+    folder.write(f"data/{ORPHAN}", b"x")
     manifest = finish(ledger, job, spec, "new")
     ids = [row for row in range(23) if row % 5 != 4]
     assert manifest["rows"] == {
@@ -149,10 +153,10 @@ def test_rows_that_no_record_covers_stop_the_finish(tmp_path: Path, memory: Fold
     dataset = small_input(tmp_path / "in")
     ledger, spec, job = planned(memory, dataset)
     work(dataset, whole(dataset)[1:], spec, "run")
-    memory.write("data/orphan.parquet", b"x")
+    memory.write(f"data/{ORPHAN}", b"x")
     with pytest.raises(JobError, match=f"{dataset.units[0].num_rows} rows are not finished"):
         finish(ledger, job, spec, "run")
-    assert memory.exists("data/orphan.parquet")  # it may be what a live task is about to commit
+    assert memory.exists(f"data/{ORPHAN}")  # it may be what a live task is about to commit
     assert ledger.manifest() is None
 
 
@@ -188,10 +192,10 @@ def test_a_file_that_vanished_is_named_with_the_record_to_delete(tmp_path: Path,
         work(dataset, [piece], spec, "one")
     record = ledger.commits()[0]
     memory.delete([record.files[0].path])
-    memory.write("data/orphan.parquet", b"x")
+    memory.write(f"data/{ORPHAN}", b"x")
     with pytest.raises(JobError, match=rf"{record.files[0].path}; .* delete _rmbatch/commits/{record.name}"):
         finish(ledger, job, spec, "run")
-    assert memory.exists("data/orphan.parquet")  # perhaps what somebody looks for
+    assert memory.exists(f"data/{ORPHAN}")  # perhaps what somebody looks for
     memory.delete([f"_rmbatch/commits/{record.name}"])
     assert run_to_end(dataset, spec)["planned_rows"] == dataset.num_rows
 
@@ -263,9 +267,33 @@ def test_jsonl_lines_survive_cutting_as_they_are(tmp_path: Path, memory: Folder)
 
 def test_orphans_and_the_leavings_of_killed_writers_are_removed(tmp_path: Path):
     folder = Folder.open(str(tmp_path))
-    write_files(tmp_path, {"data/.a.parquet.00ff.tmp": b"half", "data/b.parquet": b"x", "_dead_letters/c": b"x"})
+    write_files(tmp_path, {"data/.a.00ff.tmp": b"half", f"data/{ORPHAN}": b"x", f"_dead_letters/{ORPHAN}": b"x"})
     remove_orphans(folder, [])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_files_of_others_in_the_folder_of_an_output_stay(tmp_path: Path):
+    write_files(tmp_path, {"data/train.jsonl": b"{}", "data/notes.parquet": b"x", f"data/{ORPHAN}": b"x"})
+    folder = Folder.open(str(tmp_path))
+    remove_orphans(folder, [])
+    assert [entry.name for entry in folder.entries()] == ["data/notes.parquet", "data/train.jsonl"]
+    write_files(tmp_path, {"_rmbatch/plan.json": b"{}", f"data/{ORPHAN}": b"x"})
+    Ledger(folder).discard()
+    assert [entry.name for entry in folder.entries()] == ["data/notes.parquet", "data/train.jsonl"]
+
+
+def test_records_of_shuffled_rows_go_before_the_shuffle_when_an_output_is_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_files(
+        tmp_path,
+        {f"_rmbatch/{name}": b"{}" for name in ("grouped.json", "grouped/a.parquet", "commits/a.json", "plan.json")},
+    )
+    folder, gone = Folder.open(str(tmp_path)), []
+    monkeypatch.setattr(LocalStore, "remove_folder", lambda self, path: gone.append(path.rsplit("/", 1)[-1]))
+    monkeypatch.setattr(LocalStore, "delete", lambda self, paths: None)
+    Ledger(folder).discard()
+    assert gone == ["commits", "grouped.json", "grouped"]
 
 
 def test_an_input_without_rows_is_finished_too(tmp_path: Path, memory: Folder):

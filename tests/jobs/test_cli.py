@@ -348,6 +348,13 @@ def test_run_and_status_as_json(rmbatch: Command, three_files: str) -> None:
 
 
 @pytest.mark.ray
+def test_a_limit_leaves_unread_files_out_of_the_rate(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    summary = json.loads(rmbatch("run", three_files, "--limit", "1", "--json").out)
+    read = (tmp_path / "in/a.jsonl").stat().st_size / 2  # one of its two rows
+    assert summary["bytes_per_s"] * summary["work_seconds"] == pytest.approx(read)
+
+
+@pytest.mark.ray
 def test_overwriting_asks_and_begins_anew(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     assert rmbatch("run", three_files).code == 0
     answers = tmp_path / "out/_rmbatch/answers/of-a-judge"
@@ -357,9 +364,55 @@ def test_overwriting_asks_and_begins_anew(rmbatch: Command, three_files: str, tm
     assert refused.startswith(f"{tmp_path}/out holds 9 finished rows. Delete them and begin anew? Nobody is here")
     assert len(rows("out")) == 6
     ended = rmbatch("run", three_files, "--overwrite", "--yes", "select.keep=2")
-    assert (ended.code, f"deleted 9 rows in {tmp_path}/out" in ended.err) == (0, True)
+    assert (ended.code, f"deleted 9 finished rows in {tmp_path}/out" in ended.err) == (0, True)
     assert len(rows("out")) == 6
     assert answers.read_text() == "paid for"  # nothing is paid for twice
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("mistake", "why"),
+    [
+        ("input.path=typo/", "no such file or folder: typo/"),
+        ("input.path=out/", "output.path: out/ lies inside the input out/"),
+        ("input.path=out/data", "output.path: out/ would hold the input"),
+        ("input.columns.reference=typo", "typo"),
+    ],
+)
+def test_a_mistake_in_the_job_overwrites_nothing(rmbatch: Command, three_files: str, mistake: str, why: str) -> None:
+    assert rmbatch("run", three_files).code == 0
+    assert why in told(rmbatch("run", three_files, "--overwrite", "--yes", mistake))
+    assert len(rows("out")) == 6
+
+
+@pytest.mark.ray
+def test_an_output_around_its_input_is_refused(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    (tmp_path / "in").rename(tmp_path / "data")
+    for path in ("data/", "data", "data/*.parquet", f"data/{min((tmp_path / 'data').iterdir()).name}"):
+        assert "output.path" in told(rmbatch("run", three_files, f"input.path={path}", "output.path=."))
+    assert any((tmp_path / "data").iterdir())
+
+
+@pytest.mark.ray
+def test_what_a_reward_prints_is_not_in_the_json(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def said(response: str) -> float:\n    print(response)\n    return 1.0\n")
+    found = json.loads(rmbatch("plan", three_files, "rewards.exact.reward=own.py:said", "--json").out)
+    assert found["reads"] == {"exact": ["response"]}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("plan", [b'{"version": 1}', b"{"])
+def test_an_output_that_cannot_be_read_is_overwritten(
+    rmbatch: Command, three_files: str, tmp_path: Path, plan: bytes
+) -> None:
+    old = tmp_path / "out/rejected/u000000-0000000000-0badcafe.parquet"  # where version 1 wrote
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    (tmp_path / "out/_rmbatch").mkdir()
+    (tmp_path / "out/_rmbatch/plan.json").write_bytes(plan)
+    assert rmbatch("run", three_files).code != 0
+    assert rmbatch("run", three_files, "--overwrite", "--yes").code == 0
+    assert (len(rows("out")), old.exists()) == (6, False)
 
 
 @pytest.mark.ray

@@ -15,6 +15,8 @@ from jobs.status import recent_rate
         ({100.0: 50, 400.0: 600}, 650.0, 2.0),  # a file every five minutes
         ({100.0: 50, 400.0: 600}, 1100.0, None),  # the next one is overdue: the job hangs, and has no rate
         ({100.0: 50, 110.0: 200}, 175.0, None),
+        ({400.0: 50, 400.5: 600}, 401.0, None),  # two tasks that began together: they took longer than half a second
+        ({100.0: 50, 400.0: 300, 401.0: 302}, 401.0, 2.0),
         ({100.0: 50, 90_000.0: 600}, 90_001.0, None),  # yesterday's run, and the first file of today's
     ],
 )
