@@ -14,7 +14,7 @@ COPIES = "runtime_resources"
 
 def refuse_lost_output(key: str, path: str) -> None:
     """Raises UserError where ``path``, the value of ``key``, lies in a folder that Ray deletes with the job."""
-    if "://" in path or os.path.isabs(path) or COPIES not in Path.cwd().parts:
+    if "://" in path or os.path.isabs(os.path.expanduser(path)) or COPIES not in Path.cwd().parts:
         return
     raise UserError(
         f"{key}: {path!r} is relative, and this job runs in Ray's copy of the submitted folder, which is deleted "

@@ -89,7 +89,8 @@ class LocalStore:
             os.rmdir(path)
 
     def walk(self, path: str) -> list[tuple[str, int, str]]:
-        files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        walked = os.walk(path, onerror=_unless_gone)  # a disk that cannot be read is no empty folder
+        files = (os.path.join(folder, name) for folder, _, names in walked for name in names)
         return sorted(found for found in map(self.stat, files) if found is not None)
 
     def glob(self, pattern: str) -> list[str]:
@@ -123,3 +124,8 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
         return socket.gethostname()
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

@@ -75,6 +75,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a job; after a crash, or when it is finished, the same command is right too."""
+    if yes and not overwrite:
+        raise UserError("--yes answers the question of --overwrite; write both, or neither")
     job = _read(job_file, overrides, limit)
     if dry_run:
         _show_plan(job, "H100", as_json)

@@ -42,12 +42,17 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = _rate(task)
-        return Text(f"{rate:,.0f} {task.fields['unit']}/s" if rate else "", style="cyan")
+        return Text(f"{rate_text(rate)} {task.fields['unit']}/s" if rate else "", style="cyan")
 
 
 def _rate(task: Task) -> float | None:
     """Between steps forward: what starts slowly, or stood before this run, is not in it."""
     return None if task.total is None else task.finished_speed or task.speed
+
+
+def rate_text(rate: float) -> str:
+    """A rate with the digits that it needs: ``0.3``, ``12``, ``1,200``."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class Display:
@@ -107,7 +112,7 @@ class Display:
             if not self.console.is_terminal and now - last >= LOG_EVERY_S:
                 last = now
                 rate = _rate(task)
-                told = f", {rate:,.0f} {unit}/s, {(total - position) / rate:,.0f} s left" if rate else ""
+                told = f", {rate_text(rate)} {unit}/s, {(total - position) / rate:,.0f} s left" if rate else ""
                 self.say(f"{name}: {position:,}/{total:,} {unit}{told}{note and '; ' + note}")
 
         yield advance_to
@@ -143,7 +148,9 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
     for name, cost in speed.get("judged", {}).items():
         lines.append((f"judge {name}", Spending(**cost).line()))
     if speed.get("rows_per_s"):
-        lines.append(("speed", f"{speed['rows_per_s']:,.0f} rows/s, {speed['bytes_per_s'] / 1e6:,.1f} MB/s of input"))
+        lines.append(
+            ("speed", f"{rate_text(speed['rows_per_s'])} rows/s, {rate_text(speed['bytes_per_s'] / 1e6)} MB/s of input")
+        )
     if speed.get("seconds"):
         lines.append(("time", f"{speed['seconds']:,.1f} s, of which {speed['work_seconds']:,.1f} s on rows"))
     return table(title, lines)

@@ -8,9 +8,9 @@ job_rewards({"rewards": {...}, "combine": {"math": 1.0, "form": 0.1}})
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from connectors.errors import UserError
 from jobs.config import BestOfNJob, parse_job
@@ -58,7 +58,7 @@ class JobRewards:
 class _Rewards(Config):
     """What a dict says: ``rewards:`` and ``combine:`` of a job file."""
 
-    rewards: dict[Name, RewardConfig]
+    rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     combine: CombineRule | None = None
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ from connectors.errors import UserError
 from connectors.lease import seems_held
 from connectors.ledger import PARTS, Ledger
 from connectors.storage import Folder, StorageOptions
-from jobs.display import result_table, table
+from jobs.display import rate_text, result_table, table
 
 RECENT_S = 60.0
 SHORTEST_S = 10.0
@@ -92,4 +92,6 @@ def _state_line(found: Mapping[str, Any]) -> str:
     rate = found["rows_per_s"]
     if not rate:
         return f"running{since}"
-    return f"running, {rate:,.0f} rows/s, about {(found['planned_rows'] - found['rows']) / rate:,.0f} s left{since}"
+    return (
+        f"running, {rate_text(rate)} rows/s, about {(found['planned_rows'] - found['rows']) / rate:,.0f} s left{since}"
+    )

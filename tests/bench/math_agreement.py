@@ -48,9 +48,7 @@ def recorded(path: str) -> list[Row]:
 def _rows(record: dict[str, Any]) -> Iterator[Row]:
     if "right" in record:
         yield record["reference"], record["response"], bool(record["right"])
-    elif (
-        "ground_truth" in record
-    ):  # GSM8K: solutions of several models; the reference ends in "A: 18"
+    elif "ground_truth" in record:  # GSM8K: solutions of several models; the reference ends in "A: 18"
         gold = record["ground_truth"].rsplit("A: ", 1)[-1]
         models = (value for value in record.values() if isinstance(value, dict) and "is_correct" in value)
         yield from ((gold, model["solution"], bool(model["is_correct"])) for model in models)
