@@ -41,6 +41,7 @@ bench: $(SERVED)  ## The measurements behind docs/benchmarks.md; takes a quiet m
 	$(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.jsonl_reading
 	$(BIN)/python -m tests.bench.rule_rewards
+	$(BIN)/python -m tests.bench.math_agreement
 	$(BIN)/python -m tests.bench.code_execution
 	$(BIN)/python -m tests.bench.served_model
 	$(BIN)/python -m tests.bench.transformers_engine

@@ -10,12 +10,14 @@ from connectors.errors import UserError
 EXTRAS = {
     "judge": ("jinja2", "jsonschema_rs", "openai", "httpx2"),
     "transformers": ("transformers", "jinja2"),
+    "rules": ("sacrebleu", "jsonschema_rs", "py3langid"),
+    "tokenizers": ("jieba", "tiktoken"),
 }
 """By extra in ``pyproject.toml``: the modules that it brings."""
 
 
-def require(extra: str, who: str) -> None:
-    """Raises UserError, saying what to install, where ``who`` lacks a module of the extra."""
-    missing = next((name for name in EXTRAS[extra] if find_spec(name) is None), None)
+def require(extra: str, who: str, *modules: str) -> None:
+    """Raises UserError, saying what to install, where ``who`` lacks one of the modules; without any: of the extra."""
+    missing = next((name for name in modules or EXTRAS[extra] if find_spec(name) is None), None)
     if missing is not None:
         raise UserError(f"{who} needs the package {missing!r}, which is not installed: pip install 'rmbatch[{extra}]'")

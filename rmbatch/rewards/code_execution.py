@@ -52,6 +52,8 @@ class CodeExecution:
     Source: RM-Gallery, ``code_execution``, https://github.com/modelscope/RM-Gallery, and PRIME's harness,
     https://github.com/PRIME-RL/PRIME, neither of whose code runs here; docs/sandbox.md names each difference.
     Deviation: the last block counts, also unclosed, indented or of ``py``; RM-Gallery takes the first that is closed.
+    Deviation: the knobs ``continuous``, ``timeout``, ``test_framework_available`` and ``compute_score`` are refused;
+    the score is always a share, and ``timeout_s`` is the limit.
     Deviation: the share of all tests; RM-Gallery's is of the first 10, where not all pass.
     Deviation: assertions, test functions and classes are tests too; RM-Gallery knows calls and standard input.
     Deviation: printed words are compared in order and as numbers each; PRIME compares lines, or lines of one number.

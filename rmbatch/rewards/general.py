@@ -42,6 +42,7 @@ class F1Score:
     Source: RM-Gallery, ``f1_score``, https://github.com/modelscope/RM-Gallery.
     Deviation: the default tokenizer is ``words`` (its "simple"), not tiktoken, and one that cannot be loaded is an
     error; RM-Gallery then splits at white space in silence.
+    Deviation: the knob ``tokenizer_type`` is refused, it is ``tokenizer`` here; so is "simple", which is ``words``.
     Deviation: a missing reference is null; RM-Gallery compares with "".
     """
 
@@ -80,6 +81,7 @@ def number_accuracy(
     "1e5" is 1 and 5.
     Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no number.
     Source: RM-Gallery, ``number_accuracy``, https://github.com/modelscope/RM-Gallery.
+    Deviation: a ``tolerance`` below 0 is refused; with it, RM-Gallery finds no number right.
     Deviation: a reference without numbers is null, not 0.0: there is nothing to compare with.
     """
     golds: Once[str, list[float]] = Once(lambda gold: [_float(number) for number in re.findall(_NUMBER, gold)])

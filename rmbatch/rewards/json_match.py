@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.texts import Once, Verdict, as_scores, per_different_pair, per_pair, per_text, too_long
 
@@ -86,11 +86,9 @@ class JsonSchemaMatch:
     """
 
     def __init__(self) -> None:
-        try:
-            import jsonschema_rs
-        except ImportError:
-            message = "json_schema_match needs the package jsonschema-rs: pip install 'rmbatch[rules]'"
-            raise UserError(message) from None
+        require("rules", "json_schema_match", "jsonschema_rs")
+        import jsonschema_rs
+
         self._library = jsonschema_rs
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> Scores:

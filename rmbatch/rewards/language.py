@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.names import nearest
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.texts import Verdict, as_scores, per_text
@@ -102,10 +103,9 @@ def language_of(text: str, identify: Any) -> str | None:
 @lru_cache(maxsize=8)
 def identifier(candidates: Sequence[str] = ()) -> Any:
     """py3langid's identifier for these languages, all it has where there are none."""
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError:
-        raise UserError("telling languages needs the package py3langid: pip install 'rmbatch[rules]'") from None
+    require("rules", "telling languages", "py3langid")
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
     made = LanguageIdentifier.from_model_file(MODEL_FILE)
     unknown = [code for code in candidates if code not in made.labels]
     if unknown:

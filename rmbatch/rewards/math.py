@@ -51,6 +51,7 @@ def math_verify_reward(
     ``A`` for itself.
     Deviation: a reference without mathematics is null, and so is what takes too long or raises; RM-Gallery gives 0.0,
     or its ``timeout_score``.
+    Deviation: the knob ``timeout_score`` is refused: what takes too long has no score.
     Deviation: a thread that is not the main one gets the same scores, where RM-Gallery's time limit fails.
     """
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))
@@ -105,6 +106,7 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
 
 def _read(text: str, timeout_s: int) -> list[Any]:
     """The answer in a text as math-verify gives it: its value, then the words it was found in; [] for none."""
+    text = _ROW_SPACING.sub(r"\\\\", text)
     bare = _bare_answer(text.strip())
     if bare is None:
         return _parsed(text, timeout_s)
@@ -179,6 +181,9 @@ _PROSE = re.compile(r"(?<![^\s,])[A-Za-z]{2,}(?![^\s,.])|[A-Za-z]{4}|[^\x20-\x7e
 _WHITE = re.compile(r"\s+")
 _PARTS = re.compile(r"[0-9](?![ \t\xa0\u2009\u202f]?[0-9]{3}(?![0-9/]))\s+[0-9]")
 """Two numbers, which the white space between them keeps apart; before three digits it only groups them."""
+_ROW_SPACING = re.compile(
+    r"\\\\\*?\s*\[\s*-?[0-9.]+\s*(?:pt|pc|in|cm|mm|em|ex|mu|bp|sp|dd|cc)\s*\]"
+)  # latex2sympy: factors
 
 
 def _text_of(parsed: list[Any]) -> str:

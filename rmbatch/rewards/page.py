@@ -38,7 +38,8 @@ _SHARED_DEVIATIONS = (
     "`chinese_only` holds for every tokenizer; RM-Gallery has it for jieba alone.",
     "tokenizer `tiktoken`: a special token that a text spells out is read as text; RM-Gallery raises, and splits at "
     "white space instead.",
-    "A knob that a reward does not have, or a value out of its bounds, is refused; RM-Gallery takes any.",
+    "The knob `name` is refused: the score column is named where the reward is used (`rewards: {NAME: …}`).",
+    "A knob that neither has is refused too; RM-Gallery ignores it. Those it has are named below, reward by reward.",
     "`code_execution`: its own conventions stand in docs/sandbox.md; it is not RM-Gallery's harness.",
 )
 

@@ -25,6 +25,7 @@ from rmbatch.rewards.contract import Knob, RewardSpec, spec_of
 
 BUILTIN: dict[str, str] = {
     "accuracy": "rmbatch.rewards.general:accuracy",
+    "action_loop": "rmbatch.rewards.tool_steps:action_loop",
     "agreement": "rmbatch.rewards.voting:agreement",
     "bleu": "rmbatch.rewards.similarity:Bleu",
     "char_overlap": "rmbatch.rewards.similarity:char_overlap",
@@ -80,6 +81,7 @@ BUILTIN: dict[str, str] = {
     "text_constraints": "rmbatch.rewards.constraints:TextConstraints",
     "token_set_ratio": "rmbatch.rewards.similarity:token_set_ratio",
     "tool_call_match": "rmbatch.rewards.tool_calls:tool_call_match",
+    "tool_call_sequence": "rmbatch.rewards.tool_steps:tool_call_sequence",
     "word_overlap": "rmbatch.rewards.similarity:word_overlap",
 }
 ALIASES: dict[str, str] = {"math_verify": "math_verify_reward", "toxicity": "detoxify_reward"}

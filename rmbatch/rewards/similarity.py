@@ -4,7 +4,9 @@
 are sacrebleu's, the fuzzy ratios RapidFuzz's. Equal or not, as a whole: ``general.py``; as strings: ``match.py``.
 """
 
+import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.messages import TEXT
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.texts import Once, Verdict, as_scores, per_different_pair, per_pair, too_long
@@ -308,10 +310,9 @@ def _measured(common: int, num_response: int, num_reference: int, measure: Measu
 
 
 def _sacrebleu() -> Any:
-    try:
-        from sacrebleu import metrics
-    except ImportError:
-        raise UserError("bleu and chrf need the package sacrebleu: pip install 'rmbatch[rules]'") from None
+    require("rules", "bleu or chrf", "sacrebleu")
+    from sacrebleu import metrics
+
     return metrics
 
 
@@ -324,7 +325,19 @@ def _sacrebleu_scores(response: pa.Array, reference: pa.Array, metric: Callable[
             return too_long("characters", longest, MAX_CHARACTERS)
         return min(1.0, golds[gold].corpus_score([text], None).score / 100), None, None
 
-    return as_scores(per_different_pair(response, reference, verdict), reasons=False)
+    try:
+        return as_scores(per_different_pair(response, reference, verdict), reasons=False)
+    finally:
+        _forget_texts()
+
+
+def _forget_texts() -> None:
+    """Empty the caches of sacrebleu's tokenizers: each keeps 65,536 texts for ever, gigabytes where they are long."""
+    for name in [name for name in sys.modules if name.startswith("sacrebleu.tokenizers.")]:
+        for kind in filter(inspect.isclass, vars(sys.modules[name]).values()):
+            for method in vars(kind).values():
+                if hasattr(method, "cache_clear"):
+                    method.cache_clear()
 
 
 def _fuzzy(response: pa.Array, reference: pa.Array, scorer: Any, normalise: bool, full: float) -> Scores:

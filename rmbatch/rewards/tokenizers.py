@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from connectors.errors import UserError
+from rmbatch.extras import require
 
 TokenizerName = Literal["words", "jieba", "tiktoken"]
 Tokenize = Callable[[str], list[str]]
@@ -38,20 +39,18 @@ def tokenizer(name: TokenizerName, *, encoding_name: str = "cl100k_base", chines
 
 
 def _jieba() -> Tokenize:
-    try:
-        import jieba
-    except ImportError:
-        raise UserError("tokenizer='jieba' needs the package jieba: pip install 'rmbatch[tokenizers]'") from None
+    require("tokenizers", "tokenizer='jieba'", "jieba")
+    import jieba
+
     jieba.setLogLevel(logging.WARNING)
     jieba.initialize()
     return lambda text: [word for word in jieba.cut(text) if not word.isspace()]
 
 
 def _tiktoken(encoding_name: str) -> Tokenize:
-    try:
-        import tiktoken
-    except ImportError:
-        raise UserError("tokenizer='tiktoken' needs the package tiktoken: pip install 'rmbatch[tokenizers]'") from None
+    require("tokenizers", "tokenizer='tiktoken'", "tiktoken")
+    import tiktoken
+
     try:
         encoding = tiktoken.get_encoding(encoding_name)
     except Exception as fault:  # an unknown name is a ValueError; offline it is whatever requests raises

@@ -1,6 +1,7 @@
 """Rewards for tool calls: their form among the tags of reasoning, and whether they are the calls that were wanted.
 
-A call is an object with ``name`` and ``arguments``. Format of reasoning without tools: ``format.py``.
+A call is an object with ``name`` and ``arguments``, also in OpenAI's wrapper ``{type: "function", function: {…}}``.
+Calls in their order, over the steps of an agent: ``tool_steps.py``. Format of reasoning without tools: ``format.py``.
 """
 
 import json
@@ -25,12 +26,14 @@ def reasoning_tool_call_format(response: pa.Array) -> Scores:
 
     response[n] text -> score[n] float64 in {0, 1}; the reason says what is wrong. ``<think>`` comes first and once;
     ``<answer>`` follows once and is last, or one or more ``<tool_call>``, each JSON with the keys ``name`` and
-    ``arguments``. White space between them is free, and so is text between two tool calls.
+    ``arguments``, also inside OpenAI's ``{type: "function", function: {…}}``. White space between them is free, and so
+    is text between two tool calls.
     Null response: null. Null with a code: ``malformed_tool_call``, its JSON is a number, a list or a text that passes
     for an object; ``too_deep``, its JSON is nested too deep for Python's parser.
     Source: RM-Gallery, ``reasoning_tool_call_format``, https://github.com/modelscope/RM-Gallery.
     Deviation: a tool call that is a number, or a list or text holding ``name`` and ``arguments``, raises in RM-Gallery;
     here it is null with a code.
+    Deviation: a tool call in OpenAI's ``function`` wrapper is one; RM-Gallery gives 0.0.
     """
     return as_scores(per_text(response, _form))
 
@@ -118,6 +121,7 @@ def _fault_of_call(body: str) -> Verdict | None:
     except ValueError:  # a number of over 4,300 digits
         return None, "malformed_tool_call: its JSON holds a number too long to be read", None
     if isinstance(call, dict):
+        call = unwrapped(call)
         return None if "name" in call and "arguments" in call else (0.0, None, "a tool call has no name or arguments")
     if isinstance(call, list | str) and not ("name" in call and "arguments" in call):
         return 0.0, None, "a tool call has no name or arguments"
@@ -142,19 +146,34 @@ def _calls(text: str, compare: str) -> tuple[Calls, int]:
 
 def _call(value: Any, compare: str) -> tuple[str, str | None] | None:
     """One call in canonical form; None for what is none."""
-    call = value.get("function", value) if isinstance(value, dict) else None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+    call = call_of(value)
+    return (call[0], None) if call and compare == "name" else call
+
+
+def call_of(value: Any) -> tuple[str, str] | None:
+    """Name and arguments (JSON, keys sorted, 1.0 as 1) of one call, with or without a wrapper; None for what is none.
+
+    Arguments that are written as a string are read as JSON.
+    """
+    call = unwrapped(value) if isinstance(value, dict) else {}
+    name, arguments = call.get("name"), call.get("arguments")
+    if not isinstance(name, str):
         return None
-    if compare == "name":
-        return call["name"], None
-    arguments = call.get("arguments")
     if isinstance(arguments, str):
         with suppress(orjson.JSONDecodeError):  # a text, then
             arguments = orjson.loads(arguments)
     try:
-        return call["name"], orjson.dumps(_plain(arguments), option=orjson.OPT_SORT_KEYS).decode()
+        return name, orjson.dumps(_plain(arguments), option=orjson.OPT_SORT_KEYS).decode()
     except (orjson.JSONEncodeError, RecursionError):  # nested over some hundred levels: no tool takes that
         return None
+
+
+def unwrapped(call: dict[str, Any]) -> dict[str, Any]:
+    """The object with ``name`` and ``arguments`` inside ``{tool_call: …}`` and ``{type: "function", function: …}``."""
+    for key in ("tool_call", "function"):
+        inner = call.get(key)
+        call = inner if isinstance(inner, dict) else call
+    return call
 
 
 def _plain(value: Any) -> Any:

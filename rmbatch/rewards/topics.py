@@ -11,7 +11,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "answers": ("general", "match"),
     "mathematics": ("math",),
     "programs": ("code_execution", "code"),
-    "JSON and tool calls": ("json_match", "tool_calls"),
+    "JSON and tool calls": ("json_match", "tool_calls", "tool_steps"),
     "likeness to a reference": ("similarity", "overlap"),
     "agreement among candidates": ("voting",),
     "instructions and format": ("constraints", "format"),

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from connectors.errors import UserError
+from rmbatch.extras import require
 from rmbatch.rewards.contract import reward
 from rmbatch.rewards.texts import floats
 
@@ -25,7 +26,8 @@ class DetoxifyReward:
     Source: RM-Gallery, ``detoxify_reward``, and Detoxify, https://github.com/unitaryai/detoxify, whose models are on
     the hub (``unitary/toxic-bert``, ``unitary/unbiased-toxic-roberta``).
     Deviation: RM-Gallery hands the classifier an object instead of the text, and scores nothing.
-    Deviation: the model has to be named; RM-Gallery takes detoxify's "unbiased".
+    Deviation: the knob ``model_name`` is refused, it is ``model`` here and has to be given; RM-Gallery takes detoxify's
+    "unbiased".
     """
 
     def __init__(
@@ -56,11 +58,9 @@ class DetoxifyReward:
 
     @cached_property
     def _classify(self) -> Any:
-        try:
-            from transformers import pipeline
-        except ImportError:
-            message = "detoxify_reward needs the package transformers: pip install 'rmbatch[transformers]'"
-            raise UserError(message) from None
+        require("transformers", "detoxify_reward", "transformers")
+        from transformers import pipeline
+
         try:
             return pipeline("text-classification", self._model, revision=self._revision, device=self._device)
         except (OSError, ValueError) as fault:

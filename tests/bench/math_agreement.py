@@ -2,9 +2,12 @@
 
     python -m tests.bench.math_agreement                       # a set made here
     python -m tests.bench.math_agreement verdicts.jsonl ...    # {"reference": ..., "response": ..., "right": true}
+    python -m tests.bench.math_agreement example_model_solutions.jsonl    # of openai/grade-school-math, as it is
+    python -m tests.bench.math_agreement math_cot_100.jsonl    # of QwenLM/Qwen2.5-Math's evaluation, as it is
 
 The control is math-verify's own ``verify(parse(reference), parse(response))`` on the same pairs in the same run.
-Processor time of one process; each different pair once. Verdicts that ours and the record differ on are printed.
+Processor time of one process; each different pair once. A pair on which either side reaches its limit of 5 s tells that
+limit and no speed: it is left out of the time and counted. Verdicts that ours and the record differ on are printed.
 """
 
 import json
@@ -12,12 +15,16 @@ import logging
 import random
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rmbatch.rewards.math import verdicts
 
 Row = tuple[str, str, bool]
 """Reference, response, whether the response is right."""
+LIMIT_S = 5
+"""Of one parse or one comparison, on both sides."""
 FORMS = [r"so \boxed{{{}}}", "The answer is {}.", "It costs $9, then $2.\nA: {}", "so it is ${}$", "# Answer\n\n{}"]
 ANSWERS = ["18", "2,500", "-3", r"\frac{1}{2}", "2x+3", "10^{3}", "7!", "1,-2", "[-1, 1]", "(1,2)", r"16\sqrt{3}", "A"]
 
@@ -34,38 +41,53 @@ def made_here(num_rows: int = 600) -> list[Row]:
 
 
 def recorded(path: str) -> list[Row]:
-    """The rows of a JSONL file."""
-    lines = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
-    return [(line["reference"], line["response"], bool(line["right"])) for line in lines]
+    """The rows of a JSONL file, in one of the three forms."""
+    return [row for line in Path(path).read_text(encoding="utf-8").splitlines() for row in _rows(json.loads(line))]
 
 
-def bare(pairs: list[tuple[str, str]]) -> list[float | None]:
-    """The library's own verdicts on (response, reference); None where it raises."""
+def _rows(record: dict[str, Any]) -> Iterator[Row]:
+    if "right" in record:
+        yield record["reference"], record["response"], bool(record["right"])
+    elif "ground_truth" in record:  # GSM8K: solutions of several models; the reference ends in "A: 18"
+        gold = record["ground_truth"].rsplit("A: ", 1)[-1]
+        models = (value for value in record.values() if isinstance(value, dict) and "is_correct" in value)
+        yield from ((gold, model["solution"], bool(model["is_correct"])) for model in models)
+    else:  # Qwen2.5-Math: sampled solutions and their scores
+        yield from ((record["gt"], code, bool(score)) for code, score in zip(record["code"], record["score"]))
+
+
+def bare(response: str, reference: str) -> float | None:
+    """The library's own verdict; None where it raises."""
     from math_verify import parse, verify
 
-    found: list[float | None] = []
-    for response, reference in pairs:
-        try:
-            found.append(float(verify(parse(reference), parse(response))))
-        except Exception:
-            found.append(None)
-    return found
+    try:
+        return float(verify(parse(reference), parse(response)))
+    except Exception:
+        return None
+
+
+def timed(check: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+    """What a call returns, and the processor time that it takes."""
+    began = time.process_time()
+    return check(*given), time.process_time() - began
 
 
 def measure(title: str, rows: list[Row]) -> None:
     """Print one line of agreement and time, then the rows where ours and the record differ."""
     pairs = list(dict.fromkeys((response, reference) for reference, response, _ in rows))
-    began = time.process_time()
-    theirs = dict(zip(pairs, bare(pairs)))
-    between = time.process_time()
-    ours = dict(zip(pairs, verdicts(pairs, 5)))
-    ended = time.process_time()
+    bare_timed = [timed(bare, *pair) for pair in pairs]
+    ours_timed = [timed(verdicts, [pair], LIMIT_S) for pair in pairs]
+    theirs = {pair: verdict for pair, (verdict, _) in zip(pairs, bare_timed)}
+    ours = {pair: verdict for pair, ([verdict], _) in zip(pairs, ours_timed)}
+    spent = [(mine, bares) for (_, mine), (_, bares) in zip(ours_timed, bare_timed)]
+    in_time = [(mine, bares) for mine, bares in spent if max(mine, bares) < 0.9 * LIMIT_S]
+    ours_s, bare_s = (sum(side) for side in zip(*in_time))
     agree_bare = sum(theirs[response, reference] == right for reference, response, right in rows)
     differ = [(*row, ours[row[1], row[0]]) for row in rows if ours[row[1], row[0]][0] != row[2]]
     print(
         f"{title}: ours {len(rows) - len(differ)} of {len(rows)}, bare {agree_bare}; ms a pair: ours "
-        f"{(ended - between) / len(pairs) * 1e3:.2f}, bare {(between - began) / len(pairs) * 1e3:.2f}, "
-        f"ratio {(ended - between) / (between - began):.2f}"
+        f"{ours_s / len(in_time) * 1e3:.2f}, bare {bare_s / len(in_time) * 1e3:.2f}, ratio {ours_s / bare_s:.2f}; "
+        f"{len(spent) - len(in_time)} of {len(spent)} pairs reach the limit and are left out"
     )
     for reference, response, right, (score, error, _) in differ:
         print(f"  {reference!r} | {response[-60:]!r} | recorded {right}, ours {score if error is None else error}")
@@ -74,8 +96,9 @@ def measure(title: str, rows: list[Row]) -> None:
 def main(paths: list[str]) -> None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     warm = [("1", r"\boxed{1}"), ("$x$", "y")]
-    bare(warm)
-    verdicts(warm, 5)
+    for response, reference in warm:
+        bare(response, reference)
+    verdicts(warm, LIMIT_S)
     for path in paths:
         measure(path, recorded(path))
     if not paths:

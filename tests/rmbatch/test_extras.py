@@ -29,11 +29,25 @@ JUDGE = "{judge: pointwise, principles: math, endpoint: 'http://127.0.0.1:9', mo
             "{model: some/model}",
             "the model 'some/model' needs the package 'transformers', which is not",
         ),
-        ("sacrebleu", "{reward: bleu}", "bleu and chrf need the package sacrebleu: pip install 'rmbatch[rules]'"),
+        (
+            "sacrebleu",
+            "{reward: bleu}",
+            "bleu or chrf needs the package 'sacrebleu', which is not installed: pip install",
+        ),
+        (
+            "jsonschema_rs",
+            "{reward: json_schema_match}",
+            "json_schema_match needs the package 'jsonschema_rs', which is",
+        ),
+        (
+            "py3langid",
+            "{reward: language_match, language: en}",
+            "telling languages needs the package 'py3langid', which",
+        ),
         (
             "jieba",
             "{reward: f1_score, tokenizer: jieba}",
-            "tokenizer='jieba' needs the package jieba: pip install 'rmb",
+            "tokenizer='jieba' needs the package 'jieba', which is not installed: pip install 'rmb",
         ),
     ],
 )

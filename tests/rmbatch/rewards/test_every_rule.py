@@ -50,6 +50,7 @@ COLUMNS: dict[str, Any] = {
     "response": (pa.string(), TEXT),
     "reference": (pa.string(), TEXT),
     "prompt": (pa.string(), TEXT),
+    "response_messages": (pa.string(), TEXT),
     "response_tokens": (pa.int64(), st.none() | st.integers(0, 50_000)),
     "response_correct": (pa.bool_(), st.none() | st.booleans()),
     "response_step_scores": (pa.list_(pa.float64()), st.none() | st.lists(st.floats(0, 1), max_size=3)),

@@ -41,6 +41,20 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"\boxed{2k}", "2k", 1.0, None),
     (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 1.0, None),
     (r"\boxed{\begin{pmatrix} 7 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 0.0, None),  # not the 2
+    (
+        r"\boxed{\begin{pmatrix} 1 \\[8pt] 2 \end{pmatrix}}",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        1.0,
+        None,
+    ),  # row spacing
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", "\\begin{pmatrix} 1 \\\\*[ 2mm ] 2 \\end{pmatrix}", 1.0, None),
+    (r"\boxed{\begin{pmatrix} 1 \\[8pt] 3 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 0.0, None),
+    (
+        r"\boxed{\begin{pmatrix} 1 \\ [2] \end{pmatrix}}",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        1.0,
+        None,
+    ),  # no length
     (r"\boxed{\frac{5}{9}}", r"\frac 59", 1.0, None),
     (r"\boxed{(-1,6)}", "(-1,6)", 1.0, None),
     (r"\boxed{x^3-6+3x}", "x^3+3x-6", 1.0, None),

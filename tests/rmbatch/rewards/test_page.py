@@ -3,7 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import rmbatch
 from rmbatch.rewards.page import page
 from rmbatch.rewards.registry import BUILTIN
 
@@ -23,3 +27,35 @@ def test_each_reward_says_what_it_reads_its_range_its_nulls_and_its_source() -> 
     for entry in entries:
         for part in ("- reads: ", "- writes: ", "- range: ", "- nulls: ", "- source: "):
             assert part in entry, f"{entry.splitlines()[0]} does not say {part!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "refused"),
+    [
+        ("accuracy", {"name": "a"}, "name"),
+        ("math_verify_reward", {"timeout_score": 0.0}, "timeout_score"),
+        ("f1_score", {"tokenizer_type": "simple"}, "tokenizer_type"),
+        ("f1_score", {"tokenizer": "simple"}, "simple"),
+        ("number_accuracy", {"tolerance": -1.0}, "tolerance"),
+        ("length_penalty", {"min_length": 5, "max_length": 4}, "min_length"),
+        ("reasoning_format", {"think_token": ""}, "think_token"),
+        ("reasoning_format", {"answer_token": ""}, "answer_token"),
+        ("ngram_repetition_penalty", {"tokenizer_type": "simple"}, "tokenizer_type"),
+        ("ngram_repetition_penalty", {"tokenizer": "simple"}, "simple"),
+        ("ngram_repetition_penalty", {"n": 0}, "n"),
+        ("ngram_repetition_penalty", {"min_scaling": 1.0}, "min_scaling"),
+        ("ngram_repetition_penalty", {"max_penalty": 0.5}, "max_penalty"),
+        ("ngram_repetition_penalty", {"analyze_scope": "answer"}, "analyze_scope"),
+        ("code_execution", {"continuous": True}, "continuous"),
+        ("code_execution", {"timeout": 10}, "timeout"),
+        ("code_execution", {"test_framework_available": True}, "test_framework_available"),
+        ("code_execution", {"compute_score": None}, "compute_score"),
+        ("detoxify_reward", {"model_name": "unbiased"}, "model_name"),
+    ],
+)
+def test_knobs_of_rm_gallery_that_are_refused_are_named(name: str, knobs: dict[str, Any], refused: str) -> None:
+    deviations = page().partition("## Where results differ")[2].partition("\n## ")[0]
+    lines = [line for line in deviations.splitlines() if line.startswith(f"- `{name}`") or "`name` is refused" in line]
+    assert any("refused" in line and refused in line for line in lines)
+    with pytest.raises(rmbatch.UserError):
+        rmbatch.reward(name, **knobs).evaluate({"response": "a", "reference": "1", "tests": "assert True"})

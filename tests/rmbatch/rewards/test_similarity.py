@@ -101,3 +101,20 @@ def test_fuzzy_ratios_are_rapidfuzz_s() -> None:
     assert ratios == pytest.approx([fuzz.ratio(*pair) / 100 for pair in pairs], abs=1e-12)
     edits = rmbatch.reward("edit_similarity").score(table)["score.edit_similarity"].to_pylist()
     assert edits == pytest.approx([Levenshtein.normalized_similarity(*pair) for pair in pairs], abs=1e-12)
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "zh", "intl", "char"])
+def test_bleu_keeps_no_text(tokenize: str) -> None:
+    rm, texts = rmbatch.reward("bleu", tokenize=tokenize), [f"{number} a b, c." for number in range(50)]
+    assert rm.evaluate({"response": "a b, c.", "reference": "a b, c."}).score == pytest.approx(1.0)
+    rm.evaluate_batch([{"response": text, "reference": text} for text in texts])
+    modules = [module for name, module in sys.modules.items() if name.startswith("sacrebleu.tokenizers.")]
+    kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    kept = [
+        method.cache_info().currsize
+        for kind in kinds
+        for method in vars(kind).values()
+        if hasattr(method, "cache_info")
+    ]
+    assert kept
+    assert set(kept) == {0}

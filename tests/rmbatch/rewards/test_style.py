@@ -140,6 +140,6 @@ def test_a_language_that_is_not_known_or_a_missing_library_is_an_error(monkeypat
     from rmbatch.rewards.language import identifier
 
     identifier.cache_clear()
-    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    monkeypatch.setitem(sys.modules, "py3langid", None)
     with pytest.raises(UserError, match=r"pip install 'rmbatch\[rules\]'"):
         rmbatch.reward("language_match")

@@ -88,6 +88,13 @@ DIFFERENT: list[tuple[str, str, str | None, str]] = [
 ]
 
 
+def test_a_call_in_the_wrapper_of_openai_is_one() -> None:  # 0.0 there
+    wrapped = f'{THINK}<tool_call>{{"type": "function", "function": {{"name": "f", "arguments": {{}}}}}}</tool_call>'
+    form = rmbatch.reward("reasoning_tool_call_format")
+    assert form.evaluate({"response": wrapped}).score == 1.0
+    assert form.evaluate({"response": wrapped.replace('"arguments"', '"x"')}).score == 0.0
+
+
 @pytest.mark.parametrize(("name", "response", "reference", "knobs", "expected"), GOLDEN)
 def test_as_upstream(name: str, response: str, reference: str | None, knobs: dict[str, Any], expected: float) -> None:
     given = rmbatch.reward(name, **knobs).evaluate({"response": response, "reference": reference})
