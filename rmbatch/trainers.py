@@ -14,10 +14,12 @@ from typing import Any
 
 import rmbatch
 from connectors.errors import JobError, UserError
+from rmbatch.names import nearest
 from rmbatch.rewards.bound import BoundReward
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.evaluation import Result, Reward
 from rmbatch.rewards.scores import RewardError
+from rmbatch.rows import ROLES
 
 RAISED = "reward_raised"
 """The code of a sample on which the reward's own code raised."""
@@ -33,6 +35,13 @@ class TrainerReward:
     """Role, or parameter of a reward, to column."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """Those of them that the caller has named: they have to be there, the job file's need not."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a column that is named for what the reward does not read."""
+        known = (*ROLES, *self.reward.columns)
+        for role in self.said:
+            if role not in known:
+                raise UserError(f"columns: reward {self.name!r} reads no {role!r}; {nearest(role, known)}")
 
     @classmethod
     def make(

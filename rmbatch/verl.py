@@ -16,7 +16,7 @@ import functools
 import json
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -69,9 +69,10 @@ class _Scorer:
             if column == EVERYTHING:
                 sample |= {key: _plain(value) for key, value in extra.items() if key not in sample}
                 continue
-            said = self.made.columns.get(column)
-            source = said if isinstance(said, str) and said in given and column != "response" else None
-            sample[column] = _plain(given.get(source or _OWN.get(column, column)))
+            named = self.made.columns.get(column) if column != "response" else None
+            # A job file names its own data's columns; what the caller named is meant, also where a row has it not.
+            is_meant = isinstance(named, str) and (named in given or column in self.made.said)
+            sample[column] = _plain(given.get(str(named) if is_meant else _OWN.get(column, column)))
         return sample
 
     def _work(self) -> None:
@@ -86,20 +87,20 @@ class _Scorer:
                     future.set_exception(error)
                 continue
             for (_, future), result in zip(batch, results):
-                future.set_result(_verdict(result))
+                future.set_result(_verdict(result, self.made.reward.part_names))
 
 
-def _verdict(result: Result) -> dict[str, Any]:
+def _verdict(result: Result, part_names: Iterable[str]) -> dict[str, Any]:
     """The result as verl takes it, always with the same keys: verl stacks them."""
     score = 0.0 if result.score is None else result.score
-    parts = {f"part.{name}": part.score for name, part in result.parts.items()}
+    parts = {name: result.parts[name].score if name in result.parts else None for name in part_names if name}
     missing = float("nan")
     return {
         "score": score,
         "acc": score,
         "score_ok": float(result.score is not None),
         "error": result.error or "",
-        **{name: missing if part is None else part for name, part in parts.items()},
+        **{f"part.{name}": missing if part is None else part for name, part in parts.items()},
     }
 
 

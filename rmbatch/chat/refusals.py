@@ -84,8 +84,8 @@ _RULES = (
     _rule("key", words=r"invalid proxy server token|无效的令牌", statuses=_4XX),
 )
 _COMPILED = [(rule, re.compile(rule.words, re.IGNORECASE | re.DOTALL)) for rule in _RULES]
-_WAIT = re.compile(r"(?:try again|retry) (?:in|after) ([0-9.]+) ?(ms|s|m)", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_WAIT = re.compile(r"(?:try again|retry) (?:in|after) ([0-9.]+) ?(ms|milli|s|m(?!o))", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0}
 
 
 def meaning(status: int, error: ServerError, stop_on: Sequence[str] = ()) -> Meaning | None:

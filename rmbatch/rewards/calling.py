@@ -10,6 +10,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -201,11 +202,14 @@ def _read(argument: Argument, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     wanted = next((kind for kind in _members(annotation) if kind in _READ or _is_nested(kind)), None)
-    try:
-        return value if wanted is None else _READ.get(wanted, msgspec.json.decode)(value)
-    except (ValueError, KeyError):
-        shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-        raise _UnreadableError(f"{argument.name} is {shown!r}, and the reward's annotation says otherwise") from None
+    if wanted is None:
+        return value
+    with suppress(ValueError, KeyError, RecursionError):
+        read = _READ.get(wanted, msgspec.json.decode)(value)
+        if wanted in _READ or isinstance(read, tuple(filter(_is_nested, _members(annotation)))):
+            return read
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    raise _UnreadableError(f"{argument.name} is {shown!r}, and the reward's annotation says otherwise")
 
 
 _READ: dict[Any, Callable[[str], Any]] = {

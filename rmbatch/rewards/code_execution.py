@@ -21,6 +21,8 @@ from rmbatch.sandbox.pool import Protection, SandboxError
 _THOUGHT = re.compile(r"\s*<think>.*?(?:</think>|\Z)|.*?^[ \t]*</think>", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 """A thought at the beginning; its opening tag may stand in the prompt, then the closing one begins a line."""
 _PYTHON = re.compile(r"py(?:thon)?[0-9.]*")
+_LANGUAGE = re.compile(r"[\s{.]*([^\W_][^\s:,{}]*)")
+"""Of ```` ```python:main.py ```` and ```` ```{.python} ````."""
 
 _Result = tuple[float | None, str | None, str | None]
 """Score, error, reason."""
@@ -170,7 +172,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             # Behind other words only a fence with a language begins a block.
             if fence and (not fence.before.strip() or fence.is_python):
                 opened, lines = fence, []
-        elif fence and fence.marks.startswith(opened.marks) and (not fence.language or _begins(fence)):
+        elif fence and fence.marks.startswith(opened.marks) and _ends(fence, opened):
             if fence.before.strip():  # the end stands behind the last line of code
                 lines.append(fence.before)
             yield opened.language, _dedented(lines, opened.before)
@@ -181,9 +183,19 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
         yield opened.language, _dedented(lines, opened.before)
 
 
-def _begins(fence: _Fence) -> bool:
-    """Whether a fence inside an open block begins the next one: the open one was never closed."""
-    return fence.is_python and not fence.before.strip()
+def _ends(fence: _Fence, opened: _Fence) -> bool:
+    """Whether a fence ends the open block, or begins the next one because the open one was never closed.
+
+    Indented by four more than the block begins it is neither, as in Markdown: it stands in a docstring.
+    """
+    is_alone = not fence.before.strip()
+    if is_alone and not opened.before.strip() and _width(fence) >= _width(opened) + 4:
+        return False
+    return not fence.language or (fence.is_python and is_alone)
+
+
+def _width(fence: _Fence) -> int:
+    return len(fence.before.expandtabs(4))
 
 
 def _fence(line: str) -> _Fence | None:
@@ -193,8 +205,11 @@ def _fence(line: str) -> _Fence | None:
     head, _, info = line.rpartition(mark)
     before = head.rstrip(mark)
     marks = mark * (len(head) - len(before) + 1)
-    words = info.strip().lower().strip("{}").lstrip(".").split()
-    return _Fence(before, marks, words[0] if words else "") if len(marks) >= 3 else None
+    info = info.strip().lower()
+    if info.startswith("<") and not before.strip():  # a tag that ends the answer: ```</answer>
+        info = ""
+    language = _LANGUAGE.match(info)
+    return _Fence(before, marks, language[1] if language else info) if len(marks) >= 3 else None
 
 
 def _dedented(lines: list[str], before: str) -> str:

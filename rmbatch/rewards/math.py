@@ -136,10 +136,16 @@ def _bare_answer(text: str) -> str | None:
     if "\\boxed" in text:
         return None
     line = text.rsplit("\n", 1)[-1].strip()
+    if line != text and _TAG.fullmatch(line):  # </answer>
+        text = text.removesuffix(line).rstrip()
+        line = text.rsplit("\n", 1)[-1].strip()
     if line != text and line.startswith(_BULLETS):  # a minus, or a bullet?
         return None
-    answer = _LEAD.sub("", line, count=1).strip(" \t*_`").removesuffix(".").rstrip(" *_`").replace("\\$", "")
-    if not answer or _DELIMITER.search(answer):
+    said = _LEAD.sub("", line, count=1)
+    answer = said.strip(" \t*_`").removesuffix(".").rstrip(" *_`").replace("\\$", "")
+    if not _SIGN.search(answer) or _DELIMITER.search(answer):
+        return None
+    if said == line != text and not _VALUE.search(answer):  # Q.E.D., \blacksquare: the answer stands above
         return None
     answer = _POWER.sub(r"\1\\times10^{\2}", _NAME.sub(lambda name: _NAMES.get(name[0], f"\\{name[0]}"), answer))
     rest = _COMMAND.sub(" ", answer)
@@ -147,12 +153,21 @@ def _bare_answer(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    r"""The text without ``$``, ``\text{}``, white space and a full stop at its end: what makes no difference."""
-    return _WHITE.sub("", _WRAPPER.sub(r"\1", text.replace("$", ""))).removesuffix(".")
+    r"""The text without ``$``, ``\text{}``, white space and a full stop at its end: what makes no difference.
+
+    ``3 1/2`` keeps its space, for it is not ``31/2``; ``1 000`` does not.
+    """
+    bare = _WRAPPER.sub(r"\1", text.replace("$", ""))
+    kept = _WHITE.sub(lambda white: " " if _PARTS.match(bare, white.start() - 1) else "", bare)
+    return kept.removesuffix(".")
 
 
 _DELIMITER = re.compile(r"\$|(?<!\\)\\[()\[\]]|\\begin\{(?:equation|align|gather|math)")
 _LEAD = re.compile(r"^(?:.*\banswer(?:\s+is)?\s*[:=]?|A:|####)[\s*]*", re.IGNORECASE)
+_TAG = re.compile(r"</?[A-Za-z|][^<>]*>")
+_SIGN = re.compile(r"[0-9A-Za-zπ\\]")
+# Of a last line below others: a digit, an operator at a letter, a command that is a value, the letter of a choice.
+_VALUE = re.compile(r"[0-9π]|[A-Za-z}]\s*[-=+*^/]\s*[\\A-Za-z(-]|\\(?:[dt]?frac|sqrt|pi|infty)|^\(?[A-Z]\)?$")
 _BULLETS = ("- ", "* ", "+ ", "• ")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _TWO_READINGS = re.compile(r"-?[0-9]+,[0-9]+")  # two numbers, or one with a decimal comma
@@ -164,6 +179,8 @@ _COMMAND = re.compile(rf"{_WRAPPER.pattern}|\\(?:begin|end)\{{[A-Za-z]+\}}|\\[A-
 # Three letters that touch no digit or operator, four in a row, two that stand alone, what latex2sympy does not know.
 _PROSE = re.compile(r"(?<![^\s,])[A-Za-z]{2,}(?![^\s,.])|[A-Za-z]{4}|[^\x20-\x7eπ−]|[?:;]\s*$")
 _WHITE = re.compile(r"\s+")
+_PARTS = re.compile(r"[0-9](?![ \t\xa0\u2009\u202f]?[0-9]{3}(?![0-9/]))\s+[0-9]")
+"""Two numbers, which the white space between them keeps apart; before three digits it only groups them."""
 _ROW_SPACING = re.compile(
     r"\\\\\*?\s*\[\s*-?[0-9.]+\s*(?:pt|pc|in|cm|mm|em|ex|mu|bp|sp|dd|cc)\s*\]"
 )  # latex2sympy: factors

@@ -31,7 +31,7 @@ def same_output(printed: str, expected: str) -> bool:
 
 
 def same_value(returned: Any, expected: Any) -> bool:
-    """Whether what a function returned counts as the expected JSON value, or as the only item of a list of it."""
+    """Whether what a function returned counts as the expected JSON value; of a list its first item counts too."""
     returned = _listed(returned)
     wanted = with_whole_keys(expected)
     candidates = [expected, wanted]

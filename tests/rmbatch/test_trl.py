@@ -160,3 +160,8 @@ def test_grpo_trains_with_our_rewards(tmp_path: Path) -> None:
         logged = [line for line in trainer.state.log_history if "reward" in line]
         assert len(logged) == 2
         assert all({"rewards/job/mean", "rewards/moody/mean", "job/no_score"} <= line.keys() for line in logged)
+
+
+def test_a_misspelt_role_is_told_when_the_function_is_made() -> None:
+    with pytest.raises(UserError, match="reads no 'refrence'; did you mean 'reference'"):
+        rmbatch.trl.reward_func("exact_match", columns={"refrence": "gold"})

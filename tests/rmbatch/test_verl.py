@@ -62,6 +62,7 @@ def test_the_columns_of_a_reward_come_from_extra_info() -> None:
     assert call(function, "good", "4", prompt="abc", weight=np.float64(2.0))["score"] == 6.0
     other = rmbatch.verl.scorer("exact_match", columns={"reference": "gold"})
     assert call(other, "4", "nothing", gold="4")["score"] == 1.0
+    assert call(other, "4", "4")["error"].startswith("missing_reference")  # no other column stands in for it
 
 
 def test_a_job_file_and_a_dict_give_the_total_and_the_parts(tmp_path: Path) -> None:
@@ -73,6 +74,17 @@ def test_a_job_file_and_a_dict_give_the_total_and_the_parts(tmp_path: Path) -> N
     assert call(rmbatch.verl.scorer(str(path), by="exact"), "4", "4")["score"] == 1.0
     written = {"gate": {"require": "exact_match", "then": {"reward": "edit_similarity"}}}
     assert call(rmbatch.verl.scorer(written), "4", "4")["score"] == 1.0
+
+
+def test_a_response_on_which_a_part_raises_has_the_same_keys(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("def moody(response: str) -> float:\n    return {'good': 1.0}[response]\n")
+    parts = {"own": {"reward": f"{path}:moody"}, "exact": {"reward": "exact_match"}}
+    function = rmbatch.verl.scorer({"both": {"sum": {"parts": parts, "weights": {"own": 1.0, "exact": 1.0}}}})
+    right, raised = call(function, "good", "good"), call(function, "bad", "good")
+    assert raised["error"].startswith("reward_raised: KeyError")
+    assert list(raised) == list(right)
+    assert "part.own" in right
 
 
 def test_verl_takes_the_async_form_for_a_coroutine_function() -> None:

@@ -280,6 +280,7 @@ def test_errors_in_a_stream_are_read_too(one: HostileServer) -> None:
         ("Please retry after 6 seconds.", 6.0),
         ("Try again in 0.5 seconds. Passed model=x", 0.5),
         ("Please try again in 20ms.", 0.02),
+        ("Please try again in 500 milliseconds.", 0.5),
         ("Please try again in 2m0s", 120.0),
         ("Try again in 1.2.3 seconds", None),
         ("Try again later.", None),

@@ -182,6 +182,10 @@ def test_max_tests_and_packages(rm: Any) -> None:
         ("```python\ndraft\n```\n</think>\n\n```\na\n```", "a"),  # the prompt opened the thought
         ("<think>```python\ndraft\n```", ""),  # cut off while thinking
         ("```python\nprint('</think>')\n```", "print('</think>')"),
+        ("```python:main.py\na\n```", "a"),
+        ("<answer>\n```python\na\n```</answer>", "a"),
+        ('```python\na.split("```")\n```', 'a.split("```")'),
+        ('```python\n"""\n    ```\n    f()\n    ```\n"""\n```', '"""\n    ```\n    f()\n    ```\n"""'),  # a docstring
         ("x```python\n" * 200_000, "x```python\n" * 199_999),  # linear
         ("`" * 2_000_000 + "x`", "`" * 2_000_000 + "x`"),
     ],

@@ -252,6 +252,18 @@ def test_a_reference_that_the_annotation_cannot_read_is_no_score() -> None:
     assert result.error == "unreadable_value: reference is 'many', and the reward's annotation says otherwise"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("reference", ["3", '{"a": 1}', "not JSON", "[" * 100_000])
+def test_json_of_another_type_is_no_score_and_stops_nothing(reference: str) -> None:
+    def count(response: str, reference: list[int]) -> float:
+        return float(len(reference))
+
+    odd, plain = rmbatch.reward(count).evaluate_batch(
+        [{"response": "a", "reference": each} for each in (reference, "[1]")]
+    )
+    assert odd.error.startswith("unreadable_value: reference is")  # type: ignore[union-attr]
+    assert plain.score == 1.0  # type: ignore[union-attr]
+
+
 def test_a_row_at_a_time_without_any_annotation_says_what_to_write() -> None:
     def polite(response):  # type: ignore[no-untyped-def]
         return float(response.lower() == "please")

@@ -121,6 +121,26 @@ def test_a_response_identical_to_its_reference_is_right(text: str) -> None:
     assert [result.score for result in given] == [1.0] * 4
 
 
+@pytest.mark.parametrize(
+    "last",
+    ["</answer>", "---", ")", "Q.E.D.", r"\blacksquare", "<|im_end|>", "[EOS]", "...", r"\end{proof}", "x", ":)"],
+)
+def test_what_stands_below_an_answer_is_none(last: str) -> None:
+    given = evaluate([(f"The answer is 42.\n{last}", "42"), (f"The answer is 41.\n{last}", "42")])
+    assert [result.score for result in given] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("text", ["2x+3", "B", "x = y", r"\sqrt{a}", "16"])
+def test_a_last_line_that_is_the_answer_is_read_whole(text: str) -> None:
+    given = evaluate([(f"It costs $9.\n{text}", text), (f"<answer>\n{text}\n</answer>", text)])
+    assert [result.score for result in given] == [1.0, 1.0]
+
+
+def test_white_space_between_numbers_counts_but_within_one() -> None:
+    given = evaluate([("31/2", "3 1/2"), ("12", "1 2"), ("4\n2", "42"), ("3125/200", "3 125/200"), ("1000", "1 000")])
+    assert [result.score for result in given] == [0.0, 0.0, 0.0, 0.0, 1.0]
+
+
 def test_the_reason_says_what_was_compared() -> None:
     found, nothing = evaluate([(r"so \boxed{\frac{1}{2}}", "0.5"), ("no idea", "4")])
     assert found.reason == r"found \frac{1}{2}; the reference is 0.5"
