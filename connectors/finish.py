@@ -87,9 +87,10 @@ DATASET_CARD = b"""configs:
 
 
 def clean(ledger: Ledger) -> None:
-    """Remove what a finished job no longer needs: markers of attempts and shuffled rows."""
+    """Remove what a finished job no longer needs: markers of attempts, shuffled rows, outcomes without records."""
     for folder in ("attempts", "grouped"):
         ledger.private.remove(folder)
+    ledger.segments.clean()
 
 
 def strays(output: Folder, manifest: Mapping[str, Any]) -> list[str]:
@@ -105,24 +106,26 @@ def remove_orphans(output: Folder, commits: list[Commit]) -> None:
     if vanished:
         raise JobError(
             f"{len(vanished)} files of {output.url} are gone, such as {vanished[0]}; "
-            f"to have its rows done again, delete _rmbatch/commits/{wanted[vanished[0]].name} and run the same command"
+            f"to have its rows done again, delete {wanted[vanished[0]].path} and run the same command"
         )
-    leftovers = [name for folder in (*FOLDERS.values(), "_rmbatch/commits") for name in output.leftovers(folder)]
+    folders = (*FOLDERS.values(), "_rmbatch/commits", "_rmbatch/segments")
+    leftovers = [name for folder in folders for name in output.leftovers(folder)]
     output.delete(ours(found - wanted.keys()) + leftovers)
 
 
 def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, run: str) -> list[Commit]:
     """Records that share no row: where two do, the later one is cut down to what the earlier ones lack."""
-    names = {record.name for record in commits}
+    standing = {record.name: record for record in commits}
     coverage = Coverage()
     resolved: list[Commit] = []
     taken: set[str] = set()
+    replaced: set[str] = set()
     for record in _least_willing_first(ledger.output, commits):
         if record.name in taken:  # a crash has left it beside the record that it was cut from
             continue
         if any(coverage.overlap(piece) for piece in record.ranges):
-            rest = _rest_of(ledger, record, coverage, names, spec, run)
-            ledger.private.delete([f"commits/{record.name}"])
+            rest = _rest_of(ledger, record, coverage, standing, spec, run)
+            replaced.add(record.name)
             if rest is None:
                 continue
             record = rest
@@ -130,6 +133,8 @@ def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, ru
         taken.add(record.name)
         for piece in record.ranges:
             coverage.add(piece)
+    if replaced:
+        ledger.remove(replaced)
     return resolved
 
 
@@ -148,15 +153,16 @@ def _least_willing_first(output: Folder, commits: list[Commit]) -> list[Commit]:
 
 
 def _rest_of(
-    ledger: Ledger, record: Commit, coverage: Coverage, names: set[str], spec: OutputSpec, run: str
+    ledger: Ledger, record: Commit, coverage: Coverage, standing: Mapping[str, Commit], spec: OutputSpec, run: str
 ) -> Commit | None:
     """The record that stands for those rows of ``record`` that are not covered; None where no record does."""
     ranges = [gap for piece in record.ranges for gap in coverage.subtract(piece)]
     if not ranges or not record.has_all_files:  # what the job counted over unwritten rows cannot be divided: done again
         return None
     name = record_name(ranges)
-    if name not in names:
-        ledger.commit(_cut(ledger, record, ranges, coverage, spec, run))
+    if name in standing:
+        return standing[name]
+    ledger.commit(_cut(ledger, record, ranges, coverage, spec, run))
     return ledger.standing(name)  # ours, or one that came before it: what stands there is what the next run reads
 
 

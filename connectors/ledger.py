@@ -9,11 +9,13 @@ What stands in an output folder, and when it is written:
     data/ _rejected/              by each write task: files with names that are new each time, never overwritten
     _dead_letters/
     _rmbatch/commits/             after those files: one record that names them and the exact rows they account for
+    _rmbatch/segments/            by the driver, whenever 1,000 records stand: one object that holds them all, beside it
+                                  the outcomes of their rows; then their files in commits/ are deleted
     _rmbatch/manifest.json        last, when every planned row is accounted for exactly once
     _rmbatch/answers/ spent.json  while judges are asked: their answers, what was spent against budgets
 
-A row is finished when a commit record covers it, and only then. What a crash leaves, step by step, and what the next
-run of the same command does:
+A row is finished when a commit record covers it, in a file of its own or in a segment, and only then. What a crash
+leaves, step by step, and what the next run of the same command does:
 
     before the plan               a lease and perhaps a probe of the store; the next run takes the lease and plans
     after the plan                no record; the next run reads the plan (neither listing nor footers decide anything
@@ -35,6 +37,13 @@ run of the same command does:
                                   A record whose rejected rows are in no file cannot be cut, because what the job
                                   counted over them is one sum: it is kept whole, others are cut around it; where two
                                   such overlap, one is removed, and what only it covered is done by the next run
+    before a segment is written   outcomes that belong to no segment; removed after the manifest
+    after it, before the files    records stand twice, as file and in the segment; the segment's counts, the next driver
+    of its records are deleted    deletes the files
+    a retry after its record      it finds no file and writes one; the segment's record counts, the retry's data files
+    was gathered                  are orphans, and its record is deleted by the next look of the driver
+    while finish removes records  first those with files, then each segment that holds one: a new segment without them,
+    from segments                 then the old one is deleted      crash: both stand, as if nothing were removed yet
     while finish removes orphans  the same removal again
     before the manifest           finish is repeated; it is idempotent
     after the manifest            the job is finished; the next run removes markers, shuffled rows and strays: files of
@@ -46,6 +55,16 @@ its put and that removal, after a whole later run has finished, it leaves a file
 name, until the same command is run once more. Asleep between its last question and its record, it leaves a record whose
 files the later run may have removed as orphans; such a record gives way to any other that covers its rows, and where
 none does, ``finish`` says which record to delete.
+
+A driver that was asleep and gathers records after a later run has begun loses none of them: a segment is written
+before anything is deleted, no segment is overwritten, and one is deleted only after another holds what is left of it.
+It asks whether it holds the lease before it writes and before it deletes. Asleep between question and write, it may
+bring back a record that the later run's ``finish`` has removed: that record shares its rows with others and is removed
+by the next ``finish``, or, once the manifest is written, says nothing any more. Where segments of two runs hold records
+of one name, that of the later run counts.
+
+Who reads the ledger lists the files first and the segments second. A file that has vanished since it was listed is in a
+segment that is listed again; a segment that has vanished was replaced by another.
 
 On a store that ignores conditional puts, two writers of one record name may both believe they won. Their records cover
 the same rows and name different complete files; the one that stands there when ``finish`` reads is right, the other's
@@ -62,17 +81,17 @@ import re
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import DeadEndError, JobError, UserError
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
+from connectors.segments import DAMAGE, RECORDS, REDO, Segments, renewed
 from connectors.storage import Folder, StorageOptions
 from connectors.units import Coverage, Range, total_rows
 
@@ -122,11 +141,18 @@ class Commit:
     packed: str = field(default="", repr=False)
     """The outcome of each row, see ``pack_outcomes``. Only a file that is cut needs them, and a ledger holds very many,
     so ``Ledger.commits`` leaves them where they are and ``Ledger.outcomes`` reads those of one record."""
+    segment: str = field(default="", repr=False, compare=False)
+    """The segment that it was read from; empty where it has a file of its own."""
 
     @property
     def name(self) -> str:
         """The same rows always get the same name."""
         return record_name(self.ranges)
+
+    @property
+    def path(self) -> str:
+        """The object that holds it, relative to the output folder."""
+        return f"_rmbatch/segments/{self.segment}{RECORDS}" if self.segment else f"_rmbatch/commits/{self.name}"
 
     @property
     def num_rows(self) -> int:
@@ -153,10 +179,14 @@ class Commit:
     @classmethod
     def from_json(cls, text: bytes) -> "Commit":
         """The record that ``to_json`` wrote; raises ValueError where it contradicts itself."""
-        data = orjson.loads(text)
+        return cls.from_data(orjson.loads(text))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], segment: str = "") -> "Commit":
+        """The record whose JSON was read; raises ValueError where it contradicts itself."""
         ranges = [Range(*piece) for piece in data["ranges"]]
         files = [DataFile(**file) for file in data["files"]]
-        record = cls(ranges, files, data["rows"], data["tally"], data["run"], data["at"], data["outcomes"])
+        record = cls(ranges, files, data["rows"], data["tally"], data["run"], data["at"], data["outcomes"], segment)
         if sum(record.rows.values()) != record.num_rows or not ranges:
             raise ValueError("its counts are not those of its ranges")
         if any(file.num_rows != record.rows[file.part] for file in files):
@@ -274,7 +304,8 @@ class Ledger:
         self.private.delete(["manifest.json"])
         kept = {"plan.json", "lease", *keep}
         found = {entry.name.split("/")[0] for entry in self.private.entries()} - kept
-        for name in sorted(found, key=lambda name: (name != "commits", name != "grouped.json")):
+        first = ["commits", "segments", "grouped.json"]
+        for name in [*(name for name in first if name in found), *sorted(found - {*first})]:
             self.private.remove(name)
             self.private.delete([name])
         self.private.delete(["plan.json"])
@@ -310,32 +341,90 @@ class Ledger:
                 f"{self.private.url}/{name} is damaged ({error}); start with a new output path"
             ) from None
 
+    @property
+    def segments(self) -> Segments:
+        """The objects that hold many records each."""
+        return Segments(self.private.folder("segments"))
+
     def commit(self, record: Commit) -> bool:
-        """Account for rows; False if an earlier attempt at exactly these rows already did."""
-        return self.private.create(f"commits/{record.name}", record.to_json())
+        """Account for rows; False if an earlier attempt at exactly these rows already did.
+
+        An attempt whose record has been gathered into a segment does not count here: a look at the segments would
+        cost more than the record. It counts when the ledger is read.
+        """
+        try:
+            return self.private.create(f"commits/{record.name}", record.to_json())
+        except FileNotFoundError:  # it was gathered between our put and the look at what stands there
+            found = self._gathered().get(record.name)
+            if found is None:
+                raise
+            return found == replace(record, packed="")
 
     def commits(self) -> list[Commit]:
         """All records without their outcomes, those with the most rows first where they begin at the same row."""
-        names = [entry.name for entry in self.private.entries("commits")]
-        records = []
-        for start in range(0, len(names), READ_AT_ONCE):
-            part = names[start : start + READ_AT_ONCE]
-            for name, text in zip(part, self.private.read_many(part), strict=True):
-                if text is not None:  # ``finish`` has removed it since it was listed, which ``rmbatch status`` may see
-                    records.append(replace(self._decode_record(name, text), packed=""))
-        return sorted(records, key=lambda record: (record.ranges[0][:2], -record.num_rows, record.name))
+        listed = self.loose_names()  # before the segments, or a record gathered in between is seen in neither
+        held = self._gathered()
+        wanted = [name for name in listed if name not in held]
+        loose = []
+        for start in range(0, len(wanted), READ_AT_ONCE):
+            loose += [replace(each, packed="") for each in self.read_loose(wanted[start : start + READ_AT_ONCE])]
+        if len(loose) < len(wanted):  # gathered since they were listed; or removed by ``finish``, as a status may see
+            held = self._gathered()
+        found = {record.name: record for record in loose} | held
+        return sorted(found.values(), key=lambda record: (record.ranges[0][:2], -record.num_rows, record.name))
 
-    def _record(self, name: str) -> Commit | None:
-        text = self.private.read_if_exists(name)
-        return None if text is None else self._decode_record(name, text)
+    def loose_names(self) -> list[str]:
+        """The names of the records that have a file of their own."""
+        return [entry.name.removeprefix("commits/") for entry in self.private.entries("commits")]
+
+    def read_loose(self, names: Sequence[str]) -> list[Commit]:
+        """The records that have these files, outcomes included; without those that have vanished."""
+        texts = self.private.read_many([f"commits/{name}" for name in names])
+        return [self._decode_record(name, text) for name, text in zip(names, texts, strict=True) if text is not None]
+
+    def delete_loose(self, names: Iterable[str]) -> None:
+        """Delete the files of these records."""
+        self.private.delete([f"commits/{name}" for name in names])
+
+    def remove(self, names: Container[str]) -> None:
+        """Remove records, wherever they stand. A crash on the way leaves some of them as they were before."""
+        self.delete_loose(name for name in self.loose_names() if name in names)
+        for segment, data in self.segments.read():
+            records = self.decode_segment(segment, data)
+            left = [record for record in records if record.name not in names]
+            if len(left) == len(records):
+                continue
+            if left:
+                outcomes = self.segments.outcomes(segment)
+                packed = {record.name: outcomes[record.name] for record in left}
+                self.segments.write(renewed(segment), [record.to_json() for record in left], packed)
+            self.segments.delete(segment)
+
+    def _gathered(self) -> dict[str, Commit]:
+        """The records that segments hold, by name; where two hold one name, that of the later run."""
+        found: dict[str, Commit] = {}
+        for segment, data in self.segments.read():
+            for record in self.decode_segment(segment, data):
+                if record.name not in found or found[record.name].segment < segment:
+                    found[record.name] = record
+        return found
+
+    def decode_segment(self, segment: str, data: Iterable[Mapping[str, Any]]) -> list[Commit]:
+        """The records of a segment that was read, without their outcomes."""
+        try:
+            return [Commit.from_data(each, segment) for each in data]
+        except DAMAGE as error:
+            raise self.segments.damaged(segment, error) from None
 
     def _decode_record(self, name: str, text: bytes) -> Commit:
         try:
             record = Commit.from_json(text)
-            if name != f"commits/{record.name}":
+            if name != record.name:
                 raise ValueError("its name is not that of its ranges")
         except _DAMAGE as error:
-            raise JobError(f"the commit record {self.private.url}/{name} is damaged ({error}); {_REDO}") from None
+            raise JobError(
+                f"the commit record {self.private.url}/commits/{name} is damaged ({error}); {REDO}"
+            ) from None
         return record
 
     def standing(self, name: str) -> Commit:
@@ -343,21 +432,23 @@ class Ledger:
         return replace(self._standing(name), packed="")
 
     def outcomes(self, record: Commit) -> np.ndarray:
-        """KEPT, REJECTED or DEAD_LETTER of each row of the record: int8, read from its file."""
-        path = f"{self.private.url}/commits/{record.name}"
+        """KEPT, REJECTED or DEAD_LETTER of each row of the record: int8, read from its file or segment."""
+        record = record if record.segment else self._standing(record.name)
+        packed = self.segments.outcomes(record.segment).get(record.name, "") if record.segment else record.packed
+        path = f"{self.output.url}/{record.path}"
         try:
-            outcomes = unpack_outcomes(self._standing(record.name).packed)
+            outcomes = unpack_outcomes(packed)
         except _DAMAGE as error:
-            raise JobError(f"the commit record {path} is damaged ({error}); {_REDO}") from None
+            raise JobError(f"the commit record {path} is damaged ({error}); {REDO}") from None
         if count_outcomes(outcomes) != dict(record.rows):
-            raise JobError(f"the commit record {path} is damaged (its outcomes are not its counts); {_REDO}")
+            raise JobError(f"the commit record {path} is damaged (its outcomes are not its counts); {REDO}")
         return outcomes
 
     def _standing(self, name: str) -> Commit:
-        record = self._record(f"commits/{name}")
-        if record is None:
+        found = self.read_loose([name]) or [each for each in self._gathered().values() if each.name == name]
+        if not found:
             raise JobError(f"the commit record {self.private.url}/commits/{name} has vanished")
-        return record
+        return found[0]
 
     def missing(self, dataset: InputDataset, commits: Iterable[Commit]) -> list[Range]:
         """The rows of the planned (or grouped) dataset that no record covers, in order."""
@@ -403,6 +494,5 @@ def covered(commits: Iterable[Commit]) -> Coverage:
     return coverage
 
 
-_REDO = "delete it and run the same command again: its rows are done anew"
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error, pa.ArrowException)
+_DAMAGE = (*DAMAGE, zlib.error)
 """What decoders raise on text that was cut off or altered."""

@@ -20,6 +20,7 @@ import orjson
 from cluster.local import attached, cluster_address
 from cluster.submitted import refuse_lost_output
 from connectors.attempts import Attempts
+from connectors.compaction import compacting
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
 from connectors.faults import explained
@@ -233,6 +234,7 @@ def _work(job: Job, ledger: Ledger, plan: Plan, prepared: Prepared, lease: Lease
         with (
             engines(job.run, models, display) as served,
             clients(job_judges(prepared), ledger, options, display) as judged,
+            compacting(ledger, lease, display.say),
             _watched(job, board, served, judged, display, total=dataset.num_rows, done=done, before=before),
         ):
             began = time.monotonic()

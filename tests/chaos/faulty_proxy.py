@@ -63,6 +63,8 @@ class Settings:
     """Spoil only requests whose first line holds this text, e.g. ``PUT /bucket/out/_rmbatch``; empty means all."""
     at_most: int = -1
     """Stop after this many more faults; negative means never."""
+    latency_s: float = 0.0
+    """Seconds that each request waits before it is passed on."""
 
     def update(self, values: dict[str, str]) -> None:
         """Set the named fields from text. Raises ValueError, and sets nothing, for an unknown name or value."""
@@ -71,11 +73,12 @@ class Settings:
         rate = float(values.get("rate", self.rate))
         kinds = tuple(values["kinds"].split(",")) if "kinds" in values else self.kinds
         at_most = int(values.get("at_most", self.at_most))
+        latency_s = float(values.get("latency_s", self.latency_s))
         if not 0 <= rate <= 1:
             raise ValueError(f"rate is a probability, 0 to 1; got {rate}")
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"unknown kinds {sorted(unknown)}; there are {list(KINDS)}")
-        self.rate, self.kinds, self.at_most = rate, kinds, at_most
+        self.rate, self.kinds, self.at_most, self.latency_s = rate, kinds, at_most, latency_s
         self.match = values.get("match", self.match)
 
 
@@ -256,6 +259,7 @@ class Proxy:
             return await self.reply(writer, s3_error(fault, path), head_only=method == "HEAD")
         if fault == "delay":
             await asyncio.sleep(self.rng.uniform(0.2, 1.5))
+        await asyncio.sleep(self.settings.latency_s)
         response = await forward(request, self.address.hostname or "", self.address.port or 80)
         if fault == "lost_ack":
             return False

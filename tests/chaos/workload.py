@@ -203,7 +203,7 @@ def _flat(prompt: dict[str, Any], place: int) -> dict[str, Any]:
 
 
 PARTS = ("data", "rejected", "dead_letters")
-LEFT_BY_DESIGN = re.compile(r"(plan|grouped|manifest|summary)\.json|(lease|commits)/[^/.]+\.json")
+LEFT_BY_DESIGN = re.compile(r"(plan|grouped|manifest|summary)\.json|(lease|commits)/[^/.]+\.json|segments/[^/]+\.zst")
 
 
 def check_finished(place: Place, output: str) -> Rows:

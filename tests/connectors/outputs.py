@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors import jsonl
+from connectors.compaction import Compactor
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.finish import finish
@@ -69,8 +70,16 @@ def whole(dataset: InputDataset) -> list[Range]:
     return [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
 
 
+def compact(ledger: Ledger, epoch: int = 1) -> int:
+    """A look of the driver at the records."""
+    return Compactor(ledger, epoch, lambda: None).compact()
+
+
 def run_to_end(dataset: InputDataset, spec: OutputSpec, run: str = "run") -> dict:
-    """What a command does: plan if need be, work off what no record covers, a task for each piece, finish."""
+    """What a command does: plan if need be, work off what no record covers, a task for each piece, finish.
+
+    The driver looks at the records after each task.
+    """
     ledger = Ledger(spec.folder)
     if (manifest := ledger.manifest()) is not None:
         return manifest
@@ -81,6 +90,7 @@ def run_to_end(dataset: InputDataset, spec: OutputSpec, run: str = "run") -> dic
     for attempt in range(2):
         for piece in ledger.missing(dataset, ledger.commits()):
             work(dataset, [piece], spec, run)
+            compact(ledger)
         try:
             return finish(ledger, planned, spec, run)
         except JobError:

@@ -1,5 +1,6 @@
 """Any crash point and a resume give what one clean run gives; overlaps, damage and loss."""
 
+import contextlib
 import dataclasses
 import gzip
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.connectors.crashing_store import KilledError, ignoring_conditions, ki
 from tests.connectors.inputs import plan, write_files
 from tests.connectors.outputs import (
     assert_finished,
+    compact,
     read_output,
     run_to_end,
     small_input,
@@ -52,9 +54,25 @@ def one_run(spec: OutputSpec, dataset: InputDataset) -> dict:
 
 
 def two_runs(spec: OutputSpec, dataset: InputDataset) -> dict:
-    if not Ledger(spec.folder).commits():
+    ledger = Ledger(spec.folder)
+    if not ledger.commits():
         work_twice(spec, dataset)
+    compact(ledger)
     return run_to_end(dataset, spec, "new")
+
+
+@contextlib.contextmanager
+def gathered(folder: Folder, records: int = 2) -> Iterator[None]:
+    """Segments of so few records that small outputs have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connectors.compaction.SEGMENT_RECORDS", records)
+        yield
+
+
+@contextlib.contextmanager
+def gathered_and_ignoring_conditions(folder: Folder) -> Iterator[None]:
+    with gathered(folder), ignoring_conditions(folder):
+        yield
 
 
 def work_twice(spec: OutputSpec, dataset: InputDataset) -> None:
@@ -81,6 +99,10 @@ def replace(piece: Range, **ends: int) -> Range:
         pytest.param(two_runs, JSONL, nullcontext, id="two runs, JSONL"),
         pytest.param(two_runs, UNWRITTEN, nullcontext, id="two runs, rejected rows in no file"),
         pytest.param(two_runs, {}, ignoring_conditions, id="two runs, conditions ignored"),
+        pytest.param(one_run, {"file_bytes": 1}, gathered, id="one run, segments"),
+        pytest.param(two_runs, {}, gathered, id="two runs, segments"),
+        pytest.param(two_runs, UNWRITTEN, gathered, id="two runs, segments, rejected rows in no file"),
+        pytest.param(two_runs, {}, gathered_and_ignoring_conditions, id="two runs, segments, conditions ignored"),
     ],
 )
 def test_any_crash_point_and_a_resume_equal_one_clean_run(
@@ -106,7 +128,8 @@ def test_any_crash_point_and_a_resume_equal_one_clean_run(
     assert number > 15
 
 
-def test_a_second_crash_while_overlaps_are_resolved_changes_nothing(tmp_path: Path, memory: Folder):
+@pytest.mark.parametrize("records", [1000, 2, 1])
+def test_a_second_crash_while_overlaps_are_resolved_changes_nothing(tmp_path: Path, memory: Folder, records: int):
     """Killed again and again, each time one change later: it still ends, and ends the same."""
     dataset = small_input(tmp_path / "in", num_rows=11)
     clean = spec_of(memory.folder("clean"), dataset)
@@ -116,8 +139,8 @@ def test_a_second_crash_while_overlaps_are_resolved_changes_nothing(tmp_path: Pa
     work_twice(spec, dataset)
     while ledger.manifest() is None:
         number += 1
-        with suppress(KilledError), killed_after(memory, number):
-            run_to_end(dataset, spec)
+        with gathered(memory, records), suppress(KilledError), killed_after(memory, number):
+            two_runs(spec, dataset)
     assert number > 5
     assert_finished(spec, ledger.manifest(), manifest, read_output(clean))
 
