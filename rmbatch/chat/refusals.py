@@ -77,7 +77,13 @@ _RULES = (
     _rule("model", "DeploymentNotFound", "model_not_found", "unknown_model", "invalid_model", statuses=_4XX),
     _rule("model", "key_model_access_denied", "team_model_access_denied", "model_not_supported", statuses=_4XX),
     _rule("model", words=r"invalid model name|not a valid model|unknown model|no such model", statuses=_4XX),
-    _rule("model", words=r"\bmodel\b.{0,120}\b(?:does not exist|not found)|not allowed to access model", statuses=_4XX),
+    # The name follows the word, and the verb the name: a row that speaks of models must not stop the job.
+    _rule(
+        "model",
+        words=r"\bmodels?\b[ =:/]*[`'\"]?[\w./:@-]+[`'\"]?,? (?:does not exist|(?:was |is )?not found)",
+        statuses=_4XX,
+    ),
+    _rule("model", words=r"not allowed to access model", statuses=_4XX),
     _rule("model", words=r"no endpoints found|deployment for this resource does not exist", statuses=_4XX),
     _rule("key", "invalid_api_key", "token_not_found_in_db", "expired_key", statuses=_4XX),
     _rule("key", words=r"(?:incorrect|invalid) api key|api key (?:not valid|expired)", statuses=_4XX),

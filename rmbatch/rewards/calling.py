@@ -64,7 +64,7 @@ def _of_columns(name: str, form: Form, function: Callable[..., Any], columns: Gi
             named[argument.name] = value
     try:
         given = function(*positional, **named)
-        return finished(given) if form.is_async else given
+        given = finished(given) if form.is_async else given
     except (AttributeError, TypeError) as fault:
         if form.is_said:
             raise
@@ -72,6 +72,12 @@ def _of_columns(name: str, form: Form, function: Callable[..., Any], columns: Gi
             f"reward {name!r} raised {type(fault).__name__}: {fault}; nothing is annotated, so it was given whole "
             f"Arrow columns; for a row at a time write `def {name}(response: str) -> float`"
         ) from fault
+    if isinstance(given, list) and not form.is_said:
+        raise RewardError(
+            f"reward {name!r} gave a list and nothing is annotated, so it was given Arrow columns, whose items never "
+            f"equal a str; write `def {name}(response: list[str]) -> list[float]`"
+        )
+    return given
 
 
 def _whole(name: str, form: Form, argument: Argument, column: pa.Array) -> Any:

@@ -106,7 +106,7 @@ def _verdict(response: str, reference: str, timeout_s: int) -> Verdict:
 
 def _read(text: str, timeout_s: int) -> list[Any]:
     """The answer in a text as math-verify gives it: its value, then the words it was found in; [] for none."""
-    text = _ROW_SPACING.sub(r"\\\\", text)
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", _ROW_SPACING.sub(r"\\\\", text))
     bare = _bare_answer(text.strip())
     if bare is None:
         return _parsed(text, timeout_s)
@@ -181,9 +181,10 @@ _PROSE = re.compile(r"(?<![^\s,])[A-Za-z]{2,}(?![^\s,.])|[A-Za-z]{4}|[^\x20-\x7e
 _WHITE = re.compile(r"\s+")
 _PARTS = re.compile(r"[0-9](?![ \t\xa0\u2009\u202f]?[0-9]{3}(?![0-9/]))\s+[0-9]")
 """Two numbers, which the white space between them keeps apart; before three digits it only groups them."""
-_ROW_SPACING = re.compile(
-    r"\\\\\*?\s*\[\s*-?[0-9.]+\s*(?:pt|pc|in|cm|mm|em|ex|mu|bp|sp|dd|cc)\s*\]"
-)  # latex2sympy: factors
+# latex2sympy takes it for factors.
+_ROW_SPACING = re.compile(r"\\\\\*?\s*\[\s*-?[0-9.]+\s*(?:pt|pc|in|cm|mm|em|ex|mu|bp|sp|dd|cc)\s*\]")
+# √3, √(x+1), sqrt(2): of these math-verify reads what stands before the root, or inside it.
+_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])\\?sqrt(?=\s*\())\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]))")
 
 
 def _text_of(parsed: list[Any]) -> str:

@@ -368,3 +368,11 @@ def test_reading_a_form_runs_nothing() -> None:
     assert spec_of(by_row).columns == ("response",)
     assert spec_of(trl).columns == ("response", "*")
     assert spec_of(verl).columns == ("data_source", "response", "reference", "extra_info")
+
+
+def test_list_from_a_function_without_annotations_is_refused() -> None:
+    def yes(response):  # type: ignore[no-untyped-def]
+        return [1.0 if text == "yes" else 0.0 for text in response]  # never equal: these are Arrow scalars
+
+    with pytest.raises(RewardError, match=r"write `def yes\(response: list\[str\]\) -> list\[float\]`"):
+        rmbatch.reward(yes).evaluate({"response": "yes"})

@@ -49,6 +49,11 @@ CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     ),  # row spacing
     (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", "\\begin{pmatrix} 1 \\\\*[ 2mm ] 2 \\end{pmatrix}", 1.0, None),
     (r"\boxed{\begin{pmatrix} 1 \\[8pt] 3 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 0.0, None),
+    (r"so \boxed{2√3}", "2", 0.0, None),  # not only what stands before the root
+    (r"so \boxed{2√3}", r"2\sqrt{3}", 1.0, None),
+    ("The answer is √2.", r"\sqrt{2}", 1.0, None),
+    (r"The answer is $\sqrt{2}$.", "sqrt(2)", 1.0, None),
+    (r"\sqrt(2)", r"\sqrt{2}", 1.0, None),
     (
         r"\boxed{\begin{pmatrix} 1 \\ [2] \end{pmatrix}}",
         r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
