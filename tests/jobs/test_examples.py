@@ -98,6 +98,22 @@ def test_principles_example_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [each["text"] for each in report["worth"]["principles"]] == [principle]
 
 
+@pytest.mark.ray
+@pytest.mark.served
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.timeout(600)
+def test_reward_model_example_runs_with_a_model_that_is_there(clone: Path) -> None:
+    pytest.importorskip("torch")
+    from tests.tiny_models import make_model
+
+    model = "rewards.right_and_good.gate.then."
+    here = {"model": make_model(clone / "model", "scalar"), "engine": "transformers", "gpus": 0, "max_length": 512}
+    overrides = [f"{model}{key}={value}" for key, value in here.items()]
+    summary = run_example("reward_model.yaml", *overrides, f"{model}replicas=1")
+    assert summary.rows["data"] == 150
+    assert summary.tally["scored.right_and_good.then"] > 150  # the right solutions
+
+
 def test_first_line_of_each_example_is_its_command() -> None:
     for file in EXAMPLES.glob("*.yaml"):
         text = file.read_text()
