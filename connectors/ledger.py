@@ -98,7 +98,7 @@ from connectors.units import Coverage, Range, total_rows
 T = TypeVar("T")
 
 VERSION = 2
-READ_AT_ONCE = 1000
+READ_AT_ONCE = 64
 """Records whose outcomes, of which none is kept, are in memory together."""
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
 """The part of the output that rows of each outcome are in."""
