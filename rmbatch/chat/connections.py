@@ -16,6 +16,7 @@ from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.connections import forget, reached
+from rmbatch.extras import require
 from rmbatch.served.engine import EngineError, EngineLost
 
 if TYPE_CHECKING:
@@ -89,13 +90,10 @@ def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "Lease
 
     ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone.
     """
-    try:
-        from rmbatch.chat.admission import admission_for
-        from rmbatch.chat.client import ChatClient
-    except ModuleNotFoundError as missing:
-        raise UserError(
-            f"judges need the package {missing.name!r}, not installed here: pip install 'rmbatch[judge]'"
-        ) from None
+    require("judge", f"the model {spec.model!r}")
+    from rmbatch.chat.admission import admission_for
+    from rmbatch.chat.client import ChatClient
+
     try:
         return ChatClient(spec, options, admission=admission_for(spec, source))
     except EngineError as error:
