@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jobs.running import Summary
+    from jobs.run.rows import Summary
 
 
 def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
@@ -15,10 +15,10 @@ def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
     """
     import os
 
-    from jobs.config import parse_job
-    from jobs.display import Display
-    from jobs.jobfile import read_job_file
-    from jobs.running import run_job
+    from jobs.config.file import read_job_file
+    from jobs.config.sections import parse_job
+    from jobs.run.rows import run_job
+    from jobs.show.display import Display
 
     given = [*overrides, *([] if limit is None else [f"input.limit={limit}"])]
     job = parse_job(read_job_file(job_file, given, os.environ), job_file)

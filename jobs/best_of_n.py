@@ -9,12 +9,12 @@ output: {path: best/}
 """
 
 from connectors.errors import UserError
-from jobs.config import BestOfNJob
+from jobs.config.sections import BestOfNJob
 from jobs.score import score_stage
-from rmbatch.best_of_n import SelectStage
-from rmbatch.names import nearest
-from rmbatch.rows import Roles
-from rmbatch.scoring import TOTAL, ScoreStage
+from rmbatch.rows.roles import Roles
+from rmbatch.settings.names import nearest
+from rmbatch.stages.score import TOTAL, ScoreStage
+from rmbatch.stages.select import SelectStage
 
 
 def stages(job: BestOfNJob, roles: Roles) -> list[ScoreStage | SelectStage]:

@@ -23,7 +23,7 @@ import typer
 from connectors.errors import DeadEndError, JobError, UserError
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs: --help and a mistake come at once
-    from jobs.preparation import Job
+    from jobs.run.prepare import Job
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -81,12 +81,12 @@ def run(
     if dry_run:
         _show_plan(job, "H100", as_json)
         return
-    from jobs.display import Display, result_table
-    from jobs.running import run_job
+    from jobs.run.rows import run_job
+    from jobs.show.display import Display, result_table
 
     with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
         if overwrite:
-            from jobs.overwriting import discard_output
+            from jobs.run.overwrite import discard_output
 
             discard_output(job, display, confirm=lambda question: yes or _confirm(question))
         summary = run_job(job, display)
@@ -119,8 +119,8 @@ def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) 
     job = _read(job_file, overrides, limit)
     from rich.console import Console
 
-    from jobs.display import Display
-    from jobs.doctor import show_doctor
+    from jobs.show.display import Display
+    from jobs.show.doctor import show_doctor
 
     if not show_doctor(job, Display(Console())):
         raise typer.Exit(1)
@@ -131,10 +131,10 @@ def principles(job_file: JobFile, overrides: Overrides = None, limit: Limit = No
     """Find the principles behind preferences, measure what they are worth, and write them as a file for a judge."""
     from rich.console import Console
 
-    from jobs.display import Display, table
-    from jobs.jobfile import read_job_file
+    from jobs.config.file import read_job_file
     from jobs.principles import run_principles, told_lines
     from jobs.principles_config import parse_principles_job
+    from jobs.show.display import Display, table
 
     job = parse_principles_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
     with Display() as display:
@@ -154,8 +154,8 @@ def status(
     from rich.console import Console
 
     from connectors.storage import StorageOptions
-    from jobs.display import Display
-    from jobs.status import output_status, show_status
+    from jobs.show.display import Display
+    from jobs.show.status import output_status, show_status
 
     with Display() as display, display.doing("reading the ledger"):
         found = output_status(output, StorageOptions(endpoint, region, profile))
@@ -175,7 +175,7 @@ def rewards(
     """List the rewards and judges by topic, or describe one: what it reads, its knobs, its scale, its source."""
     from rich.console import Console
 
-    from jobs.catalogue import catalogue, show_rewards
+    from jobs.show.catalogue import catalogue, show_rewards
 
     if as_json:
         _print_json(catalogue(name))
@@ -184,8 +184,8 @@ def rewards(
 
 
 def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
-    from jobs.config import parse_job
-    from jobs.jobfile import read_job_file
+    from jobs.config.file import read_job_file
+    from jobs.config.sections import parse_job
 
     return parse_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
 
@@ -197,8 +197,8 @@ def _given(overrides: list[str] | None, limit: int | None) -> list[str]:
 def _show_plan(job: Job, gpu: str, as_json: bool) -> None:
     from rich.console import Console
 
-    from jobs.display import Display
-    from jobs.preview import look_ahead, show_plan
+    from jobs.show.display import Display
+    from jobs.show.plan import look_ahead, show_plan
 
     with Display() as display, display.doing("reading the input"), redirect_stdout(sys.stderr):
         found = look_ahead(job, gpu)

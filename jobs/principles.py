@@ -30,14 +30,14 @@ from connectors.planning import plan_dataset
 from connectors.schema import DEAD
 from connectors.storage import Folder
 from connectors.units import Range
-from jobs.config import differences
-from jobs.display import Display
-from jobs.preparation import jsonl_options, storage_options
+from jobs.config.sections import differences
 from jobs.principles_config import MOST_ROWS, PrinciplesJob, deciding_fields
-from jobs.sampling import readable
+from jobs.run.prepare import jsonl_options, storage_options
+from jobs.run.sampling import readable
+from jobs.show.display import Display
+from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import clients
-from rmbatch.chat.spending import spending
-from rmbatch.chat.spent import ANSWERS
+from rmbatch.costs.chat import spending
 from rmbatch.discovery.embeddings import embedded
 from rmbatch.discovery.finding import Findings, Selection, find_principles
 from rmbatch.discovery.preferences import Found, Preference, read_preferences, split
@@ -46,7 +46,7 @@ from rmbatch.discovery.report import page, verdict_line
 from rmbatch.discovery.select import text_vectors
 from rmbatch.discovery.trial import Trial
 from rmbatch.judges.principles import PrincipleSet, write_principles
-from rmbatch.rows import guess_roles
+from rmbatch.rows.roles import guess_roles
 
 FEWEST_ROWS = 10
 UNIT_BYTES = 64 << 20

@@ -10,21 +10,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from connectors.errors import UserError
-from jobs.config import InputConfig, StorageConfig, Text
-from jobs.jobfile import shown, validate
-from jobs.reward_config import Config
+from jobs.config.file import shown, validate
+from jobs.config.sections import InputConfig, StorageConfig, Text
 from rmbatch.chat.spec import HOW_IT_RUNS, ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
 from rmbatch.discovery.trial import Comparing
-from rmbatch.served.spec import Plain
+from rmbatch.settings.base import PlainName, Settings
 
 MOST_ROWS = 5000
 """More are refused: each is asked about several times, and a few hundred say as much."""
 WRITER_TEMPERATURE = 0.7
 
 
-class ProposeConfig(Config):
+class ProposeConfig(Settings):
     """How principles come out of single rows."""
 
     per_row: Annotated[int, Field(ge=1, le=10)] = 3
@@ -33,7 +32,7 @@ class ProposeConfig(Config):
     """The most revisions where the judge, going by them, does not prefer what was preferred."""
 
 
-class SelectPrinciplesConfig(Config):
+class SelectPrinciplesConfig(Settings):
     """Which of all that were proposed are kept."""
 
     keep: Annotated[int, Field(ge=1, le=32)] = 8
@@ -49,7 +48,7 @@ class SelectPrinciplesConfig(Config):
     """Who says which principles are alike. None: texts are compared by the parts of their words, offline."""
 
 
-class PrinciplesOutput(Config):
+class PrinciplesOutput(Settings):
     """Where the results go."""
 
     path: Text
@@ -58,7 +57,7 @@ class PrinciplesOutput(Config):
     """How to reach it. None: as the input."""
 
 
-class PrinciplesJob(Config):
+class PrinciplesJob(Settings):
     """Principles are found in preferences, measured, and written as a file."""
 
     job: Literal["principles"]
@@ -66,7 +65,7 @@ class PrinciplesJob(Config):
     """Where the rows are; a few hundred, in any order."""
     preferences: PreferenceColumns = PreferenceColumns(chosen="chosen", rejected="rejected")
     """Which columns say what was preferred."""
-    topic: Plain = "found"
+    topic: PlainName = "found"
     """A short name of the principles, of letters, digits, _ and -."""
     about: Text
     """What is judged, in a sentence or two, for the prompts and for the file."""

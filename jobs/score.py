@@ -7,10 +7,10 @@ output: {path: scored/}
 """
 
 from connectors.errors import UserError
-from jobs.config import BestOfNJob, ScoreJob
+from jobs.config.sections import BestOfNJob, ScoreJob
 from rmbatch.rewards.evaluation import Reward
-from rmbatch.rows import Roles
-from rmbatch.scoring import ScoreStage
+from rmbatch.rows.roles import Roles
+from rmbatch.stages.score import ScoreStage
 
 
 def stages(job: ScoreJob, roles: Roles) -> list[ScoreStage]:

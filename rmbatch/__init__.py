@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from connectors.errors import JobError as JobError
     from connectors.errors import UserError as UserError
-    from jobs.running import Summary
+    from jobs.run.rows import Summary
     from rmbatch.rewards.contract import RewardError as RewardError
     from rmbatch.rewards.contract import Scores as Scores
     from rmbatch.rewards.evaluation import Candidate as Candidate
@@ -35,7 +35,7 @@ def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "
     own, see docs/own_rewards.md.
     """
     from rmbatch.judges.library import is_judge
-    from rmbatch.rewards.bound import bind
+    from rmbatch.rewards.function import bind
 
     if isinstance(ref, Mapping) or (isinstance(ref, str) and ref.endswith((".yaml", ".yml"))):
         return _job_reward(ref, **knobs)
@@ -46,7 +46,7 @@ def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "
 
 def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: Any) -> "Reward":
     from connectors.errors import UserError
-    from jobs.job_reward import job_rewards
+    from jobs.config.job_reward import job_rewards
 
     if knobs:
         raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
@@ -57,9 +57,9 @@ def reward_model(model: str, **settings: Any) -> "Reward":
     """The reward that a served model gives: a folder or a hub name, loaded here when it is first asked.
 
     ``settings``: ``engine="vllm" | "transformers" | "endpoint"``, ``max_length``, ``gpus`` and whatever else
-    ``rmbatch.served.spec.ServedModel`` lists. Raises UserError for what does not fit.
+    ``rmbatch.reward_models.spec.ServedModel`` lists. Raises UserError for what does not fit.
     """
-    from rmbatch.served.reward import reward_model
+    from rmbatch.reward_models.reward import reward_model
 
     return reward_model(model, **settings)
 

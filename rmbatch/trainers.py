@@ -14,12 +14,12 @@ from typing import Any
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from rmbatch.names import nearest
-from rmbatch.rewards.bound import BoundReward
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.evaluation import Result, Reward
+from rmbatch.rewards.function import BoundReward
 from rmbatch.rewards.scores import RewardError
-from rmbatch.rows import ROLES
+from rmbatch.rows.roles import ROLES
+from rmbatch.settings.names import nearest
 
 RAISED = "reward_raised"
 """The code of a sample on which the reward's own code raised."""
@@ -56,7 +56,7 @@ class TrainerReward:
         if isinstance(reward, Reward):
             return cls(reward.name, reward, columns or {}, columns or {})
         if isinstance(reward, Mapping) or (isinstance(reward, str) and reward.endswith((".yaml", ".yml"))):
-            from jobs.job_reward import job_rewards
+            from jobs.config.job_reward import job_rewards
 
             job = job_rewards(reward)
             return cls(*job.one(by), {**job.columns, **(columns or {})}, columns or {})

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from connectors.errors import JobError, UserError
-from rmbatch.names import nearest
 from rmbatch.rewards.evaluation import Result
-from rmbatch.rows import EVERYTHING, flatten, guess_roles
-from rmbatch.tables import as_table
+from rmbatch.rows.roles import EVERYTHING, flatten, guess_roles
+from rmbatch.rows.tables import as_table
+from rmbatch.settings.names import nearest
 from rmbatch.trainers import RAISED, TrainerReward
 
 _NO_COLUMNS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
@@ -147,7 +147,7 @@ def async_reward_func(reward: Any, **settings: Any) -> Callable[..., Awaitable[l
 
 def reward_funcs(job: str | Mapping[str, Any], *, num_generations: int | None = None) -> list[RewardFunction]:
     """One reward function for each reward of a job file, or of a dict as its ``rewards:``, in order."""
-    from jobs.job_reward import job_rewards
+    from jobs.config.job_reward import job_rewards
 
     made = job_rewards(job)
     parts = [TrainerReward(name, reward, made.columns) for name, reward in made.rewards.items()]
@@ -159,7 +159,7 @@ def reward_weights(job: str | Mapping[str, Any]) -> list[float]:
 
     TRL adds what is there and leaves out None, whatever ``combine.on_null`` says; ``reward_func`` keeps to it.
     """
-    from jobs.job_reward import job_rewards
+    from jobs.config.job_reward import job_rewards
 
     made = job_rewards(job)
     weights = {} if made.combine is None else made.combine.weights

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from connectors.errors import UserError
 from rmbatch.rewards.evaluation import Result
-from rmbatch.rows import EVERYTHING
+from rmbatch.rows.roles import EVERYTHING
 from rmbatch.trainers import TrainerReward
 
 _OWN = {"response": "solution_str", "reference": "ground_truth", "data_source": "data_source"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from connectors.storage import Folder, StorageOptions
-from tests.s3server import S3Server
+from tests.servers.s3 import S3Server
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tests.hostile_server import HostileServer
+from tests.servers.hostile import HostileServer
 
 
 @dataclass(frozen=True)

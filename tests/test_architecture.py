@@ -116,7 +116,9 @@ for name in RULES:
 """
 
 
-@pytest.mark.parametrize("statement", [EVERY_REWARD, "import rmbatch.scoring, rmbatch.best_of_n", "import jobs.cli"])
+@pytest.mark.parametrize(
+    "statement", [EVERY_REWARD, "import rmbatch.stages.score, rmbatch.stages.select", "import jobs.cli"]
+)
 def test_scoring_without_ray_loads_no_ray(statement: str) -> None:
     assert not loaded_by(statement) & HEAVY  # rmbatch --help comes at once, a notebook needs no cluster
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from jobs.config import parse_job
-from jobs.jobfile import read_job_file
+from jobs.config.file import read_job_file
+from jobs.config.sections import parse_job
 from jobs.principles_config import parse_principles_job
-from rmbatch.connections import close_all
+from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.principles import load_principles
 from tests.judging import judge_server
-from tests.s3server import REPOSITORY
+from tests.servers.s3 import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SERVER, MODEL = "http://host:8000", "Skywork/Skywork-Reward-V2-Llama-3.1-8B"

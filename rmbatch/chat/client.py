@@ -5,13 +5,13 @@ try is ``transport.py``, what is kept is ``cache.py``; where the spec has ``batc
 the first two. It writes no prompts and reads no verdicts.
 
     spec = ChatSpec(endpoints=["http://host:8000"], model="Qwen/Qwen3-32B", max_tokens=2048, cache="s3://team/answers")
-    async with ChatClient(spec) as client:               # EngineError if none is up
+    async with ChatClient(spec) as client:               # ServiceError if none is up
         for completion in await client.complete([ChatRequest([{"role": "user", "content": "…"}])]):
             completion.texts or completion.failure
 
 Equal requests are one: found in the cache, or waiting for each other. Who wants several samples says ``n`` or gives
-them seeds. ``complete`` raises EngineError (a mistake in the job: key, model, URL), BudgetExhausted (the job goes on
-when there is money again) and EngineLost; what was on its way then is waited for and kept, and nothing more is sent.
+them seeds. ``complete`` raises ServiceError (a mistake in the job: key, model, URL), BudgetExhausted (the job goes on
+when there is money again) and ServiceLost; what was on its way then is waited for and kept, and nothing more is sent.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from typing import Any, Self
 import orjson
 
 from connectors.storage import StorageOptions
-from rmbatch.chat.admission import LeasedAdmission
-from rmbatch.chat.batch import LINGER_S, BatchClient
-from rmbatch.chat.batch_api import BatchApi
-from rmbatch.chat.cache import ResponseCache, key_of
+from rmbatch.chat.batch.api import BatchApi
+from rmbatch.chat.batch.client import LINGER_S, BatchClient
 from rmbatch.chat.completion import Completion, read_completion
+from rmbatch.chat.limits.admission import LeasedAdmission
 from rmbatch.chat.spec import Batch, ChatSpec
 from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
-from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply, TryFailed
-from rmbatch.served.endpoints import Admission, Ask, Failure, Patience, Post
-from rmbatch.served.engine import EngineError, EngineLost
+from rmbatch.endpoints.balancer import Admission, Ask, Failure, Patience, Post
+from rmbatch.endpoints.errors import ServiceError, ServiceLost
+from rmbatch.endpoints.http import BadAnswer, Refused, Reply, TryFailed
+from rmbatch.stores.answers import ResponseCache, key_of
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
@@ -70,7 +70,7 @@ class ChatClient:
         admission: LeasedAdmission | None = None,
     ) -> None:
         """``options``: of the cache's store; ``patience``: instead of what the spec says; ``admission``: who holds the
-        spec's ``rate`` and ``budget`` (None: this client alone does). Raises EngineError.
+        spec's ``rate`` and ``budget`` (None: this client alone does). Raises ServiceError.
         """
         self._spec = spec
         patience = patience or Patience(
@@ -104,8 +104,8 @@ class ChatClient:
     async def complete(self, requests: Iterable[ChatRequest]) -> list[Completion]:
         """What became of each, in their order; they are taken as they are needed.
 
-        Servers are first asked for when something is not kept, so that a finished job needs none. Raises EngineError,
-        BudgetExhausted, EngineLost, and OSError where an answer cannot be kept.
+        Servers are first asked for when something is not kept, so that a finished job needs none. Raises ServiceError,
+        BudgetExhausted, ServiceLost, and OSError where an answer cannot be kept.
         """
         if self._cache is not None and time.monotonic() - self._cache.refreshed_at > REFRESH_S:
             await asyncio.to_thread(self._cache.refresh)
@@ -140,7 +140,7 @@ class ChatClient:
 
     async def close(self) -> None:
         """Close all connections; what is under way is lost, but batches of which there are records."""
-        closed = EngineLost("the client was closed")  # what is under way would be tried again
+        closed = ServiceLost("the client was closed")  # what is under way would be tried again
         self._client.stopped = self._client.stopped or closed
         await self._client.disconnect()
         if self._batches is not None:
@@ -236,7 +236,7 @@ class ChatClient:
     ) -> BatchClient:
         endpoint, *others = spec.endpoints
         if others:
-            raise EngineError(f"batch: batches are made at one endpoint; write only {endpoint.url} or another one")
+            raise ServiceError(f"batch: batches are made at one endpoint; write only {endpoint.url} or another one")
         api = BatchApi(
             endpoint.url, api_key=os.environ.get(endpoint.api_key_env or spec.api_key_env), patience=patience
         )
@@ -244,7 +244,7 @@ class ChatClient:
         return BatchClient(api, batch, cache=self._cache, keep=self._keep, linger_s=linger_s, admission=admission)
 
     async def start(self) -> None:
-        """Look whether a server is there, once; ``complete`` does so when it first needs one. Raises EngineError."""
+        """Look whether a server is there, once; ``complete`` does so when it first needs one. Raises ServiceError."""
         if self._batches is None and not self._has_started:
             async with self._starting:
                 if not self._has_started:

@@ -10,11 +10,11 @@ text.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmbatch.chat.prices import Usage
 from rmbatch.chat.thinking import without_thinking
 from rmbatch.chat.transport import ChatReply
-from rmbatch.served.endpoint_client import BadAnswer
-from rmbatch.served.endpoints import Failure
+from rmbatch.costs.prices import Usage
+from rmbatch.endpoints.balancer import Failure
+from rmbatch.endpoints.http import BadAnswer
 
 _TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _ENDED = frozenset({"stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete"})

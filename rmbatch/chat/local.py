@@ -1,7 +1,7 @@
 """The chat clients of a job that runs in this process: answers are kept, and budgets counted through all its runs.
 
-A job on the cluster has its clients in actors (``rmbatch/pipeline/chats.py``). Who asks does not know: the ways are
-connected under the keys by which the specs are asked.
+A job on the cluster has its clients in actors (``rmbatch/pipeline/actors/chats.py``). Who asks does not know: the ways
+are connected under the keys by which the specs are asked.
 
     with clients({"judge": judge.chat(), "writer": writer}, folder) as asked:
         chat_connection(judge.chat()).complete(requests)
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from connectors.errors import JobError
 from connectors.storage import Folder
-from rmbatch.chat.connections import chat_key, opened
-from rmbatch.chat.governor import Governor
-from rmbatch.chat.prices import count
+from rmbatch.chat.connect import chat_key, opened
+from rmbatch.chat.limits.accounts import Spent, check_limits, kept_beside
+from rmbatch.chat.limits.governor import Governor
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.chat.spent import Spent, check_limits, kept_beside
-from rmbatch.connections import connected
-from rmbatch.served.engine import EngineError, EngineLost
+from rmbatch.costs.prices import count
+from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.errors import ServiceError, ServiceLost
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatClient, ChatRequest
@@ -74,7 +74,7 @@ class Clients:
 
     def way(self, spec: ChatSpec) -> "_Way":
         """The way to a client that is opened for it."""
-        from rmbatch.chat.admission import here
+        from rmbatch.chat.limits.admission import here
 
         governor = self._governor(spec)
         client = opened(
@@ -139,7 +139,7 @@ class _Way:
     def complete(self, requests: "Sequence[ChatRequest]") -> "list[Completion]":
         try:
             completions = self._here.run(self._client.complete(requests))
-        except (EngineError, EngineLost) as error:
+        except (ServiceError, ServiceLost) as error:
             raise JobError(f"model {self._spec.model!r}: {error}") from error
         self._here.counts(self._spec).update(count(completions))
         return completions

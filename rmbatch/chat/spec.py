@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from rmbatch.chat.prices import Price
-from rmbatch.served.engine import EngineError
-from rmbatch.served.spec import Part, Positive, Seconds
+from rmbatch.costs.prices import Price
+from rmbatch.endpoints.errors import ServiceError
+from rmbatch.settings.base import Positive, Seconds, Settings
 
 _OWN = {
     *("model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty"),
@@ -29,7 +29,7 @@ HOW_IT_RUNS = {
 """Settings that change no answer, and so may change between runs of one job."""
 
 
-class Endpoint(Part):
+class Endpoint(Settings):
     """One server among several that answer the same."""
 
     url: str
@@ -43,7 +43,7 @@ class Endpoint(Part):
     """The environment variable that has its key. None: the spec's ``api_key_env``."""
 
 
-class Limits(Part):
+class Limits(Settings):
     """How much may be used; None: without limit."""
 
     requests: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -60,7 +60,7 @@ class Limits(Part):
         return self
 
 
-class Batch(Part):
+class Batch(Settings):
     """Requests go through the provider's batch API: cheaper, and answered within a day or so.
 
     At one endpoint only. After a crash the batches that were sent are waited for, where answers are kept (``cache``, as
@@ -80,7 +80,7 @@ class Batch(Part):
     provider ends it."""
 
 
-class ChatSpec(Part):
+class ChatSpec(Settings):
     """Who is asked, how it samples, and how patiently."""
 
     asks_differently: ClassVar[bool] = False
@@ -179,7 +179,7 @@ class ChatSpec(Part):
         for each in self.endpoints:
             try:
                 api_url(each.url)
-            except EngineError as error:
+            except ServiceError as error:
                 raise ValueError(str(error)) from None
         if len({api_url(each.url) for each in self.endpoints}) < len(self.endpoints):
             raise ValueError("endpoints: one is there twice; give it more weight instead")
@@ -213,12 +213,12 @@ class ChatSpec(Part):
 def api_url(url: str) -> str:
     """The URL that ``/chat/completions`` is put behind, as OpenAI's clients want it; a bare server's gets ``/v1``.
 
-    Raises EngineError for what is no URL, or holds credentials.
+    Raises ServiceError for what is no URL, or holds credentials.
     """
-    from rmbatch.served.endpoint_client import base_url  # loads aiohttp
+    from rmbatch.endpoints.http import base_url  # loads aiohttp
 
     base_url(url)
     if urlsplit(url).fragment:
-        raise EngineError(f"endpoints: {url!r} has a fragment (#…), which no server sees")
+        raise ServiceError(f"endpoints: {url!r} has a fragment (#…), which no server sees")
     url = url.rstrip("/").removesuffix("/chat/completions")
     return url if urlsplit(url).path else f"{url}/v1"

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from rmbatch.served.endpoint_client import BadAnswer
+from rmbatch.endpoints.http import BadAnswer
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
 """A CR that ends a piece may be half of CR LF: the next piece tells."""

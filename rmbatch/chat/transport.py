@@ -26,10 +26,10 @@ from rmbatch.chat.refusals import ServerError, asked_wait_s, error_in, meaning, 
 from rmbatch.chat.spec import ChatSpec, api_url
 from rmbatch.chat.streaming import StreamedAnswer, StreamError, events, streamed
 from rmbatch.chat.wire import OpenAi, Wire
-from rmbatch.served.endpoint_client import BadAnswer, Client, Refused, Reply, TryFailed
-from rmbatch.served.endpoints import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Post, Target
-from rmbatch.served.engine import EngineError
-from rmbatch.served.masking import Mask
+from rmbatch.endpoints.balancer import Admission, BudgetExhausted, Check, Endpoints, OutOfQuota, Patience, Post, Target
+from rmbatch.endpoints.errors import ServiceError
+from rmbatch.endpoints.http import BadAnswer, Client, Refused, Reply, TryFailed
+from rmbatch.endpoints.masking import Mask
 
 __all__ = ["BudgetExhausted", "ChatEndpoints", "ChatReply", "OpenAiClient"]
 
@@ -68,12 +68,12 @@ class OpenAiClient(Client):
     ) -> None:
         """``keys``: of servers that have one of their own, by URL; ``first_token_timeout_s``: answers are streamed, and
         must begin by then (None: not streamed); ``stop_on``: words of errors that concern all requests. Raises
-        EngineError for a key that no header can hold."""
+        ServiceError for a key that no header can hold."""
         super().__init__(api_key=api_key, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
         self._keys = {url: key.strip() for url, key in (keys or {}).items()}
         for key in (self._key, *self._keys.values()):
             if not (key.isascii() and key.isprintable()):
-                raise EngineError("an endpoint's API key has characters that an HTTP header cannot hold")
+                raise ServiceError("an endpoint's API key has characters that an HTTP header cannot hold")
         self._mask = Mask([self._key, *self._keys.values()])
         self._stop_on = stop_on
         self.stopped: Exception | None = None
@@ -234,7 +234,7 @@ class ChatEndpoints(Endpoints):
         patience: Patience,
         admission: Admission | None = None,
     ) -> None:
-        """``admission``: who decides when (None: whenever there is room). Raises EngineError for a key that is none."""
+        """``admission``: who decides when (None: whenever there is room). ServiceError for a key that is none."""
         keys = {api_url(each.url): os.environ.get(each.api_key_env or spec.api_key_env, "") for each in spec.endpoints}
         self.client = OpenAiClient(
             keys=keys,

@@ -15,15 +15,15 @@ from pydantic import Field, field_validator
 from connectors.errors import JobError, UserError
 from connectors.storage import Folder
 from rmbatch.discovery.select import Vectors
-from rmbatch.served.engine import EngineError, EngineLost
-from rmbatch.served.spec import Part, Positive
+from rmbatch.endpoints.errors import ServiceError, ServiceLost
+from rmbatch.settings.base import Positive, Settings
 
 BATCH = 64
 """Texts in a request."""
 IN_FLIGHT = 8
 
 
-class Embeddings(Part):
+class Embeddings(Settings):
     """Who makes vectors of texts."""
 
     endpoint: Annotated[str, Field(min_length=1)]
@@ -42,7 +42,7 @@ class Embeddings(Part):
 
         try:
             api_url(url)
-        except EngineError as error:
+        except ServiceError as error:
             raise ValueError(str(error).removeprefix("endpoints: ")) from None
         return url
 
@@ -52,7 +52,7 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
 
     Raises UserError where the server refuses, and JobError where it cannot be asked any more.
     """
-    from rmbatch.chat.cache import ResponseCache, key_of
+    from rmbatch.stores.answers import ResponseCache, key_of
 
     cache = ResponseCache.open(kept.url, kept.options, service=spec.endpoint, model=spec.model)
     keys = [key_of(spec.endpoint, orjson.dumps([spec.model, spec.dimensions, text])) for text in texts]
@@ -66,7 +66,7 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
     key_of_text = {text: key for key, text in missing.items()}
     try:
         asyncio.run(_asked(spec, list(missing.values()), keep))
-    except (EngineError, EngineLost) as error:
+    except (ServiceError, ServiceLost) as error:
         raise JobError(f"embeddings of {spec.model!r}: {error}") from error
     finally:
         cache.flush()
@@ -78,8 +78,8 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
 
 async def _asked(spec: Embeddings, texts: Sequence[str], keep: Callable[[str, list[float]], None]) -> None:
     """Have each vector kept as soon as it is there."""
-    from rmbatch.served.endpoint_client import BadAnswer, Refused, Reply
-    from rmbatch.served.endpoints import Ask, Endpoints, Post
+    from rmbatch.endpoints.balancer import Ask, Endpoints, Post
+    from rmbatch.endpoints.http import BadAnswer, Refused, Reply
 
     async def check(ask: Ask) -> None:
         try:

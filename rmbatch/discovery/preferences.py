@@ -18,17 +18,17 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
-from rmbatch.judges.order import shuffled
+from rmbatch.judges.kinds.order import shuffled
 from rmbatch.judges.prompt import conversation
-from rmbatch.messages import is_list, is_text, json_values, one_array, text_of
-from rmbatch.names import nearest
-from rmbatch.rows import JSON_MARK, Roles, flatten
-from rmbatch.served.spec import Part
+from rmbatch.rows.messages import is_list, is_text, json_values, one_array, text_of
+from rmbatch.rows.roles import JSON_MARK, Roles, flatten
+from rmbatch.settings.base import Settings
+from rmbatch.settings.names import nearest
 
 Column = Annotated[str, Field(min_length=1)]
 
 
-class PreferenceColumns(Part):
+class PreferenceColumns(Settings):
     """Where a row says which answer is preferred: two columns of answers, or all answers and the place of the best."""
 
     chosen: Column | None = None

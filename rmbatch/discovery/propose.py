@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmbatch.chat.connections import chat_connection
+from rmbatch.chat.connect import chat_connection
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.preferences import Preference
 from rmbatch.discovery.trial import Case, Trial, Verdict

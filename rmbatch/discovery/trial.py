@@ -17,9 +17,9 @@ import numpy as np
 
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference
-from rmbatch.judges import listwise, pairwise
 from rmbatch.judges.asking import asked
-from rmbatch.judges.judged import Judge, Outcome, Responses
+from rmbatch.judges.kinds import listwise, pairwise
+from rmbatch.judges.kinds.base import Judge, Outcome, Responses
 from rmbatch.judges.principles import Principle, PrincipleSet
 from rmbatch.judges.prompt import Prompt
 from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec

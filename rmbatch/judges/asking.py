@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmbatch import usage
-from rmbatch.chat.connections import chat_connection
+from rmbatch.chat.connect import chat_connection
+from rmbatch.costs import usage
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
 
@@ -111,7 +111,7 @@ def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[V
 def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
     if not requests:
         return []
-    from rmbatch.chat.prices import count
+    from rmbatch.costs.prices import count
 
     completions = chat_connection(spec.chat()).complete(requests)
     start = counted_as(spec)

@@ -19,8 +19,8 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationError, model
 
 from connectors.errors import UserError
 from rmbatch.judges.library import LIBRARY, TOPICS, topic_file
-from rmbatch.names import nearest
-from rmbatch.served.spec import Part, Plain, Positive
+from rmbatch.settings.base import PlainName, Positive, Settings
+from rmbatch.settings.names import nearest
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, max_length=80, pattern=r"^[^\r\n]*$")]
@@ -41,7 +41,7 @@ _MAX_SHOWN = 80
 """Characters of a wrong value that are shown."""
 
 
-class Principle(Part):
+class Principle(Settings):
     """One thing that makes a response good; it holds or is violated."""
 
     name: Label = ""
@@ -52,10 +52,10 @@ class Principle(Part):
     """Where the idea comes from. None: from the author of the file."""
 
 
-class PrincipleSet(Part):
+class PrincipleSet(Settings):
     """What a judge goes by."""
 
-    topic: Plain
+    topic: PlainName
     """A short name, of letters, digits, _ and -."""
     about: Text
     """What is judged, in whole sentences, one or two, that are put into the judge's prompt."""

@@ -12,16 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from connectors.errors import UserError
-from rmbatch.extras import require
-from rmbatch.judges import listwise, pairwise, pointwise, stepwise
 from rmbatch.judges.asking import Question, asked
-from rmbatch.judges.judged import Judge, Plan, Responses, as_scores
+from rmbatch.judges.kinds import listwise, pairwise, pointwise, stepwise
+from rmbatch.judges.kinds.base import Judge, Plan, Responses, as_scores
 from rmbatch.judges.principles import load_principles
 from rmbatch.judges.prompt import Prompt
 from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.contract import Scores, no_scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
+from rmbatch.settings.extras import require
 
 _PLANS: dict[str, Callable[[Judge, Responses], Plan]] = {
     "pointwise": pointwise.plan,

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 from connectors.errors import UserError
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.library import LIBRARY
-from rmbatch.names import nearest
-from rmbatch.served.spec import Positive
+from rmbatch.settings.base import Positive
+from rmbatch.settings.names import nearest
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Aggregate = Literal["mean", "median", "majority", "min", "max"]

@@ -20,13 +20,13 @@ from connectors.errors import JobError, UserError
 from connectors.faults import explain, is_storage_error
 from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec
-from rmbatch import usage
-from rmbatch.connections import connected
+from rmbatch.costs import usage
+from rmbatch.endpoints.connections import connected
 from rmbatch.pipeline.blocks import BlockWork
-from rmbatch.pipeline.scoreboard import Scoreboard
+from rmbatch.pipeline.progress import Scoreboard
 from rmbatch.pipeline.sink import LedgerSink
 from rmbatch.pipeline.source import UnitSource
-from rmbatch.served.reward import model_rewards
+from rmbatch.reward_models.reward import model_rewards
 
 A = TypeVar("A")
 B = TypeVar("B")

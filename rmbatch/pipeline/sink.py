@@ -15,7 +15,7 @@ from connectors.errors import DeadEndError, JobError
 from connectors.lease import current_epoch, deleted
 from connectors.ledger import Ledger
 from connectors.writer import OutputSpec, OutputWriter
-from rmbatch.pipeline.scoreboard import Scoreboard
+from rmbatch.pipeline.progress import Scoreboard
 
 COMMIT_EVERY_S = 300.0
 """Work that took this long is committed, however small its file: a crash costs no more of slow or paid work."""

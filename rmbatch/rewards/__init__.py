@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmbatch.combine import CombineRule as CombineRule
     from rmbatch.rewards.composition import Cascade as Cascade
     from rmbatch.rewards.composition import Gate as Gate
     from rmbatch.rewards.composition import Router as Router
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
     from rmbatch.rewards.registry import describe as describe
     from rmbatch.rewards.registry import list_rewards as list_rewards
     from rmbatch.rewards.registry import resolve as resolve
+    from rmbatch.rewards.totals import CombineRule as CombineRule
 
 _HOME = {
     "Candidate": "rmbatch.rewards.evaluation",
     "Cascade": "rmbatch.rewards.composition",
-    "CombineRule": "rmbatch.combine",
+    "CombineRule": "rmbatch.rewards.totals",
     "Gate": "rmbatch.rewards.composition",
     "Result": "rmbatch.rewards.evaluation",
     "Reward": "rmbatch.rewards.evaluation",

@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from rmbatch.messages import MESSAGES, TEXT
 from rmbatch.rewards.forms import OF_THE_TRAINER, Argument, Form, class_of
 from rmbatch.rewards.scores import RewardError, Scores
-from rmbatch.rows import EVERYTHING
+from rmbatch.rows.messages import MESSAGES, TEXT
+from rmbatch.rows.roles import EVERYTHING
 
 IN_FLIGHT = 64
 """Coroutines of a reward that is called once a row, at a time."""

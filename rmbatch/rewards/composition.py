@@ -19,13 +19,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from connectors.errors import UserError
-from rmbatch.combine import CombineRule, combine_rule, weighted_sum
-from rmbatch.messages import TEXT
 from rmbatch.rewards.contract import Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
+from rmbatch.rewards.totals import CombineRule, combine_rule, weighted_sum
+from rmbatch.rows.messages import TEXT
+from rmbatch.settings.base import Settings
 
 Asked = tuple[dict[str, Scores], Scores]
 """The scores of all parts, and the composition's own."""
@@ -105,7 +106,7 @@ def atoms(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
 
 
 class WeightedSum(Composition):
-    """The sum of weight times score over the parts: see ``rmbatch.combine`` for its unit and what nulls do."""
+    """The sum of weight times score over the parts: see ``rmbatch.rewards.totals`` for its unit and what nulls do."""
 
     explains = False
 
@@ -162,10 +163,8 @@ class Gate(Composition):
         return asked, Scores(score, _where_null(score, error), reason)
 
 
-class When(BaseModel):
+class When(Settings):
     """A predicate on a column: all that is given must hold. A null value holds only for ``is_null: true``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     column: str
     """The column that is looked at, by role or name."""

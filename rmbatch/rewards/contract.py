@@ -26,12 +26,12 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from connectors.errors import UserError
-from rmbatch.messages import TEXT
-from rmbatch.names import nearest
 from rmbatch.rewards.calling import as_array
 from rmbatch.rewards.forms import ROLES, WHAT_TO_WRITE, Form, form_of
 from rmbatch.rewards.scores import RewardError as RewardError
 from rmbatch.rewards.scores import Scores as Scores
+from rmbatch.rows.messages import TEXT
+from rmbatch.settings.names import nearest
 
 STEPS = pa.large_list(pa.float64())
 Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]

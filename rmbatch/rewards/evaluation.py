@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.errors import UserError
-from rmbatch.messages import MESSAGES, TEXT
 from rmbatch.rewards.scores import RewardError, Scores
-from rmbatch.rows import ROLES, FlatView, flatten, guess_roles
-from rmbatch.tables import as_table, table_of, with_columns
+from rmbatch.rows.messages import MESSAGES, TEXT
+from rmbatch.rows.roles import ROLES, FlatView, flatten, guess_roles
+from rmbatch.rows.tables import as_table, table_of, with_columns
 
 Sample = Mapping[str, Any]
 """One row as a dict: the columns of a table, e.g. prompt, response or responses, reference."""
@@ -34,7 +34,7 @@ Offsets = np.ndarray[Any, Any]
 """Where the responses of each prompt begin: int64 [prompts + 1]."""
 
 Table = TypeVar("Table")
-"""A table of any library that ``rmbatch.tables`` knows."""
+"""A table of any library that ``rmbatch.rows.tables`` knows."""
 MISSPELT = 0.8
 """How alike two names are, from 0 to 1, where one is taken for a slip of the other."""
 
@@ -124,7 +124,7 @@ class Reward(ABC):
 
         Of equal scores the lowest seeded hash of the text comes first, wherever it stands.
         """
-        from rmbatch.selection import SelectionRule, select
+        from rmbatch.selection.rank import SelectionRule, select
 
         if n < 1:
             raise UserError(f"best_of_n: n={n}; at least one response has to be kept")

@@ -20,7 +20,7 @@ from numbers import Number
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 
 from connectors.errors import UserError
-from rmbatch.rows import EVERYTHING
+from rmbatch.rows.roles import EVERYTHING
 
 Kind = Literal["arrow", "numpy", "pandas", "polars", "list", "row", "trl", "verl"]
 Class = Literal["arrow", "numpy", "pandas", "polars", "list", "value", "scores", "null", "any", "other"]

@@ -28,7 +28,7 @@ Rules take time linear in the length of a text; what would cost more than some s
 
 Rewards are made of rewards, nested as one likes: `sum` (weights), `gate` (a hard constraint), `route` (another reward
 for each kind of row) and `cascade` (the next one only where this one is not sure). Each part keeps its own
-`score.<name>.<part>`. How they are written stands in `jobs/reward_config.py`, what they do with nulls in
+`score.<name>.<part>`. How they are written stands in `jobs/config/rewards.py`, what they do with nulls in
 `rmbatch/rewards/composition.py`; `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate`.
 """
 

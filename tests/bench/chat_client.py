@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 from tests.bench.measuring import median, print_table
-from tests.s3server import free_port
+from tests.servers.s3 import free_port
 
 LOADS = ((64, 0.25, 32), (512, 1.0, 8), (4096, 8.0, 3))
 """Requests in flight, the latency in seconds, and for how many latencies it is measured."""

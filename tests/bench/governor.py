@@ -16,12 +16,12 @@ from typing import Any
 import ray
 
 from cluster.local import attached
-from rmbatch.chat.admission import admission_for
 from rmbatch.chat.client import ChatClient, ChatRequest
+from rmbatch.chat.limits.admission import admission_for
 from rmbatch.chat.spec import ChatSpec, Limits
-from rmbatch.pipeline.governor import GovernorActor
+from rmbatch.pipeline.actors.governor import GovernorActor
 from tests.bench.measuring import print_table
-from tests.hostile_server import HostileServer, Late
+from tests.servers.hostile import HostileServer, Late
 
 LATENCY_S = 0.05
 IN_FLIGHT = 64

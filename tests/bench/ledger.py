@@ -34,7 +34,7 @@ from connectors.writer import OutputSpec
 from tests.bench.measuring import ROOT, print_table
 from tests.bench.restart_cost import SCHEMA, peak_rss
 from tests.chaos.faulty_proxy import FaultyProxy
-from tests.s3server import S3Server, ServerProcess, free_port
+from tests.servers.s3 import S3Server, ServerProcess, free_port
 
 LATENCY_S = 0.01
 ROWS = 1000

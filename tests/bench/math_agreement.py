@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rmbatch.rewards.math import verdicts
+from rmbatch.rewards.rules.math_verdicts import verdicts
 
 Row = tuple[str, str, bool]
 """Reference, response, whether the response is right."""

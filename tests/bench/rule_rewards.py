@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rmbatch.rewards.bound import Reward
+from rmbatch.rewards.function import Reward
 from tests.rmbatch.rewards.every import made
 
 pa.set_cpu_count(1)

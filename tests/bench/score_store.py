@@ -22,8 +22,7 @@ import pyarrow as pa
 import xxhash
 
 from connectors.storage import StorageOptions
-from rmbatch.served.engine import IDS, VALUES
-from rmbatch.served.store import Keys, ScoreStore, keys_of
+from rmbatch.stores.scores import IDS, VALUES, Keys, ScoreStore, keys_of
 from tests.bench.measuring import print_table
 
 STORED = 1_000_000

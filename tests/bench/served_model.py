@@ -58,9 +58,9 @@ def run_job(folder: Path) -> dict[str, Any]:
     """The job, timed in a process of its own."""
     import os
 
-    from jobs.config import parse_job
-    from jobs.display import Display
-    from jobs.running import run_job as run
+    from jobs.config.sections import parse_job
+    from jobs.run.rows import run_job as run
+    from jobs.show.display import Display
 
     marks: dict[str, float] = {}
 
@@ -87,10 +87,10 @@ def run_loop(folder: Path) -> dict[str, Any]:
     import pyarrow.json
     from vllm import LLM, PoolingParams
 
-    from rmbatch.rows import flatten, guess_roles
-    from rmbatch.served.conversation import Encoder
-    from rmbatch.served.order import engine_order
-    from rmbatch.served.spec import ServedModel
+    from rmbatch.reward_models.conversation import Encoder
+    from rmbatch.reward_models.engines.order import engine_order
+    from rmbatch.reward_models.spec import ServedModel
+    from rmbatch.rows.roles import flatten, guess_roles
 
     began = time.monotonic()
     model = str(folder / "model")

@@ -22,10 +22,10 @@ import pyarrow as pa
 import torch
 import transformers
 
-from rmbatch.served.engine import IDS
-from rmbatch.served.hardware import flops_per_token, peak_flops
-from rmbatch.served.packing import Ids
-from rmbatch.served.transformers_engine import LoadedModel, TransformersEngine
+from rmbatch.costs.gpus import flops_per_token, peak_flops
+from rmbatch.reward_models.engines.packing import Ids
+from rmbatch.reward_models.engines.transformers import LoadedModel, TransformersEngine
+from rmbatch.stores.scores import IDS
 
 LOOP_ROWS = 8
 """Conversations in a batch of the loop."""

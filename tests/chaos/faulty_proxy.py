@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from tests.s3server import ServerProcess
+from tests.servers.s3 import ServerProcess
 
 KINDS = ("reset", "503", "500", "truncate", "delay", "lost_ack")
 """What can happen to a request.

@@ -24,7 +24,7 @@ import s3fs
 from botocore.config import Config
 
 from tests.chaos.faulty_proxy import KINDS, FaultyProxy
-from tests.s3server import ACCESS_KEY, REGION, REPOSITORY, SECRET_KEY, S3Server
+from tests.servers.s3 import ACCESS_KEY, REGION, REPOSITORY, SECRET_KEY, S3Server
 
 QUICK = [kind for kind in KINDS if kind != "delay"]
 CONTENT = os.urandom(100_000)
@@ -257,7 +257,7 @@ def test_wrong_settings_are_refused(proxy: FaultyProxy) -> None:
 def test_servers_die_with_a_killed_test_run() -> None:
     program = """
 from tests.chaos.faulty_proxy import FaultyProxy
-from tests.s3server import S3Server
+from tests.servers.s3 import S3Server
 with S3Server("bucket") as server, FaultyProxy(server.endpoint) as proxy:
     print(server.endpoint, proxy.endpoint, flush=True)
     input()

@@ -29,7 +29,7 @@ from tests.chaos.workload import (
     tally,
 )
 from tests.jobs.running import run
-from tests.s3server import S3Server
+from tests.servers.s3 import S3Server
 
 NewCampaign = Callable[..., Campaign]
 NewPlace = Callable[[str], Place]

@@ -30,7 +30,7 @@ from typing import IO
 
 import psutil
 
-from tests.s3server import REPOSITORY
+from tests.servers.s3 import REPOSITORY
 
 TOKEN = "RMBATCH_CHAOS_VICTIM"
 RAYS_OWN = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "_Autoscaling", "Autoscaling")

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from tests.s3server import S3Server
+from tests.servers.s3 import S3Server
 
 REWARDS = Path(__file__).with_name("rewards.py")
 CANDIDATES = 4

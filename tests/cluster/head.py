@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.s3server import free_port
+from tests.servers.s3 import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

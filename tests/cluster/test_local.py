@@ -12,7 +12,7 @@ import ray
 from cluster.local import attached
 from connectors.errors import JobError
 from tests.cluster.head import RayHead
-from tests.s3server import REPOSITORY
+from tests.servers.s3 import REPOSITORY
 
 BUSY = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
 

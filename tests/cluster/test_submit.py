@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.head import RAY, RayHead
 from tests.jobs.running import rows
-from tests.s3server import REPOSITORY, free_port
+from tests.servers.s3 import REPOSITORY, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

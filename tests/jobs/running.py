@@ -11,9 +11,9 @@ from rich.console import Console
 
 from connectors.ledger import Ledger
 from connectors.storage import Folder, StorageOptions
-from jobs.config import parse_job
-from jobs.display import Display
-from jobs.running import Summary, run_job
+from jobs.config.sections import parse_job
+from jobs.run.rows import Summary, run_job
+from jobs.show.display import Display
 
 
 def run(job: Mapping[str, Any], told: Any = None) -> Summary:

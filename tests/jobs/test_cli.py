@@ -19,7 +19,7 @@ from connectors.local import LocalStore
 from connectors.storage import Folder
 from jobs.cli import main
 from tests.jobs.running import by, rows
-from tests.s3server import REPOSITORY
+from tests.servers.s3 import REPOSITORY
 
 NESTED = [
     {"uid": "a", "question": "2+2", "candidates": ["4", "5"], "answer": "4"},
@@ -239,7 +239,7 @@ def test_an_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.preview.look_ahead", interrupted)
+    monkeypatch.setattr("jobs.show.plan.look_ahead", interrupted)
     ended = rmbatch("plan", best)
     assert ended.code == 130
     assert "the same command goes on from there" in ended.err

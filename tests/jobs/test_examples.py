@@ -11,18 +11,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from jobs.config import parse_job
-from jobs.display import Display
+from jobs.config.file import read_job_file
+from jobs.config.sections import parse_job
 from jobs.examples import arithmetic, problems
-from jobs.jobfile import read_job_file
 from jobs.principles import run_principles
 from jobs.principles_config import parse_principles_job
-from jobs.running import Summary, run_job
-from rmbatch.connections import close_all
+from jobs.run.rows import Summary, run_job
+from jobs.show.display import Display
+from rmbatch.endpoints.connections import close_all
 from tests.jobs.running import rows
 from tests.judging import Seen, judge_server
 from tests.rmbatch.discovery.scripted import written
-from tests.s3server import REPOSITORY
+from tests.servers.s3 import REPOSITORY
 
 EXAMPLES = REPOSITORY / "jobs/examples"
 OWN_TESTS = {"judges.yaml", "principles.yaml", "reward_model.yaml"}

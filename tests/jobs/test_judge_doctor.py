@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.config import parse_job
-from jobs.display import Display
-from jobs.doctor import JUDGED_ROWS, show_doctor
-from tests.hostile_server import HostileServer
+from jobs.config.sections import parse_job
+from jobs.show.display import Display
+from jobs.show.doctor import JUDGED_ROWS, show_doctor
 from tests.judging import Policy, biased, honest, judge_server, questions
+from tests.servers.hostile import HostileServer
 
 
 @pytest.fixture

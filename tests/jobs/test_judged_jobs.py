@@ -13,14 +13,14 @@ from rich.console import Console
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from jobs.config import parse_job
-from jobs.preview import look_ahead, show_plan
-from rmbatch.connections import close_all
-from tests.batch_server import BatchServer
+from jobs.config.sections import parse_job
+from jobs.show.plan import look_ahead, show_plan
+from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
-from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 from tests.jobs.running import by, rows, run
 from tests.judging import Seen, answering, honest, judge_server, questions
+from tests.servers.batch import BatchServer
+from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 FILTERED = Json({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]})

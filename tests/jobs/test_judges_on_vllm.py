@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import rmbatch
-from rmbatch.connections import close_all
+from rmbatch.endpoints.connections import close_all
 from tests.jobs.running import by, rows, run
+from tests.servers.vllm import vllm_server
 from tests.tiny_models import make_model
-from tests.vllm_server import vllm_server
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.served, pytest.mark.ray, pytest.mark.timeout(600)]

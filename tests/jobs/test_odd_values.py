@@ -13,13 +13,13 @@ from rich.console import Console
 import rmbatch
 from connectors.errors import UserError
 from connectors.schema import JSON_METADATA, TWIN_OF
-from jobs.config import parse_job
-from jobs.display import result_table
-from jobs.preview import look_ahead, show_plan
-from rmbatch.rows import Roles, flatten
-from tests.hostile_server import HostileServer
+from jobs.config.sections import parse_job
+from jobs.show.display import result_table
+from jobs.show.plan import look_ahead, show_plan
+from rmbatch.rows.roles import Roles, flatten
 from tests.jobs.running import rows, run
 from tests.judging import honest, judge_server
+from tests.servers.hostile import HostileServer
 
 TWIN = {**JSON_METADATA, TWIN_OF: b"x"}
 
@@ -167,7 +167,7 @@ def test_a_judge_who_is_not_there_is_told_before_the_scan(
     def scanned(*args: Any) -> None:
         raise AssertionError("the input was scanned first")
 
-    monkeypatch.setattr("jobs.running._scan", scanned)
+    monkeypatch.setattr("jobs.run.rows._scan", scanned)
     with pytest.raises(UserError, match="reward 'kind': model 'judge' cannot be asked: no endpoint answers"):
         run(job(tmp_path, ASKED, rewards={"kind": JUDGE}))
     with judge_server(honest) as server, pytest.raises(AssertionError, match="scanned first"):

@@ -13,11 +13,11 @@ import yaml
 
 import rmbatch
 from jobs.cli import main
-from rmbatch.connections import close_all
+from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.principles import load_principles
-from tests.hostile_server import HostileServer, Late, Status
 from tests.judging import Seen
 from tests.rmbatch.discovery.scripted import VAGUE, asked_of, rows, scripted_server, text_for, writing, written
+from tests.servers.hostile import HostileServer, Late, Status
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., tuple[int, str, str]]

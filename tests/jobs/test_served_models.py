@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from connectors.errors import JobError, UserError
-from rmbatch.connections import close_all
-from rmbatch.served.reward import reward_model
+from rmbatch.endpoints.connections import close_all
+from rmbatch.reward_models.reward import reward_model
 from tests.jobs.running import by, rows, run
 from tests.tiny_models import OUTPUTS, STEP, make_model
 

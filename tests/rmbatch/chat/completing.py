@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 from rmbatch.chat.client import ChatClient, ChatRequest, ChatSpec, Completion
-from rmbatch.served.endpoints import Patience
-from tests.hostile_server import HostileServer
+from rmbatch.endpoints.balancer import Patience
+from tests.servers.hostile import HostileServer
 
 KEY = "sk-secret-123"
 CALM = Patience(attempts=4, timeout_s=10, backoff_s=0.01, max_backoff_s=0.05, cooldown_s=0.1, lost_after_s=10)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hostile_server import HostileServer
 from tests.rmbatch.chat.completing import KEY, echo, key
+from tests.servers.hostile import HostileServer
 
 
 @pytest.fixture

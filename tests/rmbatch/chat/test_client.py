@@ -16,10 +16,10 @@ import pytest
 from pydantic import ValidationError
 
 from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
-from rmbatch.chat.prices import Usage
-from rmbatch.served.engine import EngineError, EngineLost
-from tests.hostile_server import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
+from rmbatch.costs.prices import Usage
+from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from tests.rmbatch.chat.completing import CALM, KEY, asked, chats, completed, content, says, spec
+from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 
 ROOT = Path(__file__).parents[3]
 QUICK = replace(CALM, timeout_s=1.0, connect_timeout_s=0.5, give_up_s=3.0, lost_after_s=0.3)
@@ -211,10 +211,10 @@ def test_samples_are_in_the_order_of_their_index_and_one_may_be_filtered(one: Ho
 @pytest.mark.parametrize(
     ("deed", "error", "says_so"),
     [
-        (Status(401, body={"error": {"message": f"bad key {KEY}"}}), EngineError, "401 bad key"),
-        (Status(403, body={"error": {"message": "no"}}), EngineError, "403 no"),
-        (Status(404, body={"error": {"message": "no model judge"}}), EngineError, "404 no model judge"),
-        (Status(302, {"Location": "http://elsewhere/"}), EngineError, "302 leads to http://elsewhere/"),
+        (Status(401, body={"error": {"message": f"bad key {KEY}"}}), ServiceError, "401 bad key"),
+        (Status(403, body={"error": {"message": "no"}}), ServiceError, "403 no"),
+        (Status(404, body={"error": {"message": "no model judge"}}), ServiceError, "404 no model judge"),
+        (Status(302, {"Location": "http://elsewhere/"}), ServiceError, "302 leads to http://elsewhere/"),
         (
             Status(429, body={"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "$"}}),
             *(BudgetExhausted, "is out of quota: 429 \\$"),
@@ -263,7 +263,7 @@ def test_a_key_that_is_used_up_is_said_before_any_request(one: HostileServer) ->
 
 def test_what_is_no_api_is_said(one: HostileServer) -> None:
     one.plan("/v1/models", *[Status(200, body=b"<html>log in</html>")] * 3)
-    with pytest.raises(EngineError, match=r"no endpoint answers: .*/v1: no JSON: '<html>"):
+    with pytest.raises(ServiceError, match=r"no endpoint answers: .*/v1: no JSON: '<html>"):
         completed(one, requests=asked("q"))
 
 
@@ -304,7 +304,7 @@ def test_dead_servers_stop_all_and_what_was_answered_stays(one: HostileServer, t
             while len(chats(one)) < 10:
                 await asyncio.sleep(0.005)
             await asyncio.to_thread(one.die)
-            with pytest.raises(EngineLost):
+            with pytest.raises(ServiceLost):
                 await begun
 
     asyncio.run(work())
@@ -361,7 +361,7 @@ def test_a_connection_that_is_not_made_in_time_is_said_so() -> None:
                 each.setblocking(False)
                 each.connect_ex(full.getsockname())
             url = f"http://127.0.0.1:{full.getsockname()[1]}"
-            with pytest.raises(EngineError, match=r"/v1: no connection within 0.3 s") as error:
+            with pytest.raises(ServiceError, match=r"/v1: no connection within 0.3 s") as error:
                 completed(requests=asked("q"), endpoints=[url], patience=replace(QUICK, connect_timeout_s=0.3))
         finally:
             for each in waiting:
@@ -388,7 +388,7 @@ def test_what_is_under_way_at_the_end_is_not_sent_again(one: HostileServer) -> N
         while one.under_way < 3:
             await asyncio.sleep(0.01)
         await client.close()
-        with pytest.raises(EngineLost, match="the client was closed"):
+        with pytest.raises(ServiceLost, match="the client was closed"):
             await under_way
         await asyncio.sleep(0.3)
 

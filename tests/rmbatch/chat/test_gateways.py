@@ -10,9 +10,9 @@ import pytest
 
 from rmbatch.chat.client import BudgetExhausted
 from rmbatch.chat.refusals import asked_wait_s, meaning, read_error
-from rmbatch.served.engine import EngineError
-from tests.hostile_server import Events, HostileServer, Json, Status
+from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import asked, chats, completed
+from tests.servers.hostile import Events, HostileServer, Json, Status
 
 NAMES = [f"n{number}" for number in range(30)]
 
@@ -219,7 +219,7 @@ def test_a_spent_budget_stops_the_job_and_it_goes_on_later(one: HostileServer, t
 @pytest.mark.parametrize("said", cases(MISTAKE))
 def test_a_wrong_model_or_key_stops_the_job_with_one_line(one: HostileServer, tmp_path: Path, said: Said) -> None:
     one.plan("n9", *[said.deed] * 50)
-    with pytest.raises(EngineError, match=rf"{one.url}/v1/chat/completions: {said.status} ") as error:
+    with pytest.raises(ServiceError, match=rf"{one.url}/v1/chat/completions: {said.status} ") as error:
         completed(one, requests=asked(*NAMES), cache=str(tmp_path))
     assert "\n" not in str(error.value)
     one._plans.clear()
@@ -249,7 +249,7 @@ def test_what_concerns_one_request_is_null_at_once(one: HostileServer, case: tup
 def test_words_of_ones_own_stop_the_job(one: HostileServer) -> None:
     one.plan("n9", *[Status(400, body={"error": {"message": "Kontingent erschöpft (K-7)"}})] * 2)
     assert completed(one, requests=asked(*NAMES))[9].failure
-    with pytest.raises(EngineError, match="400 Kontingent erschöpft"):
+    with pytest.raises(ServiceError, match="400 Kontingent erschöpft"):
         completed(one, requests=asked(*NAMES), stop_on=["kontingent"])
 
 

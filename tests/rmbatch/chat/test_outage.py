@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rmbatch.chat.client import ChatClient, Completion
-from rmbatch.served.endpoints import Patience
-from rmbatch.served.engine import EngineLost
-from tests.hostile_server import Deed, HostileServer, Json, Late, Reset, Stall, Status
+from rmbatch.endpoints.balancer import Patience
+from rmbatch.endpoints.errors import ServiceLost
 from tests.rmbatch.chat.completing import CALM, asked, chats, completed, content, spec
+from tests.servers.hostile import Deed, HostileServer, Json, Late, Reset, Stall, Status
 
 LISTED = [Json({"data": [{"id": "judge"}]})] * 10_000
 NAMES = [f"n{number}" for number in range(60)]
@@ -64,7 +64,7 @@ def test_after_an_outage_every_request_has_its_answer(gateway: HostileServer, do
 def test_a_model_that_stays_down_stops_the_job_and_it_goes_on_later(
     gateway: HostileServer, tmp_path: Path, down: Deed
 ) -> None:
-    with pytest.raises(EngineLost, match="no endpoint answers for"):
+    with pytest.raises(ServiceLost, match="no endpoint answers for"):
         asked_until(gateway, down, 60, QUICK, cache=str(tmp_path))
     gateway.always = None
     answered = {name for name in NAMES if "200" in gateway.seen[name]}

@@ -12,11 +12,11 @@ import pytest
 
 import rmbatch
 from rmbatch.chat.client import Completion
-from rmbatch.connections import close_all
-from rmbatch.served.endpoints import Patience
-from tests.hostile_server import Deed, Events, HostileServer, Json, Status
+from rmbatch.endpoints.balancer import Patience
+from rmbatch.endpoints.connections import close_all
 from tests.judging import judge_server
 from tests.rmbatch.chat.completing import KEY, asked, completed, says
+from tests.servers.hostile import Deed, Events, HostileServer, Json, Status
 
 ECHOES = [
     KEY,

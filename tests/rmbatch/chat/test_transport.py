@@ -15,9 +15,9 @@ import pytest
 from rmbatch.chat.client import BudgetExhausted, Completion
 from rmbatch.chat.spec import Endpoint
 from rmbatch.chat.streaming import events
-from rmbatch.served.engine import EngineError
-from tests.hostile_server import Deed, Events, HostileServer, Json, Late, Stall, Status
+from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import CALM, KEY, asked, chats, completed, says
+from tests.servers.hostile import Deed, Events, HostileServer, Json, Late, Stall, Status
 
 DONE = b"data: [DONE]\n\n"
 QUOTA = {"error": {"code": "insufficient_quota", "message": "used up"}}
@@ -271,7 +271,7 @@ def test_a_key_that_one_of_several_refuses_stops_all_and_none_is_told(
     monkeypatch.setenv("OTHER_KEY", secrets[1] if is_set else "")
     other.plan("/v1/models", Json({}), Status(401, body={"error": {"message": f"bad {secrets[1]} and {secrets[0]}"}}))
     other.always = Status(401, body={"error": {"message": f"bad {secrets[1]} and {secrets[0]}"}})
-    with pytest.raises(EngineError, match=f"401 bad .*{why}") as error:
+    with pytest.raises(ServiceError, match=f"401 bad .*{why}") as error:
         completed(requests=asked(*map(str, range(8))), **two(one, other, api_key_env="OTHER_KEY"))
     assert f"{other.url}/v1/chat/completions" in str(error.value)
     assert KEY not in str(error.value) + caplog.text
@@ -280,7 +280,7 @@ def test_a_key_that_one_of_several_refuses_stops_all_and_none_is_told(
 
 def test_a_key_that_no_header_can_hold_is_not_told(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
-    with pytest.raises(EngineError, match="characters that an HTTP header cannot hold") as error:
+    with pytest.raises(ServiceError, match="characters that an HTTP header cannot hold") as error:
         completed(one, requests=asked("q"))
     assert "sk-" not in str(error.value)
 

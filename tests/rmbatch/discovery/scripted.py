@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from rmbatch.discovery.preferences import Preference
-from tests.hostile_server import HostileServer
 from tests.judging import Seen, judge_server
+from tests.servers.hostile import HostileServer
 
 PROPERTIES = {
     "step": ("Next step: call the workshop.", "names the next step that the customer takes"),

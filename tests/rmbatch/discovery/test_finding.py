@@ -8,17 +8,16 @@ import pytest
 
 from connectors.errors import UserError
 from connectors.storage import Folder
-from rmbatch.chat.connections import chat_connection
+from rmbatch.chat.connect import chat_connection
 from rmbatch.chat.local import clients
 from rmbatch.chat.spec import ChatSpec, Limits
-from rmbatch.connections import close_all
 from rmbatch.discovery.finding import Selection, find_principles
 from rmbatch.discovery.propose import Proposal, Writer, outcomes_of, proposed
 from rmbatch.discovery.trial import Case, Trial
 from rmbatch.discovery.worth import measured_worth, num_cases, some_of, usefulness
+from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.principles import Principle
 from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec
-from tests.hostile_server import HostileServer, Status
 from tests.judging import Seen
 from tests.rmbatch.discovery.scripted import (
     PROPERTIES,
@@ -32,6 +31,7 @@ from tests.rmbatch.discovery.scripted import (
     writing,
     written,
 )
+from tests.servers.hostile import HostileServer, Status
 
 ABOUT = "What counts is whether it helps the customer."
 STEP, PRICE = Principle(text=text_for("step")), Principle(text=text_for("price"))

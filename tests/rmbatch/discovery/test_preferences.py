@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference, PreferenceColumns, read_preferences, split
-from rmbatch.rows import JSON_MARK, Roles
+from rmbatch.rows.roles import JSON_MARK, Roles
 from tests.rmbatch.discovery.scripted import preferences
 
 PAIR = PreferenceColumns(chosen="chosen", rejected="rejected")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import rmbatch
-from rmbatch.connections import close_all
+from rmbatch.endpoints.connections import close_all
 from rmbatch.judges import form
-from tests.hostile_server import HostileServer
 from tests.judging import Seen, answering
 from tests.rmbatch.judges.forged import forged_texts, quotations
+from tests.servers.hostile import HostileServer
 
 MODES = {
     "json_schema": {"structured": "json_schema"},

@@ -9,10 +9,10 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.connections import close_all
+from rmbatch.endpoints.connections import close_all
 from rmbatch.rewards.evaluation import Result, Reward
-from tests.hostile_server import HostileServer, Json
 from tests.judging import Seen, answering, biased, honest, judge_server, questions
+from tests.servers.hostile import HostileServer, Json
 
 IMAGE = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "data:"}}]
 THREE = {"prompt": "Count.", "responses": ["is 4", "is 9", "is 6"]}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmbatch.judges.library import LIBRARY, TOPICS, LibraryEntry, is_judge, page
+from rmbatch.judges.library import LIBRARY, TOPICS, LibraryEntry, is_judge
+from rmbatch.judges.page import page
 from rmbatch.judges.principles import PrincipleSet, load_principles
 
 ROOT = Path(__file__).parents[3]
@@ -87,8 +88,8 @@ def test_the_table_is_cheap() -> None:
 
 def test_the_committed_page_is_what_the_command_prints() -> None:
     committed = (ROOT / "docs" / "alignment.md").read_text(encoding="utf-8")
-    assert committed == page(), "run: python -m rmbatch.judges.library > docs/alignment.md"
-    command = [sys.executable, "-m", "rmbatch.judges.library"]
+    assert committed == page(), "run: python -m rmbatch.judges.page > docs/alignment.md"
+    command = [sys.executable, "-m", "rmbatch.judges.page"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode() == committed
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.chat.connections import chat_key
+from rmbatch.chat.connect import chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.describe import describe_judge
 from rmbatch.judges.library import LIBRARY
@@ -102,7 +102,7 @@ def test_judges_inside_compositions_are_found() -> None:
 
 def test_a_judge_loads_no_client_before_it_asks() -> None:
     script = (
-        "import sys, rmbatch, jobs.cli, jobs.reward_config\n"
+        "import sys, rmbatch, jobs.cli, jobs.config.rewards\n"
         "rmbatch.judge('base_honesty_listwise', endpoint='http://host:1', model='m')\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )

@@ -3,8 +3,8 @@
 from typing import Any
 
 import rmbatch
-from rmbatch.rewards.bound import Reward
 from rmbatch.rewards.contract import GROUP_KINDS
+from rmbatch.rewards.function import Reward
 from rmbatch.rewards.registry import BUILTIN, resolve
 
 NEEDED: dict[str, dict[str, Any]] = {

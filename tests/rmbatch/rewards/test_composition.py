@@ -10,9 +10,9 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.combine import CombineRule
 from rmbatch.rewards import Cascade, Gate, Result, Reward, Router, WeightedSum, reward
 from rmbatch.rewards.composition import When
+from rmbatch.rewards.totals import CombineRule
 
 ASKED: list[list[float | None]] = []
 

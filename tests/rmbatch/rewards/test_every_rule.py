@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from rmbatch.rewards.contract import GROUP_KINDS
 from rmbatch.rewards.registry import resolve
-from rmbatch.rows import guess_roles
-from rmbatch.scoring import ScoreStage
+from rmbatch.rows.roles import guess_roles
+from rmbatch.stages.score import ScoreStage
 from tests.rmbatch.rewards.every import RULES, made
 
 PIECES = [

@@ -16,8 +16,8 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from jobs.config import parse_job
-from jobs.preparation import prepare
+from jobs.config.sections import parse_job
+from jobs.run.prepare import prepare
 from rmbatch.rewards.composition import Gate
 from rmbatch.rewards.contract import RewardError, reward, spec_of
 from rmbatch.rewards.forms import form_of

@@ -1,0 +1,1 @@
+"""The job file: its sections, its rewards, and what decides its result."""

@@ -1,0 +1,1 @@
+"""Batch APIs: cheaper answers that come within a day."""

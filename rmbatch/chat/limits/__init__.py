@@ -1,0 +1,1 @@
+"""What holds a client back: rate, budget and the accounts of both."""

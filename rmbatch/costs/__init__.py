@@ -1,0 +1,1 @@
+"""What work costs: tokens, prices, GPU seconds, and estimates of them."""

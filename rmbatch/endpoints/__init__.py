@@ -1,0 +1,1 @@
+"""Several HTTP servers used as one: the client, one server's state, the balancer."""

@@ -1,0 +1,1 @@
+"""The kinds of judges: what each asks, and how votes become scores."""

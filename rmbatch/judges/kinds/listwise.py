@@ -1,0 +1,75 @@
+"""Judges all responses of a prompt at once: which is best, or in which order they are.
+
+The order in which they are shown follows from ``shuffle_seed`` and the texts, and turns with each vote: a judge that
+likes a place likes no response, and the same responses are shown alike wherever they stand in their row.
+"""
+
+from typing import Any
+
+from rmbatch.judges import form
+from rmbatch.judges.asking import Question, Vote
+from rmbatch.judges.kinds.base import Judge, Outcome, Parts, Plan, Responses, alone, enough
+from rmbatch.judges.kinds.order import order_of_vote
+from rmbatch.judges.spec import ListwiseSpec
+
+
+def plan(judge: Judge, responses: Responses) -> Plan:
+    """A question for each prompt and vote; equal responses of a prompt are shown once and share their score."""
+    spec = judge.spec
+    assert isinstance(spec, ListwiseSpec)
+    known = [responses.missing(place) for place in range(len(responses))]
+    lists: list[tuple[range, list[list[str]]]] = []
+    questions: list[Question] = []
+    for group in responses.groups():
+        texts = {str(responses.responses[place]): place for place in group if known[place] is None}
+        if len(texts) < 2:
+            for place in group:
+                known[place] = known[place] or alone(spec.alone)
+            continue
+        seen = responses.seen(next(iter(texts.values())))
+        orders = [order_of_vote(list(texts), seen["prompt"], spec.shuffle_seed, vote) for vote in range(spec.n)]
+        lists.append((group, orders))
+        make = form.best_of_list if spec.score == "best" else form.order_of_list
+        asked = make(len(texts), critique=spec.critique)
+        questions += [
+            judge.question(asked, seen, 1, list(texts), number=vote, responses=shown)
+            for vote, shown in enumerate(orders)
+        ]
+
+    def outcomes(votes: list[list[Vote]]) -> Parts:
+        flat = iter(vote for (vote,) in votes)
+        for group, orders in lists:
+            found = _of_texts(spec, orders, [next(flat) for _ in orders])
+            for place in group:
+                known[place] = known[place] or found[str(responses.responses[place])]
+        return {"": [outcome or alone(spec.alone) for outcome in known]}
+
+    return Plan(questions, outcomes)
+
+
+def _of_texts(spec: ListwiseSpec, orders: list[list[str]], votes: list[Vote]) -> dict[str, Outcome]:
+    """The outcome of each text."""
+    good, too_few = enough(votes, spec.quorum)
+    if too_few is not None:
+        return dict.fromkeys(orders[0], too_few)
+    counted = [(order, vote) for order, vote in zip(orders, votes) if vote.error is None]
+    return {
+        text: Outcome(
+            sum(_score(vote.value, order.index(text) + 1) for order, vote in counted) / len(good),
+            reason="\n\n".join(
+                f"[seen as {order.index(text) + 1}; {_shown(vote.value)}] {vote.said}".strip()
+                for order, vote in counted
+            ),
+        )
+        for text in orders[0]
+    }
+
+
+def _score(verdict: Any, number: int) -> float:
+    if isinstance(verdict, tuple):
+        return 1 - verdict.index(number) / (len(verdict) - 1)
+    return float(verdict == number)
+
+
+def _shown(verdict: Any) -> str:
+    return "ranked " + ", ".join(map(str, verdict)) if isinstance(verdict, tuple) else f"best {verdict}"

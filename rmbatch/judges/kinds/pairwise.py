@@ -1,0 +1,155 @@
+"""Judges the responses of a prompt two at a time, in both orders, and scores each by its games.
+
+Each pair is asked once in each order, none with itself; equal responses play as one and share their score. A judge that
+prefers a place contradicts itself, which is a tie: the part ``consistency`` says how often that was not so. A response
+of whose games half or more could not be judged has no score.
+Source: Zheng et al., "Judging LLM-as-a-Judge", arXiv 2306.05685, on swapping places.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rmbatch.judges import form
+from rmbatch.judges.asking import Question, Vote
+from rmbatch.judges.kinds.base import Judge, Outcome, Parts, Plan, Responses, alone, enough
+from rmbatch.judges.kinds.games import Game, schedule, strengths
+from rmbatch.judges.kinds.order import shuffled
+from rmbatch.judges.spec import PairwiseSpec
+
+CONSISTENCY = "consistency"
+_VALUES = {"A": 1.0, "tie": 0.5, "B": 0.0}
+_WORDS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two of a prompt's texts, by their numbers, and who is A in which order."""
+
+    first: int
+    second: int
+    orders: tuple[bool, ...]
+    """For each time that it is asked: whether the first is A."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The different texts that play for one prompt; their numbers have nothing to do with their places in the row."""
+
+    places: range
+    """Of its responses in the batch."""
+    texts: list[str]
+    pairs: list[_Pair]
+
+
+@dataclass(frozen=True)
+class _Played:
+    """What a pair came to, as its first text sees it."""
+
+    pair: _Pair
+    result: float | None = None
+    """None: it could not be judged."""
+    agrees: bool | None = None
+    """Whether both orders say the same; None where only one was asked, or one could not be read."""
+    error: str | None = None
+    said: tuple[str, ...] = ()
+    """Of each order, what the judge said."""
+
+
+def plan(judge: Judge, responses: Responses) -> Plan:
+    """A question for each pair and order."""
+    spec = judge.spec
+    assert isinstance(spec, PairwiseSpec)
+    asked = form.better_of_two(ties=spec.ties, critique=spec.critique)
+    missing = [responses.missing(place) for place in range(len(responses))]
+    prompts: list[_Prompt] = []
+    questions: list[Question] = []
+    for places in responses.groups():
+        there = {str(responses.responses[place]): place for place in places if missing[place] is None}
+        if len(there) < 2:
+            continue
+        seen = responses.seen(next(iter(there.values())))
+        texts = shuffled(list(there), seen["prompt"], spec.shuffle_seed, 0)
+        prompt = _Prompt(places, texts, _pairs(spec, texts, seen["prompt"]))
+        prompts.append(prompt)
+        for pair in prompt.pairs:
+            both = [texts[pair.first], texts[pair.second]]
+            for first_is_a in pair.orders:
+                a, b = both if first_is_a else both[::-1]
+                questions.append(judge.question(asked, seen, spec.n, both, response_a=a, response_b=b))
+
+    def outcomes(votes: list[list[Vote]]) -> Parts:
+        scores = [why or alone(spec.alone) for why in missing]
+        agreed = [why or alone(None) for why in missing]
+        flat = iter(votes)
+        for prompt in prompts:
+            played = [_played(spec, pair, [next(flat) for _ in pair.orders]) for pair in prompt.pairs]
+            found = dict(zip(prompt.texts, _of_texts(spec, prompt, played, responses), strict=True))
+            for place in prompt.places:
+                if missing[place] is None:
+                    scores[place], agreed[place] = found[str(responses.responses[place])]
+        return {"": scores, CONSISTENCY: agreed}
+
+    return Plan(questions, outcomes)
+
+
+def _pairs(spec: PairwiseSpec, texts: Sequence[str], prompt: str) -> list[_Pair]:
+    """Who plays whom, and how often."""
+    pairs = []
+    for first, second in schedule(len(texts), spec.max_games, spec.shuffle_seed):
+        if spec.orders == "both":
+            orders: tuple[bool, ...] = (True, False)
+        else:
+            both = [texts[first], texts[second]]
+            orders = (shuffled(both, prompt, spec.shuffle_seed, 1)[0] == both[0],)
+        pairs.append(_Pair(first, second, orders))
+    return pairs
+
+
+def _played(spec: PairwiseSpec, pair: _Pair, votes: Sequence[list[Vote]]) -> _Played:
+    results: list[float] = []
+    said: list[str] = []
+    for first_is_a, some in zip(pair.orders, votes, strict=True):
+        good, too_few = enough(some, spec.quorum)
+        if too_few is not None:
+            return _Played(pair, error=too_few.error, said=(*said, too_few.reason or ""))
+        values = [_VALUES[vote.value] for vote in good]
+        mean = sum(values) / len(values)
+        result = 0.5 if mean == 0.5 else float(mean > 0.5)  # the majority, in which ties are half a vote for each
+        results.append(result if first_is_a else 1 - result)
+        said.append("\n".join(filter(None, (vote.said for vote in good))))
+    agrees = len(set(results)) == 1
+    return _Played(pair, results[0] if agrees else 0.5, agrees if len(results) > 1 else None, said=tuple(said))
+
+
+def _of_texts(
+    spec: PairwiseSpec, prompt: _Prompt, played: Sequence[_Played], responses: Responses
+) -> Iterator[tuple[Outcome, Outcome]]:
+    """Score and consistency of each text."""
+    first_place = {str(responses.responses[place]): place - prompt.places.start for place in reversed(prompt.places)}
+    numbers = [first_place[text] for text in prompt.texts]
+    games = [Game(each.pair.first, each.pair.second, each.result) for each in played if each.result is not None]
+    for text, score in enumerate(strengths(games, len(prompt.texts), spec.score)):
+        mine = [each for each in played if text in (each.pair.first, each.pair.second)]
+        failed = [each.error for each in mine if each.error is not None]
+        reason = "\n\n".join(_told(text, numbers, each) for each in mine) or None
+        if score is None or 2 * len(failed) >= len(mine):
+            why = failed[0] if failed else "no_game: no pair with this response was played; raise max_games"
+            yield Outcome(error=why, reason=reason), Outcome(error=why)
+            continue
+        twice = [each.agrees for each in mine if each.agrees is not None]
+        once = Outcome(error="asked_once: no pair of this response was judged in both orders")
+        yield Outcome(score, reason=reason), Outcome(sum(twice) / len(twice)) if twice else once
+
+
+def _told(text: int, numbers: Sequence[int], game: _Played) -> str:
+    """How a game went for one of its players, in words; responses of a prompt count from 0."""
+    pair = game.pair
+    is_first = text == pair.first
+    other = numbers[pair.second if is_first else pair.first]
+    labels = ["A" if first_is_a == is_first else "B" for first_is_a in pair.orders]
+    said = [f"[as {label}] {critique}" for label, critique in zip(labels, game.said) if critique]
+    if game.result is None:
+        return "\n".join([f"against response {other} not judged: {game.error}", *said])
+    result = game.result if is_first else 1 - game.result
+    contradicted = "; the two orders contradict each other" if game.agrees is False else ""
+    return "\n".join([f"{_WORDS[result]} against response {other}{contradicted}", *said])

@@ -1,0 +1,1 @@
+"""Rewards that are models: their settings, how a conversation is written, and who runs them."""

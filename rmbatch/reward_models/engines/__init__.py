@@ -1,0 +1,1 @@
+"""What runs a reward model: vLLM, transformers, or servers that run already."""

@@ -1,0 +1,1 @@
+"""The rule rewards, a module for each noun."""

@@ -1,0 +1,119 @@
+"""Rewards that compare a response with its reference as a whole: ``accuracy``, ``f1_score``, ``number_accuracy``.
+
+They know nothing of mathematics (``math.py``), of form (``format.py``) or of likeness (``similarity.py``).
+"""
+
+import math
+import re
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from rmbatch.rewards.contract import Scores, reward
+from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, floats, per_pair, series
+from rmbatch.rewards.rules.tokenizers import TokenizerName
+from rmbatch.rewards.rules.tokenizers import tokenizer as load_tokenizer
+
+_NUMBER = r"-?\d+\.?\d*"
+
+
+@reward("accuracy")
+def accuracy(response: pa.Array, reference: pa.Array) -> pa.Array:
+    """1.0 where the response is the reference, character for character, white space at both ends aside; else 0.0.
+
+    response[n] text, reference[n] text -> score[n] float64 in {0, 1}. Case counts; two empty texts are equal.
+    Null response or reference: null.
+    Source: RM-Gallery, ``accuracy``, https://github.com/modelscope/RM-Gallery.
+    Deviation: a missing reference is null; RM-Gallery compares with "".
+    """
+    equal = pc.equal(pc.utf8_trim_whitespace(response), pc.utf8_trim_whitespace(reference))
+    return pc.cast(equal, pa.float64())
+
+
+@reward("f1_score")
+class F1Score:
+    """F1 of the sets of tokens of response and reference, both lower-cased.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Sets: a word said twice counts once. Both without
+    tokens: 1.0; one without: 0.0.
+    Null response or reference: null. UserError where the tokenizer cannot be loaded.
+    Source: RM-Gallery, ``f1_score``, https://github.com/modelscope/RM-Gallery.
+    Deviation: the default tokenizer is ``words`` (its "simple"), not tiktoken, and one that cannot be loaded is an
+    error; RM-Gallery then splits at white space in silence.
+    Deviation: the knob ``tokenizer_type`` is refused, it is ``tokenizer`` here; so is "simple", which is ``words``.
+    Deviation: a missing reference is null; RM-Gallery compares with "".
+    """
+
+    def __init__(
+        self, *, tokenizer: TokenizerName = "words", encoding_name: str = "cl100k_base", chinese_only: bool = False
+    ) -> None:
+        self._tokenize = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
+
+    def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
+        references = Once(self._tokens)  # the candidates of one prompt share a reference
+        return floats(per_pair(response, reference, lambda text, gold: _f1(self._tokens(text), references[gold])))
+
+    def _tokens(self, text: str) -> set[str]:
+        return set(self._tokenize(text.strip().lower()))
+
+
+def _f1(response: set[str], reference: set[str]) -> float:
+    if not response and not reference:
+        return 1.0
+    common = len(response & reference)
+    if not common:
+        return 0.0
+    precision, recall = common / len(response), common / len(reference)
+    return 2 * precision * recall / (precision + recall)
+
+
+@reward("number_accuracy", writes_reason=False)
+def number_accuracy(
+    response: pa.Array, reference: pa.Array, *, tolerance: Annotated[float, Field(ge=0)] = 1e-6
+) -> Scores:
+    """Share of the reference's numbers that the response has at the same place, within ``tolerance``.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. The first number of the response is compared with
+    the first of the reference, and so on; further numbers of the response cost nothing, a response without numbers is
+    0.0. A number is digits with at most one point and a minus before them: "1,000" is 1 and 0, "3-4" is 3 and -4,
+    "1e5" is 1 and 5.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no number.
+    Source: RM-Gallery, ``number_accuracy``, https://github.com/modelscope/RM-Gallery.
+    Deviation: a ``tolerance`` below 0 is refused; with it, RM-Gallery finds no number right.
+    Deviation: a reference without numbers is null, not 0.0: there is nothing to compare with.
+    """
+    golds: Once[str, list[float]] = Once(lambda gold: [_float(number) for number in re.findall(_NUMBER, gold)])
+    wanted = [None if gold is None else golds[gold] for gold in reference.to_pylist()]
+    most = max((len(numbers) for numbers in wanted if numbers), default=0)
+
+    def verdict(found: list[float] | None, gold: list[float] | None) -> Verdict | None:
+        if found is None or gold is None:
+            return None
+        if not gold:
+            return None, "unparsable_reference: no number in it", None
+        num_right = sum(abs(number - right) <= tolerance for number, right in zip(found, gold))
+        return num_right / len(gold), None, None
+
+    return as_scores(map(verdict, _numbers(response, most), wanted), reasons=False)
+
+
+def _numbers(response: pa.Array, most: int) -> list[list[float] | None]:
+    """The first ``most`` numbers of each text."""
+    # Measured: Rust's regex finds all numbers 20 times as fast as re.findall, and the first alone 4 times faster again.
+    texts = series(response)
+    if most <= 1:
+        first = texts.str.extract(f"({_NUMBER})").to_list()
+        present = response.is_valid().to_pylist()
+        return [[_float(one)] if one else [] if valid else None for one, valid in zip(first, present)]
+    found = texts.str.extract_all(_NUMBER).list.head(most).to_list()
+    return [None if numbers is None else [_float(number) for number in numbers] for numbers in found]
+
+
+def _float(digits: str) -> float:
+    """The number that decimal digits of any script write; nan for digits that are newer than this Python's Unicode."""
+    try:
+        return float(digits)
+    except ValueError:  # Rust's regex knows a later Unicode, and nan equals no number
+        return math.nan

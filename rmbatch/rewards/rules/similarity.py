@@ -1,0 +1,361 @@
+"""Rewards for how alike a response and its reference are as text: shared sequences and n-grams, edits, sets of words.
+
+``rouge`` is RM-Gallery's; ``rouge1``, ``rouge2`` and ``rougeL`` count as the rouge-score package does; BLEU and chrF
+are sacrebleu's, the fuzzy ratios RapidFuzz's. Equal or not, as a whole: ``general.py``; as strings: ``match.py``.
+"""
+
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rmbatch.rewards.contract import Scores, reward
+from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, per_different_pair, per_pair, too_long
+from rmbatch.rows.messages import TEXT
+from rmbatch.settings.extras import require
+
+Measure = Literal["f1", "precision", "recall"]
+Fuzzy = Literal["ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio", "WRatio"]
+
+MAX_PRODUCT = 20_000_000_000
+"""Words times words, or characters times characters, that one comparison may take: a second of bit-parallel work."""
+MAX_CHARACTERS = 100_000
+"""Characters of a text whose n-grams are counted in Python."""
+_WORDS = re.compile(r"\w+")
+_LETTERS = re.compile(r"[a-z0-9]+")
+_NO_LETTERS = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+@reward("rouge", writes_reason=False)
+def rouge(response: pa.Array, reference: pa.Array) -> Scores:
+    """ROUGE-L: F1 of the longest sequence of words, not necessarily adjacent, that both texts hold in the same order.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words are lower-cased and split at white space.
+    Both without words: 1.0; one without: 0.0.
+    Null response or reference: null. Null with a code: ``too_long``, over 2e10 words times words.
+    Source: RM-Gallery, ``rouge``, https://github.com/modelscope/RM-Gallery.
+    Deviation: a missing reference is null; RM-Gallery compares with "".
+    """
+    golds: Once[str, list[str]] = Once(lambda gold: gold.strip().lower().split())
+
+    def verdict(text: str, gold: str) -> Verdict:
+        words, right = text.strip().lower().split(), golds[gold]
+        if not words and not right:
+            return 1.0, None, None
+        return _longest_common(words, right, "f1")
+
+    return as_scores(per_pair(response, reference, verdict), reasons=False)
+
+
+@reward("rouge1", writes_reason=False)
+def rouge1(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-1 as the rouge-score package counts it: words that both texts hold, each as often as both have it.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words are runs of the letters a to z and digits,
+    lower-cased, without stemming; other scripts have none.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge).
+    """
+    return _rouge_n(response, reference, 1, measure)
+
+
+@reward("rouge2", writes_reason=False)
+def rouge2(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-2 as the rouge-score package counts it: adjacent pairs of words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of one word has no
+    pair, and scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge).
+    """
+    return _rouge_n(response, reference, 2, measure)
+
+
+@reward("rouge3", writes_reason=False)
+def rouge3(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-3 as the rouge-score package counts it: 3 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge3`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 3, measure)
+
+
+@reward("rouge4", writes_reason=False)
+def rouge4(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-4 as the rouge-score package counts it: 4 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge4`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 4, measure)
+
+
+@reward("rouge5", writes_reason=False)
+def rouge5(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-5 as the rouge-score package counts it: 5 adjacent words that both texts hold.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
+    scores 0.0.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge). OpenJudge's ``rouge5`` cuts words by jieba and drops stop words.
+    """
+    return _rouge_n(response, reference, 5, measure)
+
+
+@reward("word_overlap")
+def word_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool = True) -> Scores:
+    """Share of the reference's different words that the response has.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; words are runs of letters, digits and ``_`` of
+    any script, and each counts once.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no word.
+    Source: OpenJudge, ``word_overlap``, https://github.com/agentscope-ai/OpenJudge, which cuts words by jieba, drops
+    Chinese stop words, and gives 0.0 where the reference has no word.
+    """
+    return _overlap(response, reference, ignore_case, lambda text: set(_WORDS.findall(text)), "word")
+
+
+@reward("char_overlap")
+def char_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool = True) -> Scores:
+    """Share of the reference's different characters that the response has.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; characters are Unicode code points, white space
+    among them, and each counts once.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it is empty (0.0 in OpenJudge).
+    Source: OpenJudge, ``char_overlap``, https://github.com/agentscope-ai/OpenJudge.
+    """
+    return _overlap(response, reference, ignore_case, set, "character")
+
+
+@reward("rougeL", writes_reason=False)
+def rouge_l(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+    """ROUGE-L as the rouge-score package counts it: the longest common sequence of words.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``, where ``rouge`` splits at
+    white space.
+    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there);
+    ``too_long``, over 2e10 words times words.
+    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
+    (rouge).
+    """
+    golds = Once(_letter_words)
+
+    def verdict(text: str, gold: str) -> Verdict:
+        return _longest_common(_letter_words(text), golds[gold], measure) if golds[gold] else _NO_WORD
+
+    return as_scores(per_pair(response, reference, verdict), reasons=False)
+
+
+@reward("bleu")
+class Bleu:
+    """Sentence BLEU of the response against its reference, from sacrebleu, divided by 100.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]: n-grams up to four words, exponential smoothing,
+    effective order for short texts, as sacrebleu's ``sentence_bleu``. ``tokenize="zh"`` for Chinese, ``"char"`` or
+    ``"intl"`` for other scripts.
+    Null response or reference: null. Null with a code: ``too_long``, over 100,000 characters. UserError where
+    sacrebleu is not installed.
+    Source: Post, "A Call for Clarity in Reporting BLEU Scores", https://aclanthology.org/W18-6319.
+    """
+
+    def __init__(self, *, tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a", lowercase: bool = False):
+        bleu = _sacrebleu().BLEU
+        self._with = partial(bleu, tokenize=tokenize, lowercase=lowercase, effective_order=True)
+
+    def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
+        return _sacrebleu_scores(response, reference, self._with)
+
+
+@reward("chrf")
+class ChrF:
+    """chrF of the response against its reference, from sacrebleu, divided by 100: F-score of character n-grams.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]: n-grams up to six characters, recall weighs twice
+    (``beta``). ``word_order=2`` is chrF++.
+    Null response or reference: null. Null with a code: ``too_long``, over 100,000 characters. UserError where
+    sacrebleu is not installed.
+    Source: Popović, "chrF: character n-gram F-score for automatic MT evaluation", https://aclanthology.org/W15-3049.
+    """
+
+    def __init__(self, *, word_order: Literal[0, 1, 2] = 0, beta: int = 2, lowercase: bool = False):
+        chrf = _sacrebleu().CHRF
+        self._with = partial(chrf, word_order=word_order, beta=beta, lowercase=lowercase)
+
+    def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
+        return _sacrebleu_scores(response, reference, self._with)
+
+
+@reward("fuzzy_ratio", writes_reason=False)
+def fuzzy_ratio(response: pa.Array, reference: pa.Array, *, method: Fuzzy = "ratio", normalise: bool = False) -> Scores:
+    """How alike two texts are by RapidFuzz: 1.0 equal, 0.0 with nothing in common.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1], RapidFuzz's 0 to 100 divided by 100. ``ratio``
+    counts insertions and deletions; ``partial_ratio`` takes the best stretch of the longer text; ``token_…`` compare
+    words whatever their order. ``normalise`` lower-cases and reads all but letters and digits as spaces.
+    Null response or reference: null. Null with a code: ``too_long``, over 2e10 characters times characters.
+    Source: RapidFuzz, https://rapidfuzz.github.io/RapidFuzz.
+    """
+    from rapidfuzz import fuzz
+
+    return _fuzzy(response, reference, getattr(fuzz, method), normalise, 100.0)
+
+
+@reward("token_set_ratio", writes_reason=False)
+def token_set_ratio(response: pa.Array, reference: pa.Array, *, normalise: bool = False) -> Scores:
+    """How alike two texts are as sets of words, by RapidFuzz: 1.0 also where one holds all words of the other.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; the same as ``fuzzy_ratio`` with that method. A
+    text without words: 0.0.
+    Null response or reference: null. Null with a code: ``too_long``, over 2e10 characters times characters.
+    Source: RapidFuzz, ``fuzz.token_set_ratio``, https://rapidfuzz.github.io/RapidFuzz.
+    """
+    return fuzzy_ratio(response, reference, method="token_set_ratio", normalise=normalise)
+
+
+@reward("edit_similarity", writes_reason=False)
+def edit_similarity(response: pa.Array, reference: pa.Array, *, normalise: bool = False) -> Scores:
+    """1 - Levenshtein distance / length of the longer text; two empty texts: 1.0.
+
+    response[n] text, reference[n] text -> score[n] float64 in [0, 1]; characters are Unicode code points.
+    Null response or reference: null. Null with a code: ``too_long``, over 2e10 characters times characters.
+    Source: RapidFuzz, ``Levenshtein.normalized_similarity``, https://rapidfuzz.github.io/RapidFuzz.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    return _fuzzy(response, reference, Levenshtein.normalized_similarity, normalise, 1.0)
+
+
+_NO_WORD: Verdict = (None, "unparsable_reference: no word of the letters a to z or digits in it", None)
+
+
+def _letter_words(text: str) -> list[str]:
+    if text.isascii():  # three times as fast as the search
+        return text.lower().translate(_NO_LETTERS).split()
+    return _LETTERS.findall(text.lower())
+
+
+def _longest_common(words: Sequence[str], gold: Sequence[str], measure: Measure) -> Verdict:
+    from rapidfuzz.distance import LCSseq
+
+    if (product := len(words) * len(gold)) > MAX_PRODUCT:
+        return too_long("words times words", product, MAX_PRODUCT)
+    common = LCSseq.similarity(words, gold) if product else 0
+    return _measured(common, len(words), len(gold), measure), None, None
+
+
+def _rouge_n(response: pa.Array, reference: pa.Array, n: int, measure: Measure) -> Scores:
+    def ngrams(words: list[str]) -> Iterable[Any]:
+        return words if n == 1 else zip(*(words[start:] for start in range(n)))
+
+    def counted(gold: str) -> tuple[Counter[Any], bool]:
+        words = _letter_words(gold)
+        return Counter(ngrams(words)), bool(words)
+
+    golds = Once(counted)
+
+    def verdict(text: str, gold: str) -> Verdict:
+        right, has_words = golds[gold]
+        if not has_words:
+            return _NO_WORD
+        words = _letter_words(text)
+        found = Counter(filter(right.__contains__, ngrams(words)))
+        common = sum(min(number, right[ngram]) for ngram, number in found.items())
+        return _measured(common, max(len(words) - n + 1, 0), right.total(), measure), None, None
+
+    return as_scores(per_pair(response, reference, verdict), reasons=False)
+
+
+def _overlap(
+    response: pa.Array, reference: pa.Array, ignore_case: bool, items: Callable[[str], set[str]], kind: str
+) -> Scores:
+    def found(text: str) -> set[str]:
+        return items(text.lower() if ignore_case else text)
+
+    golds = Once(found)
+
+    def verdict(text: str, gold: str) -> Verdict:
+        right = golds[gold]
+        if not right:
+            return None, f"unparsable_reference: no {kind} in it", None
+        num_common = len(right & found(text))
+        return num_common / len(right), None, f"{num_common} of {len(right)} {kind}s"
+
+    return as_scores(per_pair(response, reference, verdict))
+
+
+def _measured(common: int, num_response: int, num_reference: int, measure: Measure) -> float:
+    if not common:
+        return 0.0
+    precision, recall = common / num_response, common / num_reference
+    if measure == "f1":
+        return 2 * precision * recall / (precision + recall)
+    return precision if measure == "precision" else recall
+
+
+def _sacrebleu() -> Any:
+    require("rules", "bleu or chrf", "sacrebleu")
+    from sacrebleu import metrics
+
+    return metrics
+
+
+def _sacrebleu_scores(response: pa.Array, reference: pa.Array, metric: Callable[..., Any]) -> Scores:
+    # A metric of one reference keeps that reference's n-grams, so the candidates of a prompt count them once.
+    golds: Once[str, Any] = Once(lambda gold: metric(references=[[gold]]))
+
+    def verdict(text: str, gold: str) -> Verdict:
+        if (longest := max(len(text), len(gold))) > MAX_CHARACTERS:
+            return too_long("characters", longest, MAX_CHARACTERS)
+        return min(1.0, golds[gold].corpus_score([text], None).score / 100), None, None
+
+    try:
+        return as_scores(per_different_pair(response, reference, verdict), reasons=False)
+    finally:
+        _forget_texts()
+
+
+def _forget_texts() -> None:
+    """Empty the caches of sacrebleu's tokenizers: each keeps 65,536 texts for ever, gigabytes where they are long."""
+    for name in [name for name in sys.modules if name.startswith("sacrebleu.tokenizers.")]:
+        for kind in filter(inspect.isclass, vars(sys.modules[name]).values()):
+            for method in vars(kind).values():
+                if hasattr(method, "cache_clear"):
+                    method.cache_clear()
+
+
+def _fuzzy(response: pa.Array, reference: pa.Array, scorer: Any, normalise: bool, full: float) -> Scores:
+    from rapidfuzz.process import cpdist
+    from rapidfuzz.utils import default_process
+
+    sizes = [pc.cast(pc.fill_null(pc.utf8_length(column), 0), pa.int64()) for column in (response, reference)]
+    product = pc.multiply(*sizes)
+    short = pc.less_equal(product, MAX_PRODUCT)
+    asked = pc.and_(short, pc.and_(pc.is_valid(response), pc.is_valid(reference)))
+    scored = cpdist(
+        response.filter(asked).to_pylist(),
+        reference.filter(asked).to_pylist(),
+        scorer=scorer,
+        processor=default_process if normalise else None,
+        dtype=np.float64,
+    )
+    score = pc.replace_with_mask(pa.nulls(len(response), pa.float64()), asked, pa.array(scored / full))
+    over = too_long("characters times characters", pc.max(product).as_py() or 0, MAX_PRODUCT)[1]
+    error = pc.if_else(short, pa.scalar(None, TEXT), pa.scalar(over, TEXT))
+    return Scores(score, error)

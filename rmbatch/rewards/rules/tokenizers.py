@@ -1,0 +1,66 @@
+"""The tokenizers that text rewards share: ``words``, ``jieba``, ``tiktoken``.
+
+A tokenizer that cannot be had is an error when the reward is made, never another tokenizer in its place: scores of two
+runs would differ with no trace. They take text as it is; lower-casing is the reward's business.
+
+    tokenize = tokenizer("words")
+    tokenize("the cat")    # ["the", "cat"]
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from connectors.errors import UserError
+from rmbatch.settings.extras import require
+
+TokenizerName = Literal["words", "jieba", "tiktoken"]
+Tokenize = Callable[[str], list[str]]
+
+_NOT_CHINESE = re.compile(r"[^\u4e00-\u9fff]+")
+
+
+def tokenizer(name: TokenizerName, *, encoding_name: str = "cl100k_base", chinese_only: bool = False) -> Tokenize:
+    """A function from text to its tokens.
+
+    ``words`` splits at white space; ``jieba`` cuts Chinese words (white space is no token); ``tiktoken`` gives the text
+    of each token of ``encoding_name``. ``chinese_only`` first drops all but the characters U+4E00 to U+9FFF.
+    Raises UserError where the package or the encoding cannot be loaded.
+    """
+    tokenize: Tokenize = str.split
+    if name == "jieba":
+        tokenize = _jieba()
+    elif name == "tiktoken":
+        tokenize = _tiktoken(encoding_name)
+    if not chinese_only:
+        return tokenize
+    return lambda text: tokenize(_NOT_CHINESE.sub("", text))
+
+
+def _jieba() -> Tokenize:
+    require("tokenizers", "tokenizer='jieba'", "jieba")
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    jieba.initialize()
+    return lambda text: [word for word in jieba.cut(text) if not word.isspace()]
+
+
+def _tiktoken(encoding_name: str) -> Tokenize:
+    require("tokenizers", "tokenizer='tiktoken'", "tiktoken")
+    import tiktoken
+
+    try:
+        encoding = tiktoken.get_encoding(encoding_name)
+    except Exception as fault:  # an unknown name is a ValueError; offline it is whatever requests raises
+        cure = "it is downloaded once: set TIKTOKEN_CACHE_DIR to a folder that holds it, or use tokenizer='words'"
+        raise UserError(
+            f"tiktoken cannot load encoding_name={encoding_name!r} ({type(fault).__name__}); {cure}"
+        ) from None
+
+    def tokenize(text: str) -> list[str]:
+        # A prompt may spell a special token out; it is text here, not control.
+        return [encoding.decode([token]) for token in encoding.encode(text, disallowed_special=())]
+
+    return tokenize

@@ -1,0 +1,366 @@
+"""Rows and their two shapes: which column plays which role, and flat candidates out of nested or flat rows.
+
+Nested: a row holds a prompt and a list of candidates (or a column per candidate). Flat: a row holds one response. A
+``FlatView`` gives either to a reward as columns of one value per candidate, and puts what the reward gave back into the
+shape of the rows. It scores nothing; the forms in which text and conversations are written are ``messages.py``.
+
+    roles = guess_roles(table.schema, {"responses": "candidates"})
+    view = flatten(table, roles)
+    lengths = pc.utf8_length(view.column("response"))         # one per candidate
+    table.append_column("length", view.nest(lengths))         # list<int64>, aligned with the candidates
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.errors import UserError
+from connectors.schema import HIDDEN, twins_of
+from rmbatch.rows import messages
+from rmbatch.rows.messages import MESSAGES, TEXT, is_list, is_text
+from rmbatch.settings.names import nearest
+
+ROLES = ("id", "prompt", "response", "responses", "reference", "group")
+EVERYTHING = "*"
+"""As the name of a column: all that a row holds; see ``FlatView.column``."""
+JSON_MARK = (b"rmbatch.type", b"json")
+"""Field metadata of a column whose text is JSON, because its values had no common type."""
+
+_COMMON_NAMES: dict[str, tuple[str, ...]] = {
+    "responses": ("responses", "candidates", "completions", "outputs", "generations", "samples"),
+    "response": ("response", "completion", "output", "generation", "model_output", "prediction"),
+    "prompt": ("prompt", "messages", "question", "instruction", "problem", "query", "input", "conversations"),
+    "reference": (
+        *("reference", "ground_truth", "reference_answer", "gold", "gold_answer", "target", "label", "answer"),
+        *("solution", "expected_answer"),
+    ),
+    "group": ("group", "group_id", "prompt_id"),
+    "id": ("id", "uid", "uuid", "unique_id"),
+}
+_PER_CANDIDATE = ("response_", "score.", "error.", "reason.", "steps.")
+"""Beginnings of the names of columns that hold, in nested rows, a list aligned with the candidates."""
+
+
+class MissingColumnError(UserError):
+    """There is no such column."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column plays which role; None: no column does."""
+
+    id: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+    responses: str | tuple[str, ...] | None = None
+    """A column of lists, or several columns that are one candidate each, in this order."""
+    reference: str | None = None
+    group: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further parameters of rewards, and the columns they read."""
+
+    def columns(self) -> tuple[str, ...]:
+        """All columns that play a role, each once."""
+        several = self.responses if isinstance(self.responses, tuple) else (self.responses,)
+        named = (self.id, self.prompt, self.response, *several, self.reference, self.group, *self.extra.values())
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+
+def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Roles:
+    """The roles that ``given`` names, the others guessed from common column names of a plausible type.
+
+    A role given as None is not guessed. ``response`` and ``responses`` exclude each other. A key that is no role is a
+    parameter of a reward. Raises UserError for a column that is not there, naming the nearest.
+    """
+    roles: dict[str, Any] = {}
+    extra: dict[str, str] = {}
+    for role, column in (given or {}).items():
+        checked = _existing(schema, role, column)
+        if role in ROLES:
+            roles[role] = checked
+        else:
+            extra[role] = column
+    if roles.get("response") and roles.get("responses"):
+        raise UserError("columns: response (one a row) and responses (a list a row) exclude each other; give one")
+    if "response" in roles or "responses" in roles:
+        roles = {"response": None, "responses": None, **roles}
+
+    taken = set(Roles(**roles, extra=extra).columns())
+
+    def guess(role: str, names: Iterable[str], plausible: Callable[[pa.Field], bool] | None = None) -> None:
+        if role in roles:
+            return
+        present = {name.lower(): name for name in reversed(schema.names) if name not in taken}
+        likely = (present[name] for name in names if name in present)
+        found = next((name for name in likely if (plausible or _PLAUSIBLE[role])(schema.field(name))), None)
+        if found is not None:
+            roles[role] = found
+            taken.add(found)
+
+    for role in ("responses", "response", "prompt", "reference", "group"):
+        if not (role == "response" and roles.get("responses")):
+            guess(role, _COMMON_NAMES[role])
+    if not roles.get("responses"):
+        guess("response", ("answer",))  # a reference had the first choice
+    if not roles.get("response"):
+        guess("responses", _COMMON_NAMES["responses"], lambda column: bool(pa.types.is_null(column.type)))
+    guess("id", (*_COMMON_NAMES["id"], *(name.lower() for name in schema.names if name.lower().endswith("_id"))))
+    return Roles(**roles, extra=extra)
+
+
+def flatten(table: pa.Table, roles: Roles) -> "FlatView":
+    """The table's candidates, one after the other. Nothing but the shape is computed before a column is asked for."""
+    return FlatView(table, roles)
+
+
+class FlatView:
+    """Columns of one value per candidate, over rows of either shape."""
+
+    def __init__(self, table: pa.Table, roles: Roles) -> None:
+        self._table, self.roles = table, roles
+        self._cache: dict[str, pa.Array] = {}
+        self._null_rows: pa.Array | None = None
+        self._candidates: Callable[[], pa.Array] = lambda: self._texts("response", roles.response)
+        self.offsets: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        """Nested rows: the candidates of row i are offsets[i]:offsets[i + 1], int64, rows + 1. None for flat rows."""
+        if isinstance(roles.responses, tuple):
+            self._nest_columns(roles.responses)
+        elif roles.responses is not None:
+            self._nest_lists(roles.responses)
+        self.num_candidates: int = table.num_rows if self.offsets is None else int(self.offsets[-1])
+
+    def column(self, name: str) -> pa.Array:
+        """The column that plays the role ``name``, or is called so, as one array of ``num_candidates`` values.
+
+        ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
+        type (text as large_string, lists as large_list, JSON as the text of each value). An odd value is read where the
+        result is text or a prompt, and is null else (``connectors/shapes.py``). In nested rows what belongs to
+        the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
+        ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
+
+        ``*`` is a struct of all that a row holds: ``completion`` (the response) and ``prompt``, both text or both
+        messages, as the data writes the prompt, and the other columns by their names.
+        """
+        if name not in self._cache:
+            self._cache[name] = self._column(name)
+        return self._cache[name]
+
+    def has(self, name: str) -> bool:
+        """Whether ``column(name)`` has a column to read."""
+        if name == EVERYTHING or (name == "response" and self.offsets is not None):
+            return True
+        return self._source(name) in self._table.schema.names
+
+    def row_of(self, candidate: int) -> int:
+        """The place of the row that a candidate belongs to."""
+        if self.offsets is None:
+            return candidate
+        return int(np.searchsorted(self.offsets, candidate, side="right")) - 1
+
+    def nest(self, array: pa.Array) -> pa.Array:
+        """One value per candidate, back in the shape of the rows.
+
+        Nested: list<…>, null where the row's list of candidates is null. Flat: unchanged.
+        """
+        if self.offsets is None:
+            return array
+        return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), array, mask=self._null_rows)
+
+    def _column(self, name: str) -> pa.Array:
+        roles = self.roles
+        if name == "response":
+            return self._candidates()
+        if name == "prompt":
+            return self._per_candidate(
+                self._read(name, roles.prompt, messages.prompt_messages, messages.messages_of, MESSAGES)
+            )
+        if name == "reference":
+            return self._per_candidate(
+                self._read(name, roles.reference, messages.reference_text, messages.written, TEXT)
+            )
+        if name == EVERYTHING:
+            return self._everything()
+        return self._own(name, self._source(name))
+
+    def _own(self, name: str, source: str | None) -> pa.Array:
+        """A column that plays no role."""
+        values = self._read(name, source)
+        if self.offsets is None or source is None or not name.startswith(_PER_CANDIDATE):
+            return self._per_candidate(values)
+        if self._is_json(source):
+            raise UserError(f"{name}: column {source!r} is JSON of mixed types; a list of one type per row is needed")
+        if not is_list(values.type):
+            return self._per_candidate(values)
+        if not np.array_equal(messages.offsets_of(values), self.offsets):
+            raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
+        return values.flatten()
+
+    def _everything(self) -> pa.Array:
+        roles, schema = self.roles, self._table.schema
+        several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
+        used = {roles.response, roles.prompt, *several}
+        written = roles.prompt or roles.response or several[0]
+        kind = TEXT if written is None or self._is_json(written) else schema.field(written).type
+        if roles.prompt is None and isinstance(roles.responses, str) and is_list(kind):
+            kind = kind.value_type
+        talks = messages.is_conversation(kind) or (written is not None and self._is_json(written))
+        held = {"completion": messages.completion_messages(self._candidates()) if talks else self._candidates()}
+        if roles.prompt is not None:
+            held["prompt"] = self.column("prompt") if talks else self._own("prompt", roles.prompt)
+        for name in schema.names:
+            if name not in used and name not in held and not name.startswith(HIDDEN):
+                held[name] = self._own(name, name)
+        return pa.StructArray.from_arrays(list(held.values()), list(held))
+
+    def _source(self, name: str) -> str | None:
+        if name in ("response", "prompt", "reference"):
+            column: str | None = getattr(self.roles, name)
+            return column
+        played = getattr(self.roles, name) if name in ("id", "group") else None
+        return self.roles.extra.get(name) or played or name
+
+    def _nest_lists(self, column: str) -> None:
+        lists = self._raw("responses", column)
+        self._null_rows = pc.is_null(lists)
+        if not self._is_json(column):
+            if not is_list(lists.type) and not pa.types.is_null(lists.type):
+                raise UserError(
+                    f"responses: column {column!r} is {lists.type}, not a list; is it one `response` per row?"
+                )
+            if pa.types.is_null(lists.type):
+                lists = pc.cast(lists, pa.large_list(TEXT))
+            odd = self._odd_values(column)
+            if odd:
+                texts = messages.response_text(lists.flatten())
+                lists = pa.LargeListArray.from_arrays(pa.array(messages.offsets_of(lists)), texts, mask=self._null_rows)
+                found = {row: value if isinstance(value, list) else None for row, value in odd.items()}
+                lists = _replaced(
+                    lists, {row: value and list(map(messages.text_of, value)) for row, value in found.items()}
+                )
+                self._null_rows = pc.is_null(lists)
+            self.offsets = messages.offsets_of(lists)
+            self._candidates = lambda: messages.response_text(lists.flatten())
+            return
+        values = messages.json_values(lists, column)
+        self._null_rows = pa.array([value is None for value in values], pa.bool_())
+        wrong = next((value for value in values if value is not None and not isinstance(value, list)), None)
+        if wrong is not None:
+            raise UserError(
+                f"responses: column {column!r} holds {str(wrong)[:80]!r}, which is not a list of candidates"
+            )
+        self.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in values], dtype=np.int64)])
+        texts = [messages.text_of(candidate) for value in values for candidate in value or ()]
+        self._candidates = lambda: pa.array(texts, TEXT)
+
+    def _nest_columns(self, columns: tuple[str, ...]) -> None:
+        num_rows, width = self._table.num_rows, len(columns)
+        self.offsets = np.arange(num_rows + 1, dtype=np.int64) * width
+        self._null_rows = pa.array(np.zeros(num_rows, dtype=bool))
+        interleaved = np.arange(num_rows * width, dtype=np.int64).reshape(width, num_rows).T.ravel()
+
+        def candidates() -> pa.Array:
+            texts = [self._texts("responses", column) for column in columns]
+            return pa.concat_arrays(texts).take(pa.array(interleaved))
+
+        self._candidates = candidates
+
+    def _per_candidate(self, values: pa.Array) -> pa.Array:
+        if self.offsets is None:
+            return values
+        return values.take(pa.array(np.repeat(np.arange(len(values)), np.diff(self.offsets))))
+
+    def _texts(self, role: str, column: str | None) -> pa.Array:
+        return self._read(role, column, messages.response_text, messages.text_of, TEXT)
+
+    def _read(
+        self,
+        role: str,
+        column: str | None,
+        of_array: Callable[[pa.Array], pa.Array] | None = None,
+        of_value: Callable[[Any], Any] = messages.written,
+        decoded_type: pa.DataType = TEXT,
+    ) -> pa.Array:
+        """The column per row through ``of_array``; where its text is JSON, each decoded value through ``of_value``."""
+        if column is None:
+            raise MissingColumnError(f"no column plays the role {role!r}; name it in `columns`; {self._nearest(role)}")
+        array = self._raw(role, column)
+        if self._is_json(column):
+            values = messages.json_values(array, column)
+            return pa.array([of_value(value) for value in values], decoded_type)
+        typed = array if of_array is None else of_array(array)
+        odd = self._odd_values(column)
+        if not odd or (of_array is None and not is_text(typed.type)):
+            return typed
+        return _replaced(typed, {row: of_value(value) for row, value in odd.items()})
+
+    def _odd_values(self, column: str) -> dict[int, Any]:
+        """By row: the values of a column that its type does not hold, which stand in the column's twin."""
+        twin = twins_of(self._table.schema).get(column)
+        if twin is None or self._table.column(twin).null_count == self._table.num_rows:
+            return {}
+        values = messages.json_values(self._raw(column, twin), twin)
+        return {row: value for row, value in enumerate(values) if value is not None}
+
+    def _raw(self, role: str, column: str) -> pa.Array:
+        if column not in self._table.schema.names:
+            raise MissingColumnError(f"{role}: no column {column!r}; {self._nearest(column)}")
+        return messages.one_array(self._table.column(column))
+
+    def _is_json(self, column: str) -> bool:
+        return _is_json(self._table.schema.field(column))
+
+    def _nearest(self, name: str) -> str:
+        return nearest(name, self._table.schema.names)
+
+
+def _replaced(array: pa.Array, values: Mapping[int, Any]) -> pa.Array:
+    """The array with other values in some rows."""
+    places = np.arange(len(array), dtype=np.int64)
+    places[list(values)] = len(array) + np.arange(len(values))
+    return pa.concat_arrays([array, pa.array(list(values.values()), array.type)]).take(pa.array(places))
+
+
+def _existing(schema: pa.Schema, role: str, column: Any) -> Any:
+    if column is None and role in ROLES:
+        return None
+    several = role == "responses" and isinstance(column, list | tuple) and len(column) > 0
+    for name in column if several else (column,):
+        if not isinstance(name, str):
+            raise UserError(f"columns: {role}={column!r}: the name of a column is needed")
+        if name not in schema.names:
+            known = "" if role in ROLES else f" {role!r} is no role either ({', '.join(ROLES)})."
+            raise UserError(f"columns: {role}: no column {name!r}; {nearest(name, schema.names)}{known}")
+    return tuple(column) if several else column
+
+
+def _is_json(column: pa.Field) -> bool:
+    return (column.metadata or {}).get(JSON_MARK[0]) == JSON_MARK[1]
+
+
+def _is_answer(column: pa.Field) -> bool:
+    kind = column.type
+    if is_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return _is_json(column) or is_text(kind) or pa.types.is_struct(kind) or pa.types.is_null(kind)
+
+
+def _is_conversation(column: pa.Field) -> bool:
+    return _is_answer(column) and not (is_list(column.type) and is_text(column.type.value_type))
+
+
+def _is_plain(column: pa.Field) -> bool:
+    return not pa.types.is_nested(column.type)
+
+
+_PLAUSIBLE: dict[str, Callable[[pa.Field], bool]] = {
+    "responses": lambda column: is_list(column.type) or _is_json(column),
+    "response": _is_answer,
+    "prompt": _is_conversation,
+    "reference": _is_plain,
+    "group": _is_plain,
+    "id": _is_plain,
+}

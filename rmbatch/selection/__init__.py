@@ -1,0 +1,1 @@
+"""How candidates are ranked and chosen, as plain functions on columns."""

@@ -1,0 +1,1 @@
+"""What a job does to each block of rows: a stage for each kind of work."""

@@ -1,0 +1,1 @@
+"""What was paid for is kept: answers of chat models, scores of reward models."""

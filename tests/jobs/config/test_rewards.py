@@ -1,0 +1,106 @@
+"""Rewards made of rewards in a job file: what each form builds, that it reads back as itself, how mistakes are told."""
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from connectors.errors import UserError
+from jobs.config.sections import fingerprint_fields, parse_job
+from jobs.run.prepare import prepare
+from jobs.run.rows import too_many_nulls
+from rmbatch.stages.score import null_codes
+
+SCHEMA = pa.schema([("response", pa.string()), ("reference", pa.string()), ("source", pa.string())])
+
+GATE = "{x: {gate: {require: {reward: length_penalty, min_length: 2}, then: accuracy, min_score: 0}}}"
+CASES = "{x: {route: {to: {maths: {when: {column: source, equals: gsm8k}, then: accuracy}}, default: f1_score}}}"
+ROUTE = "{x: {route: {by: source, to: {gsm8k: accuracy, chat: {gate: {require: reasoning_format, then: f1_score}}}}}}"
+CASCADE = "{x: {cascade: {parts: {words: f1_score, exact: accuracy}, bands: {words: [0.2, 0.8]}}}}"
+SUM = "{x: {sum: {parts: {exact: accuracy, words: f1_score}, weights: {exact: 1.0, words: 0.5, on_null: null}}}}"
+
+
+def job(rewards: str) -> dict[str, object]:
+    return {"job": "score", "input": {"path": "in"}, "output": {"path": "out"}, "rewards": yaml.safe_load(rewards)}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "rows", "expected", "scores"),
+    [
+        (GATE, [("44", "44", "m"), ("4", "4", "m")], [1.0, 0.0], ["", "require", "then"]),
+        (CASES, [("a b", "a", "gsm8k"), ("a b", "a", None)], [0.0, 2 / 3], ["", "maths", "default"]),
+        (
+            ROUTE,
+            [("4", "4", "gsm8k"), ("4", "4", "chat"), ("4", "4", "other")],
+            [1.0, 0.0, None],
+            ["", "gsm8k", "chat", "chat.require", "chat.then"],
+        ),
+        (CASCADE, [("a b", "a", "m"), ("a", "a", "m"), ("b", "a", "m")], [0.0, 1.0, 0.0], ["", "words", "exact"]),
+        (SUM, [("a b", "a", "m"), ("a", None, "m")], [1 / 3, None], ["", "exact", "words"]),
+    ],
+)
+def test_a_composition_in_a_job_file(
+    rewards: str, rows: list[tuple[str, ...]], expected: list[object], scores: list[str]
+):
+    parsed = parse_job(job(rewards), "JOB")
+    assert parse_job(parsed.model_dump(mode="json"), "JOB") == parsed
+    assert fingerprint_fields(parsed)["rewards"]
+    stage = prepare(parsed, SCHEMA).score_stage
+    table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
+    scored = stage(table)
+    assert scored["score.x"].to_pylist() == pytest.approx(expected)
+    assert scored.schema.equals(stage.output_schema(SCHEMA))
+    assert [name for name in scored.column_names if name.startswith("score.")] == [
+        f"score.x.{end}" if end else "score.x" for end in scores
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (
+            "{x: {gate: {require: accuracy, the: accuracy}}}",
+            "JOB: rewards.x.gate.the: unknown key; did you mean 'then'",
+        ),
+        (
+            "{x: {gate: {require: {rewad: accuracy}, then: accuracy}}}",
+            "JOB: rewards.x.gate.require: write which reward it is, like {reward: f1_score}, {model: FOLDER} or",
+        ),
+        ("{x: {gate: {require: acuracy, then: accuracy}}}", "no reward 'acuracy': did you mean 'accuracy'"),
+        ("{x: {reward: f1_score, gate: {}}}", "and not several of them (gate, reward)"),
+        (
+            "{x: {sum: {parts: {exact: accuracy}, weights: {exat: 1.0}}}}",
+            "combine.exat: no reward has this name; did you mean 'exact'?",
+        ),
+        (
+            "{x: {route: {to: {maths: accuracy}}}}",
+            "JOB: rewards.x.route: to.maths: write {when: {column: ...}, then: ...}, or name a column in by",
+        ),
+        ("{x: {route: {by: sorce, to: {maths: accuracy}}}}", "reward 'x' reads 'sorce', and no column plays that role"),
+        (
+            "{x: {route: {to: {maths: {when: {column: source, equal: 1}, then: accuracy}}}}}",
+            "JOB: rewards.x.route.to.maths.when.equal: unknown key; did you mean 'equals'?",
+        ),
+        ("{x: {cascade: {parts: {a: accuracy, b: accuracy}, bands: {b: [0, 1]}}}}", "a band for each but the last"),
+        ("{x: {cascade: {parts: {a: accuracy}, bands: {a: 0.2}}}}", "rewards.x.cascade.bands.a: got 0.2; write a list"),
+        ("{x: {reward: }}", "JOB: rewards.x: write which reward it is, like {reward: f1_score}"),
+        ("{x: {sum: null}}", "JOB: rewards.x: write which reward it is, like {reward: f1_score}"),
+        ("{x: {route: {to: {a: {when: {equals: b}, then: accuracy}}}}}", "rewards.x.route.to.a.when.column: missing"),
+        (
+            "{x: {gate: {require: accuracy, then: accuracy, otherwise: .nan}}}",
+            "otherwise: got nan; write a finite number",
+        ),
+        ("{x: {sum: {parts: {a.b: accuracy}, weights: {a.b: 1}}}}", "the name 'a.b' becomes part of column names"),
+    ],
+)
+def test_a_mistake_in_a_composition_is_told_with_its_place(rewards: str, message: str) -> None:
+    with pytest.raises(UserError) as mistake:
+        prepare(parse_job(job(rewards), "JOB"), SCHEMA)
+    assert message in str(mistake.value)
+
+
+def test_a_part_that_was_not_asked_has_not_failed() -> None:
+    tally = {"scored.x": 10, "scored.x.then": 0, "null.x.then.not_reached": 10, "null.x.then.timeout": 1}
+    assert null_codes(tally, "x") == {}
+    assert null_codes(tally, "x.then") == {"not_reached": 10, "timeout": 1}
+    assert too_many_nulls(tally, 0.5, at_least=5) == ""
+    assert "score.x.then is null for 100% of 1 responses, mostly timeout" in too_many_nulls(tally, 0.5, at_least=1)

@@ -1,0 +1,500 @@
+"""Chat requests through a provider's batch API: one outcome each, nothing paid twice, whatever ends when."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from connectors.storage import StorageOptions
+from rmbatch.chat import batch as batch_module
+from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
+from rmbatch.chat.limits.admission import admission_for
+from rmbatch.chat.spec import Limits
+from rmbatch.costs.prices import Usage
+from rmbatch.endpoints.balancer import Patience
+from rmbatch.endpoints.errors import ServiceError, ServiceLost
+from tests.rmbatch.chat.completing import KEY, content, says
+from tests.servers.batch import BatchServer, Ends, Line, Nothing
+from tests.servers.hostile import Reset, Status
+from tests.servers.s3 import S3Server
+
+ROOT = Path(__file__).parents[3]
+CALM = Patience(timeout_s=10, backoff_s=0.01, max_backoff_s=0.05)
+NAMES = [f"n{n}" for n in range(20)]
+FILTERED = {"error": {"code": "content_filter", "message": "no"}}
+
+
+@pytest.fixture
+def server() -> Iterator[BatchServer]:
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture(autouse=True)
+def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+class Provider(BatchServer):
+    """Says what a good one says, but for requests of which a test has said what they get, one time after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(self._said, content)
+        self.gets: dict[str, list[Any]] = {}
+
+    def _said(self, body: Any) -> Any:
+        answers = self.gets.get(content(body))
+        return answers.pop(0) if answers else says(f"said {content(body)}")
+
+
+def spec(server: BatchServer, cache: Path | str | None = None, **batch: Any) -> ChatSpec:
+    cache = None if cache is None else str(cache)
+    settings = {"poll_s": 0.02, **batch}
+    return ChatSpec(endpoint=server.url, model="judge", in_flight=1, cache=cache, batch=settings)
+
+
+def asked(*names: str) -> list[ChatRequest]:
+    return [ChatRequest([{"role": "user", "content": name}]) for name in names]
+
+
+def completed(
+    server: BatchServer,
+    *names: str,
+    cache: Path | str | None = None,
+    options: StorageOptions | None = None,
+    **batch: Any,
+) -> list[Completion]:
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(server, cache, **batch), options, patience=CALM) as client:
+            return await client.complete(iter(asked(*names)))
+
+    return asyncio.run(work())
+
+
+def are_said(completions: list[Completion], *names: str) -> bool:
+    return [completion.texts for completion in completions] == [(f"said {name}",) for name in names]
+
+
+def records(folder: Path) -> list[Any]:
+    return [orjson.loads(path.read_bytes()) for path in folder.rglob("*.batch.json")]
+
+
+def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
+    """Another process that asks."""
+    script = (
+        f"from tests.rmbatch.chat.test_batch import *\ncompleted(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+    )
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+
+
+class Url:
+    """A server that another process has."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+def killed(worker: subprocess.Popen[bytes]) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def test_all_go_in_one_batch_and_lines_come_in_no_order(server: BatchServer, tmp_path: Path) -> None:
+    completions = completed(server, *NAMES, cache=tmp_path)
+    assert are_said(completions, *NAMES)
+    assert [server.sent(n) for n in range(len(server.batches))] == [NAMES]
+    assert {(each.num_tries, each.from_cache, each.usage) for each in completions} == {(1, False, Usage(10, 3))}
+    (batch,) = server.batches.values()
+    assert batch["completion_window"] == "24h"
+    assert not records(tmp_path)
+    server.die()
+    again = completed(server, *NAMES, cache=tmp_path)
+    assert again == [replace(each, num_tries=0, from_cache=True) for each in completions]
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in each for each in files)
+
+
+@pytest.mark.parametrize(
+    ("gets", "error", "num_tries"),
+    [
+        ([Status(400, body={"error": {"message": "too long"}})], "endpoint_refused: 400 too long", 1),
+        ([Status(400, body=FILTERED)], "refused_by_filter: no", 1),
+        ([Status(500, body={}), Status(429, body={})], "", 3),
+        ([Status(429, body={"error": {"message": "slow"}})] * 3, "endpoint_overloaded: .* 429 slow", 3),
+        ([Line({"code": "server_error", "message": "oops"})] * 3, "endpoint_error: .* server_error oops", 3),
+        ([Nothing()] * 3, "batch_expired: batch .* is completed without an answer", 3),
+        ([Nothing()], "", 2),
+        ([{"nonsense": 1}] * 3, "endpoint_bad_answer: .* no choices", 3),
+        ([{"nonsense": 1}], "", 2),
+    ],
+)
+def test_what_becomes_of_a_line(server: Provider, tmp_path: Path, gets: list[Any], error: str, num_tries: int) -> None:
+    server.gets["bad"] = list(gets)
+    one, bad, two = completed(server, "one", "bad", "two", cache=tmp_path)
+    assert are_said([one, two], "one", "two")
+    assert bad.num_tries == num_tries
+    if error:
+        assert re.match(error, str(bad.failure))
+    else:
+        assert are_said([bad], "bad")
+    assert server.computed["one"] == server.computed["two"] == 1
+    assert not records(tmp_path)
+    again = completed(server, "one", "bad", "two", cache=tmp_path)
+    is_kept = not error or "refused" in error
+    assert again[1].from_cache == is_kept
+    assert again[1].failure is None or is_kept
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_what_a_batch_has_not_answered_is_sent_again(server: BatchServer, tmp_path: Path, status: str) -> None:
+    server.ends += [Ends(status, answered=3), Ends(status, answered=0)]
+    completions = completed(server, *NAMES, cache=tmp_path)
+    assert are_said(completions, *NAMES)
+    assert [len(server.sent(n)) for n in range(3)] == [20, 17, 17]
+    assert set(server.computed.values()) == {1}
+    assert sorted(each.num_tries for each in completions) == [1] * 3 + [3] * 17
+
+
+def test_what_three_batches_have_not_answered_has_none(server: BatchServer, tmp_path: Path) -> None:
+    server.ends += [Ends("expired", answered=1)] * 3
+    first, *others = completed(server, "a", "b", "c", "d", "e", cache=tmp_path)
+    assert are_said([first], "a")
+    assert [each.failure and each.failure.code for each in others] == [None, None, "batch_expired", "batch_expired"]
+    assert len(server.batches) == 3
+    assert completed(server, "e", cache=tmp_path)[0].texts  # it is not kept that there was no answer
+
+
+def test_past_the_deadline_a_batch_is_cancelled_and_has_what_was_done(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+    server.ends.append(Ends(answered=3))
+    completions = completed(server, *NAMES, cache=tmp_path, deadline_s=0.3)
+    assert are_said(completions[:3], *NAMES[:3])
+    assert {each.failure and each.failure.code for each in completions[3:]} == {"batch_deadline"}
+    assert "not answered within 0.3 s" in str(completions[3].failure)
+    assert [batch["status"] for batch in server.batches.values()] == ["cancelled"]
+    assert not records(tmp_path)
+    server.is_held = False
+    assert are_said(completed(server, *NAMES, cache=tmp_path, deadline_s=20), *NAMES)
+    assert set(server.computed.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("errors", "raised", "says_so"),
+    [
+        ([{"code": "invalid_json", "line": 3, "message": f"no JSON {KEY}"}], ServiceError, r"line 3: no JSON \*\*\*"),
+        ([{"code": "billing_hard_limit_reached", "message": "limit"}], BudgetExhausted, "out of quota: .* limit"),
+        ([{"code": "token_limit_exceeded", "message": "Enqueued"}], ServiceError, "batch.max_requests below"),
+    ],
+)
+def test_a_batch_that_the_provider_refuses_stops_all(
+    server: BatchServer, tmp_path: Path, errors: list[Any], raised: type[Exception], says_so: str
+) -> None:
+    server.ends.append(Ends("failed", errors=tuple(errors)))
+    with pytest.raises(raised, match=says_so):
+        completed(server, *NAMES, cache=tmp_path)
+    assert not records(tmp_path)
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+
+
+def test_a_batch_waits_while_others_have_queued_all_tokens_there_may_be(server: BatchServer, tmp_path: Path) -> None:
+    is_full = Ends("failed", errors=({"code": "token_limit_exceeded", "message": "Enqueued"},))
+    server.ends += [Ends(), *[is_full] * 10**4]
+    server.is_held = True
+
+    def make_room() -> None:
+        server.wait_for(lambda: sum(batch["status"] == "failed" for batch in server.batches.values()) >= 2)
+        server.ends.clear()
+        server.is_held = False
+
+    thread = threading.Thread(target=make_room)
+    thread.start()
+    assert are_said(completed(server, *NAMES[:8], max_requests=4), *NAMES[:8])
+    thread.join()
+    assert set(server.computed.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["POST /v1/files", "POST /v1/batches"])
+@pytest.mark.parametrize(
+    ("status", "raised", "says_so"),
+    [
+        (Status(429, body={"error": {"code": "insufficient_quota", "message": "$"}}), BudgetExhausted, "quota: 429"),
+        (Status(401, body={"error": {"message": f"bad {KEY}"}}), ServiceError, r"says 401 bad \*\*\*"),
+        (Status(404), ServiceError, "the batch API of .* says 404"),
+    ],
+)
+def test_what_every_batch_would_meet_stops_all(
+    server: BatchServer, tmp_path: Path, name: str, status: Status, raised: type[Exception], says_so: str
+) -> None:
+    server.plan(name, status)
+    with pytest.raises(raised, match=says_so):
+        completed(server, *NAMES, cache=tmp_path)
+    assert not server.batches
+    assert not records(tmp_path)
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+
+
+def test_quota_that_ends_within_a_batch_stops_all_and_what_was_answered_stays(server: Provider, tmp_path: Path) -> None:
+    quota = Status(429, body={"error": {"code": "insufficient_quota", "message": "$"}})
+    server.gets = {name: [quota] for name in NAMES[5:]}
+    with pytest.raises(BudgetExhausted):
+        completed(server, *NAMES, cache=tmp_path)
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    assert [server.computed[name] for name in NAMES] == [1] * 5 + [2] * 15
+
+
+FLAKY = [Status(500), Reset(), Status(503), Status(429, {"Retry-After": "0"})]
+
+
+@pytest.mark.parametrize(
+    "name", ["POST /v1/files", "POST /v1/batches", "GET /v1/batches/{id}", "GET /v1/files/{id}/content"]
+)
+def test_a_provider_that_fails_for_a_while_gets_each_request_once(server: BatchServer, name: str) -> None:
+    server.plan(name, *FLAKY)  # of which the reset comes after the deed
+    assert are_said(completed(server, *NAMES), *NAMES)
+    assert server.happened[name] >= 5 if name != "POST /v1/batches" else len(server.batches) == 1
+    assert set(server.computed.values()) == {1}
+
+
+def test_a_provider_that_is_away_for_a_while_is_waited_for(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+
+    def leave() -> None:
+        server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+        server.die()
+        time.sleep(0.2)
+        server.is_held = False
+        server.revive()
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    thread.join()
+    assert len(server.batches) == 1
+
+
+def test_a_provider_that_stays_away_stops_all_and_its_batch_is_collected_later(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    server.is_held = True
+
+    async def work() -> None:
+        patience = replace(CALM, give_up_s=0.2)
+        async with ChatClient(spec(server, tmp_path), patience=patience) as client:
+            begun = asyncio.create_task(client.complete(asked(*NAMES)))
+            await asyncio.to_thread(server.wait_for, lambda: server.batches)
+            await asyncio.to_thread(server.die)
+            with pytest.raises(ServiceLost, match="has not answered for"):
+                await begun
+
+    asyncio.run(work())
+    server.is_held = False
+    server.revive()
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    assert len(server.batches) == 1
+
+
+def test_after_a_kill_the_batch_is_waited_for_and_none_is_made(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+    killed(worker)
+    (record,) = records(tmp_path)
+    assert record["batch"] in server.batches
+    assert record["file"] in server.files
+    assert len(record["keys"]) == 20
+    server.is_held = False
+    completions = completed(server, *NAMES, "another", cache=tmp_path)
+    assert are_said(completions, *NAMES, "another")
+    assert [server.sent(n) for n in range(len(server.batches))] == [NAMES, ["another"]]
+    assert set(server.computed.values()) == {1}
+    assert {(each.num_tries, each.from_cache) for each in completions} == {(1, False)}
+    assert not records(tmp_path)
+
+
+def test_who_wants_little_of_a_batch_keeps_all_of_it(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+    killed(worker)
+    server.is_held = False
+    assert are_said(completed(server, "n7", cache=tmp_path), "n7")
+    assert not records(tmp_path)
+    server.die()
+    assert all(each.from_cache for each in completed(server, *NAMES, cache=tmp_path))
+
+
+def test_of_a_killed_process_what_it_had_asked_but_not_heard_is_found_by_name(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    server.is_held = True
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 1)
+    killed(worker)
+    (path,) = tmp_path.rglob("*.batch.json")
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"batch": None, "file": None}))
+    for _ in range(150):  # the list has pages
+        server.add_foreign()
+    server.is_held = False
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    assert len(server.batches) == 151
+
+
+def test_of_a_process_that_was_killed_before_it_made_its_batch_all_is_sent(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.plan("POST /v1/batches", *[Status(500)] * 10**4)
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["POST /v1/batches"] >= 1)
+    killed(worker)
+    assert [record["batch"] for record in records(tmp_path)] == [None]
+    server._plans.clear()
+    monkeypatch.setattr(batch_module, "PENDING_S", 0.3)
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    assert len(server.batches) == 1
+    assert not records(tmp_path)
+
+
+def test_a_process_that_took_too_long_sees_that_others_have_sent_its_requests(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.plan("POST /v1/files", *[Status(500)] * 10**4)
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["POST /v1/files"] >= 1)
+    monkeypatch.setattr(batch_module, "PENDING_S", 0.1)
+    server._plans.clear()
+    server.plan("POST /v1/files", Status(429, {"Retry-After": "1"}))
+    time.sleep(0.2)
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+    assert worker.wait(20) == 0
+    assert len(server.batches) == 1
+
+
+def test_two_processes_that_want_the_same_at_once_pay_once(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+    asker = threading.Thread(target=lambda: found.extend(completed(server, "more", *NAMES[::-1], cache=tmp_path)))
+    found: list[Completion] = []
+    asker.start()
+    server.wait_for(lambda: len(server.batches) == 2)
+    server.is_held = False
+    asker.join()
+    assert worker.wait(20) == 0
+    assert are_said(found, "more", *NAMES[::-1])
+    assert set(server.computed.values()) == {1}
+
+
+def test_a_batch_that_is_gone_is_said(server: BatchServer, tmp_path: Path) -> None:
+    server.is_held = True
+    worker = started(server, tmp_path, *NAMES)
+    server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+    killed(worker)
+    server.forget_all()
+    with pytest.raises(ServiceError, match=r"delete .*\.batch\.json and its 20 requests are sent again"):
+        completed(server, *NAMES, cache=tmp_path)
+    for path in tmp_path.rglob("*.batch.json"):
+        path.unlink()
+    server.is_held = False
+    assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
+
+
+def test_records_and_answers_may_be_in_a_bucket(s3: S3Server, server: BatchServer, tmp_path: Path) -> None:
+    options, cache = StorageOptions(endpoint=s3.endpoint), f"s3://bucket/{tmp_path.name}"
+    server.is_held = True
+
+    async def work() -> None:
+        async with ChatClient(spec(server, cache), options, patience=CALM) as client:
+            begun = asyncio.create_task(client.complete(asked(*NAMES)))
+            await asyncio.to_thread(server.wait_for, lambda: server.happened["GET /v1/batches/{id}"] >= 2)
+            begun.cancel()
+
+    asyncio.run(work())
+    server.is_held = False
+    assert any(name.endswith(".batch.json") for name in s3.objects("bucket", tmp_path.name))
+    assert are_said(completed(server, *NAMES, cache=cache, options=options), *NAMES)
+    assert len(server.batches) == 1
+    assert not any(name.endswith(".batch.json") for name in s3.objects("bucket", tmp_path.name))
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_requests_of_many_calls_share_a_batch_and_equal_ones_are_one(
+    server: BatchServer, tmp_path: Path, has_cache: bool
+) -> None:
+    async def work() -> list[list[Completion]]:
+        async with ChatClient(spec(server, tmp_path if has_cache else None, poll_s=0.1), patience=CALM) as client:
+            return await asyncio.gather(*(client.complete(asked("same", f"own {n}", "same")) for n in range(3)))
+
+    parts = asyncio.run(work())
+    assert all(are_said(part, "same", f"own {n}", "same") for n, part in enumerate(parts))
+    assert [sorted(server.sent(n)) for n in range(len(server.batches))] == [["own 0", "own 1", "own 2", "same"]]
+    assert sum(not each.from_cache for part in parts for each in part) == 4
+
+
+def test_batches_are_no_larger_than_they_may_be(server: BatchServer) -> None:
+    assert are_said(completed(server, *NAMES, max_requests=8), *NAMES)
+    assert sorted(len(server.sent(n)) for n in range(3)) == [4, 8, 8]
+    large = [f"{n}" * 400_000 for n in range(5)]
+    assert are_said(completed(server, *large, max_mb=1), *large)
+    assert sorted(len(server.sent(n)) for n in range(3, len(server.batches))) == [1, 2, 2]
+
+
+def test_who_is_cancelled_before_his_request_is_sent_pays_nothing(server: BatchServer) -> None:
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(server, poll_s=0.2), patience=CALM) as client:
+            begun = asyncio.create_task(client.complete(asked("gone", "kept")))
+            await asyncio.sleep(0.05)
+            waits = asyncio.create_task(client.complete(asked("kept")))
+            await asyncio.sleep(0.05)
+            begun.cancel()
+            return await waits
+
+    assert are_said(asyncio.run(work()), "kept")
+    assert server.computed == {"kept": 1}
+
+
+def test_who_asks_again_for_what_is_under_way_waits_for_that(server: BatchServer) -> None:
+    server.is_held = True
+
+    async def work() -> list[Completion]:
+        async with ChatClient(spec(server), patience=CALM) as client:
+            begun = asyncio.create_task(client.complete(asked("q")))
+            await asyncio.to_thread(server.wait_for, lambda: server.computed["q"])
+            begun.cancel()
+            await asyncio.sleep(0.01)
+            waits = asyncio.create_task(client.complete(asked("q")))
+            await asyncio.sleep(0.05)
+            server.is_held = False
+            return await waits
+
+    assert are_said(asyncio.run(work()), "q")
+    assert server.computed == {"q": 1}
+
+
+def test_a_budget_ends_all_when_what_it_allowed_is_kept(server: BatchServer, tmp_path: Path) -> None:
+    settings = spec(server, tmp_path).model_copy(update={"budget": Limits(requests=5)})
+
+    async def work() -> None:
+        async with ChatClient(settings, patience=CALM, admission=admission_for(settings)) as client:
+            await client.complete(asked(*NAMES))
+
+    with pytest.raises(BudgetExhausted):
+        asyncio.run(work())
+    assert sum(server.computed.values()) == 5
+    assert sum(each.from_cache for each in completed(server, *NAMES, cache=tmp_path)) == 5
+
+
+def test_batches_are_made_at_one_endpoint() -> None:
+    two = ChatSpec(endpoints=["http://a", "http://b"], model="judge", batch={})
+    with pytest.raises(ServiceError, match="batches are made at one endpoint"):
+        ChatClient(two)

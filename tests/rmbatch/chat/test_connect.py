@@ -1,0 +1,95 @@
+"""The way to a client in this process: closed with its errors, opened anew after a fork, interrupted at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import JobError
+from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.endpoints.connections import close_all
+from tests.rmbatch.chat.completing import asked, spec
+from tests.servers.hostile import HostileServer, Late, Status
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def no_client_stays() -> object:
+    yield
+    close_all()
+
+
+def complete(chat: ChatSpec, *names: str) -> list[tuple[str | None, ...]]:
+    return [completion.texts for completion in chat_connection(chat).complete(asked(*names))]
+
+
+def test_clients_that_failed_are_closed(one: HostileServer) -> None:
+    before = threading.active_count()
+    one.always = Status(401)
+    for _ in range(4):
+        with pytest.raises(JobError, match="401"):
+            complete(spec(one), "q")
+    assert threading.active_count() <= before + 1
+    one.always = None
+    assert complete(spec(one), "q") == [("said q",)]
+
+
+def test_a_forked_process_opens_its_own(one: HostileServer) -> None:
+    script = """
+import os, signal, sys
+from rmbatch.chat.client import ChatRequest, ChatSpec
+from rmbatch.chat.connect import chat_connection
+chat = ChatSpec(endpoint=sys.argv[1], model="judge")
+ask = lambda name: chat_connection(chat).complete([ChatRequest([{"role": "user", "content": name}])])[0].texts
+assert ask("parent") == ("said parent",)
+pid = os.fork()
+if not pid:
+    signal.alarm(20)
+    os._exit(0 if ask("child") == ("said child",) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert ask("again") == ("said again",)
+"""
+    subprocess.run([sys.executable, "-c", script, one.url], cwd=ROOT, check=True, timeout=60)
+    assert [one.seen[name] for name in ("parent", "child", "again")] == [["200"]] * 3
+
+
+def test_an_interrupt_stops_it(one: HostileServer) -> None:
+    one.always = Late(0.5)
+    script = """
+import sys
+from rmbatch.chat.client import ChatRequest, ChatSpec
+from rmbatch.chat.connect import chat_connection
+chat = ChatSpec(endpoint=sys.argv[1], model="judge", in_flight=2)
+requests = [ChatRequest([{"role": "user", "content": str(n)}]) for n in range(60)]
+try:
+    chat_connection(chat).complete(requests)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, one.url], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        while not one.most_under_way:
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert told == "interrupted\n"
+    assert len([path for path, body, _ in one.asked if body is not None]) < 30
+
+
+def test_requests_of_two_threads_share_a_client(one: HostileServer) -> None:
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(complete(spec(one), "q"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[("said q",)]] * 3

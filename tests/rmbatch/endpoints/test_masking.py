@@ -1,0 +1,67 @@
+"""No form of an API key survives, and nothing else is touched."""
+
+import html
+import json
+from urllib.parse import quote
+
+import orjson
+import pytest
+
+from rmbatch.endpoints.masking import Mask
+
+KEY = 'sk-a/b+c"d&e_1.2'
+
+
+def escaped(text: str, form: str) -> str:
+    """Each character as it is in that form."""
+    return "".join(form.format(ord(each)) for each in text)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        KEY,
+        json.dumps(KEY)[1:-1],
+        json.dumps(json.dumps(KEY))[3:-3],
+        KEY.replace("/", "\\/"),
+        quote(KEY, safe=""),
+        quote(KEY, safe="/"),
+        quote(quote(KEY, safe=""), safe=""),
+        quote(KEY, safe="").lower(),
+        html.escape(KEY),
+        html.escape(html.escape(KEY)),
+        KEY.replace("_", "&lowbar;").replace(".", "&period;"),
+        escaped(KEY, "&#{};"),
+        escaped(KEY, "&#x{:x};"),
+        escaped(KEY, "&#X{:04X}"),
+        escaped(KEY, "\\u{:04x}"),
+        escaped(KEY, "\\\\u{:04X}"),
+        escaped(KEY, "\\x{:02x}"),
+        escaped(KEY, "%{:02X}"),
+        "sk%2Da&#47;b%2Bc\\u0022d&amp;e_1.2",
+    ],
+)
+def test_a_key_is_found_in_every_form(told: str) -> None:
+    mask = Mask([KEY])
+    assert mask.text(f"bad key {told}!") == "bad key ***!"
+    assert mask.raw(f"bad key {told}!".encode()) == b"bad key ***!"
+    assert mask.is_in(told.encode())
+
+
+def test_of_keys_that_hold_each_other_the_longer_is_masked() -> None:
+    assert Mask(["sk-secret", "sk-secret-longer"]).text("sk-secret-longer sk-secret") == "*** ***"
+
+
+def test_words_for_no_key_are_no_secrets() -> None:
+    for key in ("", "x", "none", "EMPTY"):
+        assert Mask([key]).text(f"{key} of them is none, or EMPTY") == f"{key} of them is none, or EMPTY"
+
+
+def test_json_stays_json() -> None:
+    body = {"a": [f"1 {KEY} 2", 3, None, {"b": 0.5, KEY: True}], "c": "sk-a"}
+    assert Mask([KEY]).json(body) == {"a": ["1 *** 2", 3, None, {"b": 0.5, "***": True}], "c": "sk-a"}
+
+
+@pytest.mark.parametrize("unit", ["s", "sk-", "%25", "\\", "&amp;", "&#0", "%2573"])
+def test_long_texts_take_no_long_time(unit: str) -> None:
+    Mask([KEY]).raw(orjson.dumps(unit * (200_000 // len(unit))))

@@ -1,0 +1,156 @@
+"""Chat clients as actors: shared by tasks, killed and asked again, refused where there is no room."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from connectors.errors import JobError, UserError
+from connectors.storage import StorageOptions
+from rmbatch.chat.client import ChatRequest
+from rmbatch.chat.connect import chat_key
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.pipeline.actors.chats import Chats, started
+from tests.judging import judge_server, questions
+from tests.servers.hostile import HostileServer, Late, Status
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def server() -> Iterator[HostileServer]:
+    with judge_server(lambda seen: f"said {seen.text}") as server:
+        yield server
+
+
+def spec(server: HostileServer, tmp_path: Path, **settings: Any) -> ChatSpec:
+    written = {"endpoint": server.url, "model": "judge", "cache": str(tmp_path / "answers"), **settings}
+    return ChatSpec.model_validate(written)
+
+
+def opened(*specs: ChatSpec, spent: dict[str, Any] | None = None, kept: Any = None) -> Any:
+    named = {chat_key(each): (f"reward {n}", each) for n, each in enumerate(specs)}
+    return started(named, StorageOptions(), spent or {}, lambda _: None, kept or (lambda _: None))
+
+
+def asked(texts: list[str]) -> list[ChatRequest]:
+    return [ChatRequest([{"role": "user", "content": text}]) for text in texts]
+
+
+def only(chats: Chats) -> Any:
+    return next(iter(chats.connections.values()))
+
+
+def test_equal_requests_of_all_tasks_are_one_and_each_gets_its_own_answer(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    texts = [f"question {n % 200}" for n in range(600)]
+    server.always = Late(0.05)
+    with opened(spec(server, tmp_path, actors=2)) as chats:
+        chat = only(chats)
+        found: list[Any] = []
+        threads = [threading.Thread(target=lambda: found.append(chat.complete(asked(texts)))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for completions in found:
+        assert [completion.texts for completion in completions] == [(f"said {text}",) for text in texts]
+    assert len(questions(server)) == 200
+
+
+def actors() -> list[psutil.Process]:
+    """Processes of chat actors."""
+    return [
+        process for process in psutil.Process(os.getpid()).children(recursive=True) if "ChatActor" in _title(process)
+    ]
+
+
+def all_gone() -> bool:
+    """Whether no actor is left, soon."""
+    deadline = time.monotonic() + 20
+    while actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not actors()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_a_killed_actor_is_asked_again_and_what_it_had_answered_is_not(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    server.always = Late(0.2)
+    texts = [f"question {n}" for n in range(300)]
+    with opened(spec(server, tmp_path, in_flight=16)) as chats:
+        chat, found = only(chats), []
+        thread = threading.Thread(target=lambda: found.extend(chat.complete(asked(texts))))
+        thread.start()
+        while len(questions(server)) < 100:
+            time.sleep(0.02)
+        (process,) = actors()
+        process.send_signal(signal.SIGKILL)
+        thread.join(60)
+    assert [completion.texts for completion in found] == [(f"said {text}",) for text in texts]
+    twice = [text for text in texts if server.seen[text].count("200") > 1]
+    assert len(twice) <= 16  # what was on its way when it died
+
+
+def test_no_server_is_said_before_any_work(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    server.die()
+    message = "reward 'reward 0': model 'judge' cannot be asked: no endpoint answers"
+    with pytest.raises(UserError, match=message), opened(spec(server, tmp_path)):
+        pass
+    assert all_gone()
+
+
+def test_a_mistake_comes_back_as_one_line(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    with opened(spec(server, tmp_path)) as chats:
+        server.always = Status(404, body={"error": {"message": "no such model"}})
+        with pytest.raises(ray.exceptions.RayTaskError) as error:
+            only(chats).complete(asked(["question"]))
+    assert isinstance(error.value.cause, JobError)
+    assert "404 no such model" in str(error.value.cause)
+
+
+def test_too_many_actors_for_the_cluster_are_refused(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set fewer actors"), opened(spec(server, tmp_path, actors=20)):
+        pass
+
+
+def test_two_budgets_for_one_account_are_refused(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    one, other = (spec(server, tmp_path, budget={"requests": n}) for n in (5, 6))
+    with pytest.raises(UserError, match="must be the same for both"), opened(one, other):
+        pass
+
+
+def test_what_was_spent_is_told_at_the_end_and_counts_the_next_time(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    kept: dict[str, Any] = {}
+    poor = spec(server, tmp_path, budget={"requests": 5}, max_tokens=5)
+    with opened(poor, kept=kept.update) as chats:
+        only(chats).complete(asked(["1", "2", "3"]))
+    (account,) = kept
+    assert kept[account]["requests"] == 3
+    with opened(poor, spent=kept, kept=kept.update) as chats, pytest.raises(Exception, match="budget"):
+        only(chats).complete(asked([str(n) for n in range(4, 9)]))
+    assert kept[account]["requests"] == 5
+    assert len(questions(server)) == 5
+
+
+def test_nothing_runs_on_after_it(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    with opened(spec(server, tmp_path, rate={"requests": 6000})) as chats:
+        only(chats).complete(asked(["1"]))
+    assert all_gone()

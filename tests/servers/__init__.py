@@ -1,0 +1,1 @@
+"""Real servers on loopback that tests ask: chat, batch, S3, vLLM."""
