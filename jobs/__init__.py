@@ -16,11 +16,12 @@ def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
     import os
 
     from jobs.config.file import read_job_file
-    from jobs.config.sections import parse_job
-    from jobs.run.rows import run_job
+    from jobs.config.job_types import parse_job
+    from jobs.run.job import run_job
     from jobs.show.display import Display
 
     given = [*overrides, *([] if limit is None else [f"input.limit={limit}"])]
     job = parse_job(read_job_file(job_file, given, os.environ), job_file)
     with Display() as display:
-        return run_job(job, display)
+        result: Summary = run_job(job, display)
+        return result

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from connectors.errors import UserError
 from jobs.config.file import read_job_file, validate
+from jobs.config.job_types import parse_job
 from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
-from jobs.config.sections import BestOfNJob, parse_job
-from jobs.score import built_rewards
+from jobs.config.sections import RewardJob
 from rmbatch.rewards.composition import WeightedSum
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
@@ -86,8 +86,9 @@ def job_rewards(written: str | Mapping[str, Any]) -> JobRewards:
     """The rewards of a job file (a path or a URL) or of a dict; raises UserError for what cannot be read."""
     if isinstance(written, str):
         job = parse_job(read_job_file(written, [], os.environ), written)
-        by = job.select.by if isinstance(job, BestOfNJob) else None
-        return JobRewards(built_rewards(job), job.combine, by, job.input.columns)
+        if not isinstance(job, RewardJob):
+            raise UserError(f"{written}: a job of the kind {job.job} has no rewards")
+        return JobRewards(job.build_rewards(), job.combine, job.chosen_score, job.input.columns)
     given = validate(_Rewards, {**written}, where="rewards")
     rewards = {name: config.build() for name, config in given.rewards.items()}
     if given.combine is not None:

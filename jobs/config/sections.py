@@ -1,7 +1,7 @@
-"""The job files' models: what each key means, its unit, and what leaving it out means.
+"""The sections that job files share: what each key means, its unit, and what leaving it out means.
 
 job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "jobs/examples/best_of_n.yaml")
-job.input.path, job.rewards["math"].knobs, job.select.keep
+job.input.path, job.rewards["math"].knobs, job.run.cpus
 """
 
 import hashlib
@@ -16,16 +16,15 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from connectors.errors import UserError
 from connectors.jsonl_scan import MAX_COLUMNS, OddValues
 from connectors.lines import MAX_LINE_BYTES
-from jobs.config.file import shown, validate
+from jobs.config.file import shown
 from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
 from rmbatch.judges.reward import JudgeReward
 from rmbatch.judges.spec import JudgeSpec
 from rmbatch.reward_models.spec import HOW_IT_RUNS
+from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
-from rmbatch.selection.rank import SelectionRule
 from rmbatch.settings.base import Settings
-from rmbatch.settings.names import nearest
 from rmbatch.stages.score import TOTAL
 
 Text = Annotated[str, Field(min_length=1)]
@@ -92,7 +91,16 @@ class InputConfig(Settings):
     """How to reach the input."""
 
 
-class OutputConfig(Settings):
+class PlaceConfig(Settings):
+    """Where results go."""
+
+    path: Text
+    """A folder."""
+    storage: StorageConfig | None = None
+    """How to reach it. None: as the input."""
+
+
+class OutputConfig(PlaceConfig):
     """Where and how the results are written."""
 
     path: Text
@@ -109,8 +117,6 @@ class OutputConfig(Settings):
     """drop: rows that were not chosen are counted and not written."""
     columns: list[str] | None = None
     """Input columns to carry over. None: all."""
-    storage: StorageConfig | None = None
-    """How to reach the output. None: as the input."""
 
     @model_validator(mode="after")
     def _codec_fits(self) -> Self:
@@ -122,10 +128,14 @@ class OutputConfig(Settings):
 class RunConfig(Settings):
     """How the job runs; it changes no score that a reward gives, so it may change between runs on one output."""
 
+    on: Literal["auto", "here", "ray"] = "auto"
+    """here: processes of this machine. ray: a Ray cluster. auto: here, where nothing asks for a cluster (no address, no
+    RAY_ADDRESS, no model that needs an engine) and the input is small; it saves the start of a Ray, and the output is
+    the same."""
     address: str | None = None
     """Ray cluster to work on. None: RAY_ADDRESS, else a local Ray that ends with the job."""
     cpus: Annotated[int, Field(ge=1)] | None = None
-    """CPUs of a local Ray. None: all of this machine's."""
+    """CPUs of this machine to use. None: all."""
     unit_mb: Annotated[int, Field(ge=1)] = 64
     """Input that is planned, read and resumed as one unit, MiB. Decided when the output is planned."""
     block_rows: Annotated[int, Field(ge=1)] | None = None
@@ -141,16 +151,20 @@ class RunConfig(Settings):
         return "null" if written is None else written  # YAML reads `on_error: null` as nothing
 
 
-class SelectConfig(SelectionRule):
-    """Which candidates are kept, and by which score."""
+class JobConfig(Settings):
+    """What every job has: where the rows are, and where the results go."""
 
-    by: str | None = None
-    """Name of a reward or of one of its parts (score.NAME), or total. None: the total, or the only reward."""
-
-
-class _RewardJob(Settings):
+    job: str
+    """The kind of job."""
     input: InputConfig
     """Where the rows are."""
+    output: PlaceConfig
+    """Where the results go."""
+
+
+class RewardJob(JobConfig):
+    """A job that scores rows."""
+
     rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     """By the name that their columns get: score.NAME, error.NAME, reason.NAME."""
     combine: CombineRule | None = None
@@ -167,51 +181,20 @@ class _RewardJob(Settings):
             raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
         return rewards
 
+    @property
+    def chosen_score(self) -> str | None:
+        """The score that the job goes by, where it names one."""
+        return None
 
-class ScoreJob(_RewardJob):
-    """Every response gets the scores of all rewards; every row is kept."""
-
-    job: Literal["score"]
-
-
-class BestOfNJob(_RewardJob):
-    """Every response is scored, and the best of each prompt are kept."""
-
-    job: Literal["best_of_n"]
-    select: SelectConfig = SelectConfig()
-    """Which candidates are kept."""
-
-    @model_validator(mode="after")
-    def _knows_what_to_select_by(self) -> Self:
-        by = self.select.by
-        if by is None and self.combine is None and len(self.rewards) > 1:
-            raise ValueError(
-                f"{len(self.rewards)} rewards and no say in which decides: give weights in combine: "
-                f"{{{', '.join(f'{name}: 1.0' for name in self.rewards)}}}, or name one in select.by"
-            )
-        known = [*self.rewards, *([TOTAL] if self.combine else [])]
-        of_a_part = by is not None and by.split(".")[0] in self.rewards  # which parts there are, the reward knows
-        if by is not None and by not in known and not of_a_part:
-            raise ValueError(f"select.by: no score is called {by!r}; {nearest(by, known)}")
-        return self
+    def build_rewards(self) -> dict[str, Reward]:
+        """The rewards by name; raises UserError for an unknown reward or knob, or a weight without its reward."""
+        rewards = {name: config.build() for name, config in self.rewards.items()}
+        if self.combine is not None:
+            self.combine.check(list(rewards))
+        return rewards
 
 
-JOBS: dict[str, type[ScoreJob] | type[BestOfNJob]] = {"score": ScoreJob, "best_of_n": BestOfNJob}
-"""The job types, by what stands behind `job:`."""
-
-
-def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
-    """The job that a job file's content asks for; raises UserError in the file's own words."""
-    kind = data.get("job")
-    if kind == "principles":
-        raise UserError(f"{where}: job: principles is run by `rmbatch principles {where}`")
-    if not isinstance(kind, str) or kind not in JOBS:
-        hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
-        raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")
-    return validate(JOBS[kind], data, where=where)
-
-
-def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
+def fingerprint_fields(job: RewardJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
     fields = job.model_dump(mode="json", exclude={"run"})
     fields["input"].pop("storage")

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from connectors.errors import UserError
-from rmbatch.judges.asking import Question, asked
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.judges.asking import Question, asked, counted_as
 from rmbatch.judges.kinds import listwise, pairwise, pointwise, stepwise
 from rmbatch.judges.kinds.base import Judge, Plan, Responses, as_scores
 from rmbatch.judges.principles import load_principles
@@ -44,6 +45,16 @@ class JudgeReward(Reward):
         reference = ("reference",) if self.sees_reference else ()
         self.columns = ("prompt", "response", *reference, *self._prompt.columns)
         self.takes_offsets = spec.judge in ("pairwise", "listwise")
+
+    @property
+    def chat(self) -> ChatSpec:
+        """Who is asked."""
+        return self.spec.chat()
+
+    @property
+    def counted_as(self) -> str:
+        """What the names of its counts begin with."""
+        return counted_as(self.spec)
 
     @property
     def template(self) -> str:

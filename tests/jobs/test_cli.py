@@ -239,7 +239,7 @@ def test_an_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.show.plan.look_ahead", interrupted)
+    monkeypatch.setattr("jobs.run.rows.look_ahead", interrupted)
     ended = rmbatch("plan", best)
     assert ended.code == 130
     assert "the same command goes on from there" in ended.err

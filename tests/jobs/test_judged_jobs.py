@@ -13,11 +13,10 @@ from rich.console import Console
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from jobs.config.sections import parse_job
-from jobs.show.plan import look_ahead, show_plan
+from jobs.config.job_types import parse_job
 from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
-from tests.jobs.running import by, rows, run
+from tests.jobs.running import by, look_ahead, rows, run
 from tests.judging import Seen, answering, honest, judge_server, questions
 from tests.servers.batch import BatchServer
 from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
@@ -333,7 +332,7 @@ def test_a_plan_of_flat_rows_knows_their_groups(server: HostileServer, tmp_path:
     asked = job(tmp_path, flat, {"games": asks(server, "pairwise")})
     asked["input"]["group"] = {"by": "key"}
     told = StringIO()
-    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
+    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert "at least 24, 24 answers" in told.getvalue()
 
 
@@ -368,7 +367,7 @@ def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp
 def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
     told = StringIO()
     asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
-    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
+    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert not server.asked
     assert "judge kind" in told.getvalue()
     assert "about 150" in told.getvalue()

@@ -13,11 +13,10 @@ from rich.console import Console
 import rmbatch
 from connectors.errors import UserError
 from connectors.schema import JSON_METADATA, TWIN_OF
-from jobs.config.sections import parse_job
+from jobs.config.job_types import parse_job
 from jobs.show.display import result_table
-from jobs.show.plan import look_ahead, show_plan
 from rmbatch.rows.roles import Roles, flatten
-from tests.jobs.running import rows, run
+from tests.jobs.running import look_ahead, rows, run
 from tests.judging import honest, judge_server
 from tests.servers.hostile import HostileServer
 
@@ -139,7 +138,7 @@ def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(local_ray
 
 def test_the_plan_tells_of_odd_values(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=300)
-    show_plan(look_ahead(parse_job(job(tmp_path, ROWS), "test")), console)
+    look_ahead(parse_job(job(tmp_path, ROWS), "test")).show(console)
     line = "by the first 200 rows: string; 1 of 200 rows are not (text 199, integer 1), and are JSON text in odd.ref"
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -167,7 +166,7 @@ def test_a_judge_who_is_not_there_is_told_before_the_scan(
     def scanned(*args: Any) -> None:
         raise AssertionError("the input was scanned first")
 
-    monkeypatch.setattr("jobs.run.rows._scan", scanned)
+    monkeypatch.setattr("jobs.run.rows.scan", scanned)
     with pytest.raises(UserError, match="reward 'kind': model 'judge' cannot be asked: no endpoint answers"):
         run(job(tmp_path, ASKED, rewards={"kind": JUDGE}))
     with judge_server(honest) as server, pytest.raises(AssertionError, match="scanned first"):

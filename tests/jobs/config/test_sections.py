@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from connectors.errors import UserError
-from jobs.config.sections import BestOfNJob, ScoreJob, differences, fingerprint_fields, parse_job
+from jobs.best_of_n import BestOfNJob
+from jobs.config.job_types import parse_job
+from jobs.config.sections import differences, fingerprint_fields
+from jobs.score import ScoreJob
 from rmbatch.rewards.totals import CombineRule
 
 BEST = """

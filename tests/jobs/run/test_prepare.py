@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from connectors.errors import UserError
-from jobs.config.sections import parse_job
-from jobs.run.prepare import Prepared, prepare
+from jobs.config.job_types import parse_job
+from jobs.run.prepare import Prepared
 from rmbatch.rows.roles import Roles
+from tests.jobs.running import fitted
 
 TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
@@ -36,7 +37,7 @@ def prepared(schema: pa.Schema, kind: str = "score", **changes: Any) -> Prepared
     job = {"job": kind, "input": {}, "rewards": {"exact": "accuracy"}, "output": {}} | changes
     job["input"] = {"path": "in"} | job["input"]
     job["output"] = {"path": "out"} | job["output"]
-    return prepare(parse_job(job, "JOB"), schema)
+    return fitted(parse_job(job, "JOB"), schema)
 
 
 def told(schema: pa.Schema, kind: str = "score", **changes: Any) -> str:
