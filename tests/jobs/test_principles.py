@@ -195,7 +195,6 @@ def listwise(server: HostileServer) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"job": "score"}, "job: 'score' is not for this command; write job: principles"),
         ({"abuot": "x"}, "abuot: unknown key; did you mean 'about'"),
         ({"preferences": {"chosen": "chosen"}}, "preferences: write {chosen: COLUMN, rejected: COLUMN} or"),
         ({"preferences": {"chosen": "winner", "rejected": "rejected"}}, "preferences: no column 'winner'"),

@@ -91,7 +91,7 @@ def test_three_mistakes_are_told_at_a_time() -> None:
     ("changes", "message"),
     [
         ("{job: scor}", "job: 'scor' is no job type; did you mean 'score'?"),
-        ("{job: null}", "job: null is no job type; write one of: score, best_of_n"),
+        ("{job: null}", "job: null is no job type; write one of: score, best_of_n, principles"),
         ("{job: [score]}", "job: ['score'] is no job type; did you mean 'score'?"),  # a list has no hash
         (
             "{input: null}",
@@ -188,7 +188,7 @@ def test_defaults() -> None:
 
 
 def test_empty_sections_are_told() -> None:
-    assert told("{run: }").startswith("run: got null; write keys and values: address, cpus, ")
+    assert told("{run: }").startswith("run: got null; write keys and values: on, address, cpus, ")
 
 
 @pytest.mark.parametrize("null", ["null", "'null'", "~", ""])
