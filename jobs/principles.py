@@ -80,7 +80,7 @@ class Principles(JobType[PrinciplesJob]):
             self.display.say("warning: the input has changed since; to learn from it, write to another output.path")
         return PrinciplesReport(self.output.url, report)
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         Trial(self.job.judge, self.job.about)
         self._rows = _read_rows(self.job)
         counts = self._rows.counts

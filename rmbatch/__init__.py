@@ -89,9 +89,10 @@ def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
     ``rmbatch.run("job.yaml", "input.path=s3://team/rollouts/", limit=1000)``; after a crash the same call goes on.
     Raises UserError for a mistake in the job, JobError where it stopped on its way.
     """
-    from jobs import run
+    from jobs.run.job import run_job_file
 
-    return run(job_file, *overrides, limit=limit)
+    summary: Summary = run_job_file(job_file, *overrides, limit=limit)
+    return summary
 
 
 _HOME = {

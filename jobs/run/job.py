@@ -8,6 +8,7 @@ JOB_TYPES["translate"] = "jobs.translate:Translate"        # jobs/config/job_typ
 result = run_job(job, Display())
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -18,7 +19,8 @@ from connectors.errors import JobError, UserError
 from connectors.faults import explained
 from connectors.lease import Lease
 from connectors.storage import Folder, StorageOptions
-from jobs.config.job_types import JOB_TYPES, job_type
+from jobs.config.file import read_job_file
+from jobs.config.job_types import JOB_TYPES, job_type, parse_job
 from jobs.config.sections import JobConfig
 from jobs.run.output import check_places, check_same_job, output_folder
 from jobs.show.display import Display
@@ -64,8 +66,12 @@ class JobType(ABC, Generic[J]):
         """The result, where the output is finished."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Check the job against its input, as if the output were empty. Raises UserError."""
+
     def prepare(self) -> None:
-        """Check all that can be known before the output is taken. Raises UserError."""
+        """Check all that can be known before the output is taken. Raises UserError, and JobError for a changed input."""
+        self.check()
 
     @abstractmethod
     def work(self, lease: Lease) -> Shown:
@@ -114,6 +120,19 @@ def run_job(job: JobConfig, display: Display) -> Any:
                 raise
 
 
+def run_job_file(path: str, *overrides: str, limit: int | None = None) -> Any:
+    """Run the job of a file to its end, from wherever its output stands; its result.
+
+    ``path``: a path or a URL. ``overrides``: ``"key.sub=value"``, as on the command line. ``limit``: only the first
+    rows. Raises UserError for a mistake in the job, before any work, and JobError where it stopped on its way: the same
+    call goes on.
+    """
+    given = [*overrides, *([] if limit is None else [f"input.limit={limit}"])]
+    job = parse_job(read_job_file(path, given, os.environ), path)
+    with Display() as display:
+        return run_job(job, display)
+
+
 def _result_of_same_job(run: JobType[Any]) -> Shown | None:
     """The result of a finished output. Raises UserError where the output belongs to another job."""
     before = run.recorded_identity(run.output)
@@ -148,7 +167,7 @@ def discard_output(job: JobConfig, display: Display, confirm: Callable[[str], bo
             return
     except (UserError, JobError):
         pass  # damaged, or of another version: all the more reason to begin anew
-    run.prepare()
+    run.check()
     held = run.describe_output()
     if not confirm(f"{run.output.url} holds {held}. Delete them and begin anew?"):
         raise UserError(f"{run.output.url} was left as it is; without --overwrite the job goes on from there")

@@ -142,17 +142,23 @@ class RowJob(JobType[J]):
             self._keep(summary)
         return summary
 
-    def prepare(self) -> None:
-        plan = self.ledger.plan(storage_options(self.job.input.storage))
+    def check(self) -> None:
         with self.display.doing("reading the input"):
             self._listing = list_job_input(self.job)
-            if plan is not None:
-                check_unchanged(plan, self._listing, self.display)
-            elif self._listing.format == "parquet":
+            if self._listing.format == "parquet":
                 self._planned = self._plan_input(self._listing)
                 self._prepared(self._planned)
             else:
                 self._check_sample(self._listing)
+
+    def prepare(self) -> None:
+        plan = self.ledger.plan(storage_options(self.job.input.storage))
+        if plan is None:
+            self.check()
+            return
+        with self.display.doing("reading the input"):
+            self._listing = list_job_input(self.job)
+            check_unchanged(plan, self._listing, self.display)
 
     def work(self, lease: Lease) -> Summary:
         plan = self.ledger.plan(storage_options(self.job.input.storage))

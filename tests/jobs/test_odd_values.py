@@ -85,8 +85,7 @@ ROWS = [{"id": n, "response": str(n), "reference": str(n)} for n in range(200)]
 ROWS[150] = {"id": 150, "response": "150", "reference": 150}
 
 
-@pytest.mark.ray
-def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(local_ray: None, tmp_path: Path) -> None:
+def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(here: None, tmp_path: Path) -> None:
     told = StringIO()
     summary = run(job(tmp_path, ROWS), told)
     found = rows(tmp_path / "out")
@@ -110,8 +109,7 @@ def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(local_ray
 F1 = {"f1": {"reward": "f1_score"}}
 
 
-@pytest.mark.ray
-def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(local_ray: None, tmp_path: Path) -> None:
+def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(here: None, tmp_path: Path) -> None:
     letters = job(tmp_path, ROWS, input_odd_values="dead_letter")
     assert run(letters).rows == {"data": 199, "rejected": 0, "dead_letters": 1}
     letters["input"]["odd_values"] = "json_column"
@@ -126,8 +124,7 @@ def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(local_ray: None,
 SCORED = {"score.exact": 1.0, "error.exact": None}
 
 
-@pytest.mark.ray
-def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(local_ray: None, tmp_path: Path) -> None:
+def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(here: None, tmp_path: Path) -> None:
     found = [{"key": n // 2, "response": str(n % 2), "reference": "0"} for n in range(298)]
     found += [{"key": "a", "response": "1", "reference": "0"}, {"key": "a", "response": "0", "reference": "0"}]
     written = {**job(tmp_path, found, input_group={"by": "key"}), "job": "best_of_n"}
@@ -159,9 +156,8 @@ JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://127.0.0
 MODEL = {"model": "rm", "engine": "endpoint", "endpoints": ["http://127.0.0.1:9"]}
 
 
-@pytest.mark.ray
 def test_a_judge_who_is_not_there_is_told_before_the_scan(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scanned(*args: Any) -> None:
         raise AssertionError("the input was scanned first")
