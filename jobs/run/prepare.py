@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from connectors.commit import FOLDERS
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
-from connectors.ledger import FOLDERS
 from connectors.listing import takes_in
 from connectors.planning import JsonlOptions
 from connectors.schema import HIDDEN, twins_of, with_twins

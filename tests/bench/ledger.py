@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from connectors.commit import Commit, DataFile, pack_outcomes
 from connectors.compaction import Compactor
 from connectors.dataset import InputDataset
 from connectors.finish import finish
-from connectors.ledger import Commit, DataFile, Ledger, Plan, pack_outcomes
+from connectors.ledger import Ledger, Plan
 from connectors.storage import Folder, StorageOptions
 from connectors.units import InputFile, Range, Unit
 from connectors.writer import OutputSpec
