@@ -10,7 +10,7 @@ result = run_job(job, Display())
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
@@ -44,10 +44,12 @@ class JobType(ABC, Generic[J]):
 
     config: ClassVar[type[JobConfig]]
     """The model of its job files."""
+    parts: ClassVar[Sequence[str]] = ()
+    """The folders of its output that hold rows."""
 
     def __init__(self, job: J, display: Display) -> None:
         """Raises UserError for an output in a place where it cannot be."""
-        check_places(job)
+        check_places(job, self.parts)
         self.job, self.display = job, display
         self.output = output_folder(job)
         self.private = self.output.folder("_rmbatch")
@@ -70,7 +72,7 @@ class JobType(ABC, Generic[J]):
         """Check the job against its input, as if the output were empty. Raises UserError."""
 
     def prepare(self) -> None:
-        """Check all that can be known before the output is taken. Raises UserError, and JobError for a changed input."""
+        """Check all that can be known before the output is taken. Raises UserError, JobError for a changed input."""
         self.check()
 
     @abstractmethod

@@ -1,11 +1,10 @@
 """The output of a job of any kind: where it is, and whether it belongs to the same job."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.submitted import refuse_lost_output
 from connectors.errors import UserError
-from connectors.ledger import FOLDERS
 from connectors.listing import takes_in
 from connectors.storage import Folder, StorageOptions
 from jobs.config.sections import JobConfig, StorageConfig, differences
@@ -27,8 +26,11 @@ def input_paths(job: JobConfig) -> list[str]:
     return [job.input.path] if isinstance(job.input.path, str) else list(job.input.path)
 
 
-def check_places(job: JobConfig) -> None:
-    """Raises UserError for an output that would be lost, or that lies inside the input or around it."""
+def check_places(job: JobConfig, parts: Iterable[str]) -> None:
+    """Raises UserError for an output that would be lost, or that lies inside the input or around it.
+
+    ``parts``: the folders of the output that will hold rows.
+    """
     refuse_lost_output("output.path", job.output.path)
     output = output_folder(job)
     try:
@@ -46,7 +48,7 @@ def check_places(job: JobConfig) -> None:
                 f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
                 "choose a folder outside of it"
             )
-        if any(takes_in(f"{output.url}/{part}", path, options) for part in FOLDERS.values()):
+        if any(takes_in(f"{output.url}/{part}", path, options) for part in parts):
             raise UserError(
                 f"output.path: {job.output.path} would hold the input {path} among its results; choose another"
             )

@@ -20,6 +20,7 @@ import orjson
 from rich.console import Console
 
 from connectors.attempts import Attempts
+from connectors.commit import FOLDERS
 from connectors.compaction import compacting
 from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
@@ -102,6 +103,8 @@ class _Worked:
 
 class RowJob(JobType[J]):
     """A job whose rows go through stages."""
+
+    parts = tuple(FOLDERS.values())
 
     def __init__(self, job: J, display: Display) -> None:
         super().__init__(job, display)

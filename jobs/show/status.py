@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from connectors.commit import PARTS
 from connectors.lease import seems_held
-from connectors.ledger import PARTS, Ledger
+from connectors.ledger import Ledger
 from connectors.storage import Folder
 from jobs.show.display import rate_text, result_table, table
 

@@ -13,7 +13,6 @@ from connectors.lease import Lease
 from connectors.storage import Folder
 from tests.jobs.running import run
 
-
 MEDDLER = """
 import os
 from contextlib import suppress
