@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -76,17 +76,21 @@ def run(
     """Run a job; after a crash, or when it is finished, the same command is right too."""
     if yes and not overwrite:
         raise UserError("--yes answers the question of --overwrite; write both, or neither")
-    job = _read(job_file, overrides, limit)
     if dry_run:
-        _show_plan(job, "H100", as_json)
+        _show_plan(_read(job_file, overrides, limit), "H100", as_json)
         return
-    from jobs.run.job import discard_output, run_job
-    from jobs.show.display import Display
+    from rmbatch.pipeline.worker_process import early_worker
 
-    with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
-        if overwrite:
-            discard_output(job, display, confirm=lambda question: yes or _confirm(question))
-        result = run_job(job, display)
+    may_be_here = not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules
+    with early_worker() if may_be_here else nullcontext():
+        job = _read(job_file, overrides, limit)
+        from jobs.run.job import discard_output, run_job
+        from jobs.show.display import Display
+
+        with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
+            if overwrite:
+                discard_output(job, display, confirm=lambda question: yes or _confirm(question))
+            result = run_job(job, display)
     _show(result, as_json)
 
 

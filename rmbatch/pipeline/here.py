@@ -1,26 +1,23 @@
 """Works a job off in processes of this machine, where it is too small for the start of a Ray.
 
-Each worker is a plain ``python -m``, not multiprocessing: that would import the caller's main module again. A worker
-that dies is replaced, and its ranges are worked off again, by which the row that kills it is found
+A worker that dies is replaced, and its ranges are worked off again, by which the row that kills it is found
 (``connectors/attempts.py``). A job that asks chat models has one worker, because its clients hold its limits.
 
     with Here(num_cpus=2) as executor:
         executor.run(RowTask(...), tasks, executor.board(), running)
 """
 
-import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +30,7 @@ from rmbatch.pipeline.board import LocalBoard
 from rmbatch.pipeline.shuffle import BUCKET, assign_buckets, count_buckets, grouped_dataset, write_bucket
 from rmbatch.pipeline.task import RowTask, read_blocks
 from rmbatch.pipeline.worker import COUNTS, DONE, FAILED, Orders
+from rmbatch.pipeline.worker_process import Worker, take_worker
 from rmbatch.stages.base import Needs
 
 A = TypeVar("A")
@@ -42,8 +40,6 @@ MAX_DEATHS = 200
 """Of workers in one run. A row that kills its worker takes about ten, so that many such rows are found."""
 MAX_STARTS = 3
 """Deaths of workers in a row that were given nothing yet: then it is not a row that kills them."""
-END_S = 30.0
-"""What a worker may take to end: a batch that has ended is still read."""
 
 
 class Here:
@@ -52,10 +48,9 @@ class Here:
     def __init__(self, num_cpus: int | None = None) -> None:
         """``num_cpus``: the most workers. None: as many as this process may use."""
         self.num_cpus = num_cpus or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-        self._idle: list[_Worker] = []
+        self._idle = [take_worker()]  # it imports what it needs while the job is planned
 
     def __enter__(self) -> "Here":
-        self._idle.append(_Worker())  # it imports what it needs while the job is planned
         return self
 
     def __exit__(
@@ -87,7 +82,7 @@ class Here:
         asked = {name: each.chat for name, each in running.needs.askers.items()}
         orders = Orders(task, asked, running.folder)
         num_workers = 1 if asked else min(self.num_cpus, len(tasks))
-        workers = [self._idle.pop() if self._idle else _Worker() for _ in range(num_workers)]
+        workers = [self._idle.pop() if self._idle else take_worker() for _ in range(num_workers)]
         try:
             _work_off(workers, orders, deque(tasks), board)
             for worker in workers:
@@ -120,7 +115,7 @@ class HereServices:
         """The worker does so."""
 
 
-def _work_off(workers: "list[_Worker]", orders: Orders, todo: deque[Sequence[Range]], board: LocalBoard) -> None:
+def _work_off(workers: list[Worker], orders: Orders, todo: deque[Sequence[Range]], board: LocalBoard) -> None:
     """Give out the ranges until all are done. Raises what a worker raised, and JobError where workers keep dying."""
     deaths = deaths_at_start = 0
     for worker in workers:
@@ -141,7 +136,7 @@ def _work_off(workers: "list[_Worker]", orders: Orders, todo: deque[Sequence[Ran
                 if worker.pieces:
                     todo.appendleft(worker.pieces)
                 worker.kill()
-                workers[place] = _Worker()
+                workers[place] = take_worker()
                 workers[place].send(orders)
                 continue
             if what == COUNTS:
@@ -152,60 +147,6 @@ def _work_off(workers: "list[_Worker]", orders: Orders, todo: deque[Sequence[Ran
                 worker.is_ready = True
                 if what == DONE:
                     worker.pieces = ()
-
-
-class _Worker:
-    """A worker process and the pipe to it."""
-
-    def __init__(self) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
-        self.pieces: Sequence[Range] = ()
-        """What it works on."""
-        self.is_ready = False
-        path = os.pathsep.join(each or os.getcwd() for each in sys.path)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rmbatch.pipeline.worker", str(theirs.fileno()), str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},  # as many workers as CPUs share them
-            start_new_session=True,
-        )
-        theirs.close()
-
-    def give(self, pieces: Sequence[Range]) -> None:
-        """Have these ranges worked off."""
-        self.pieces = pieces
-        self.send(pieces)
-
-    def wait(self) -> None:
-        """Until it has closed its clients and ended, or has taken too long. Raises what it raises."""
-        with suppress(EOFError, OSError, subprocess.TimeoutExpired):
-            if self.pipe.poll(END_S):
-                what, value = self.pipe.recv()
-                if what == FAILED:
-                    raise value
-            self._process.wait(END_S)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._process.kill()
-        self._process.wait()
-        self.pipe.close()
-        self._log.close()
-
-    def last_words(self) -> str:
-        """The last line that it wrote, and how it ended."""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        return f"{lines[-1]} (exit status {self._process.wait()})"
-
-    def send(self, what: Any) -> None:
-        """Send it orders, an answer, or None: there is no more to do."""
-        with suppress(OSError):  # it is dead, which the next look at its pipe tells
-            self.pipe.send(what)
 
 
 def _gather(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -5,6 +5,7 @@
 It dies with its driver. What it prints goes where the driver has put its output.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -57,9 +58,8 @@ class PipeBoard:
 
 def work(pipe: Any) -> None:
     """Do what the driver sends, until it sends None."""
-    import rmbatch.pipeline.task  # the driver plans the job meanwhile
-
-    del rmbatch
+    importlib.import_module("rmbatch.pipeline.task")  # the driver plans the job meanwhile
+    importlib.import_module("rmbatch.rewards.function")
     pipe.send((READY, None))
     orders = pipe.recv()
     if orders is None:

@@ -92,7 +92,8 @@ def records(folder: Path) -> list[Any]:
 
 def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
     """Another process that asks."""
-    script = f"from tests.rmbatch.chat.batch.test_client import *\ncompleted(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+    asks = f"completed(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+    script = f"from tests.rmbatch.chat.batch.test_client import *\n{asks}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
 
