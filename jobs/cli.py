@@ -1,4 +1,4 @@
-"""The command line: run, plan, doctor, status, rewards.
+"""The command line: run, plan, doctor, submit, submitted, status, rewards.
 
 A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
 What a program reads (``--json``) goes to stdout, alone; messages and bars go to stderr.
@@ -120,6 +120,41 @@ def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) 
 
 
 @app.command()
+def submit(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    to: Annotated[str, typer.Option(help="local: the background of this machine. ray: a Ray cluster.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Of the target, such as http://head:8265.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, or NAME: as it is here.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show what would be submitted; submit nothing.")] = False,
+) -> None:
+    """Run a job elsewhere, without this process; prints its name there. The job file is checked first."""
+    from cluster.target import Submission, open_target
+
+    _read(job_file, overrides, None)
+    submission = Submission(job_file, overrides or [], environment=dict(map(_variable, env or [])))
+    target = open_target(to, address)
+    typer.echo(target.render(submission) if show else target.submit(submission))
+
+
+@app.command()
+def submitted(
+    name: Annotated[str, typer.Argument(help="The name that `rmbatch submit` printed.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Where it was submitted to: local, ray.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Of the target, such as http://head:8265.")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="What the job has said so far.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop the job; the same submission goes on.")] = False,
+) -> None:
+    """Show whether a submitted job runs, what it has said, or stop it."""
+    from cluster.target import open_target
+
+    target = open_target(to, address)
+    if cancel:
+        target.cancel(name)
+    typer.echo(target.logs(name) if logs else target.status(name))
+
+
+@app.command()
 def status(
     output: Annotated[str, typer.Argument(help="The output folder of a job.", show_default=False)],
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server.")] = None,
@@ -182,6 +217,13 @@ def _show(found: Any, as_json: bool) -> None:
     from rich.console import Console
 
     found.show(Console())
+
+
+def _variable(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals and name not in os.environ:
+        raise UserError(f"--env {name}: it is not set here; write {name}=VALUE")
+    return name, value if equals else os.environ[name]
 
 
 def _confirm(question: str) -> bool:

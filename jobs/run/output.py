@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cluster.submitted import refuse_lost_output
+from cluster.working_folder import refuse_lost_output
 from connectors.errors import UserError
 from connectors.listing import takes_in
 from connectors.storage import Folder, StorageOptions
