@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from connectors.errors import UserError
-from jobs.config.file import shown, validate
 from jobs.config.sections import InputConfig, StorageConfig, Text
 from rmbatch.chat.spec import HOW_IT_RUNS, ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
 from rmbatch.discovery.trial import Comparing
 from rmbatch.settings.base import PlainName, Settings
+from rmbatch.settings.mistakes import show, validate
 
 MOST_ROWS = 5000
 """More are refused: each is asked about several times, and a few hundred say as much."""
@@ -122,7 +122,7 @@ class PrinciplesJob(Settings):
 def parse_principles_job(data: Mapping[str, Any], where: str) -> PrinciplesJob:
     """The job that a job file's content asks for; raises UserError in the file's own words."""
     if data.get("job") != "principles":
-        raise UserError(f"{where}: job: {shown(data.get('job'))} is not for this command; write job: principles")
+        raise UserError(f"{where}: job: {show(data.get('job'))} is not for this command; write job: principles")
     return validate(PrinciplesJob, data, where=where)
 
 

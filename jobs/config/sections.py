@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from connectors.errors import UserError
 from connectors.jsonl_scan import MAX_COLUMNS, OddValues
 from connectors.lines import MAX_LINE_BYTES
-from jobs.config.file import shown, validate
 from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
 from rmbatch.judges.reward import JudgeReward
@@ -25,6 +24,7 @@ from rmbatch.reward_models.spec import HOW_IT_RUNS
 from rmbatch.rewards.totals import CombineRule
 from rmbatch.selection.rank import SelectionRule
 from rmbatch.settings.base import Settings
+from rmbatch.settings.mistakes import show, validate
 from rmbatch.settings.names import nearest
 from rmbatch.stages.score import TOTAL
 
@@ -207,7 +207,7 @@ def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
         raise UserError(f"{where}: job: principles is run by `rmbatch principles {where}`")
     if not isinstance(kind, str) or kind not in JOBS:
         hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
-        raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")
+        raise UserError(f"{where}: job: {show(kind)} is no job type; {hint}")
     return validate(JOBS[kind], data, where=where)
 
 
@@ -294,7 +294,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {shown(before)} -> {shown(after)}")
+            lines.append(f"{prefix}{key}: {show(before)} -> {show(after)}")
     return lines
 
 
