@@ -30,7 +30,7 @@ from connectors.planning import plan_dataset
 from connectors.schema import DEAD
 from connectors.storage import Folder
 from connectors.units import Range
-from jobs.config.sections import differences
+from jobs.config.identity import differences
 from jobs.principles_config import MOST_ROWS, PrinciplesJob, deciding_fields
 from jobs.run.prepare import jsonl_options, storage_options
 from jobs.run.sampling import readable

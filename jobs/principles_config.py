@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from connectors.errors import UserError
 from jobs.config.sections import InputConfig, StorageConfig, Text
-from rmbatch.chat.spec import HOW_IT_RUNS, ChatSpec
+from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
 from rmbatch.discovery.trial import Comparing
@@ -129,8 +129,4 @@ def parse_principles_job(data: Mapping[str, Any], where: str) -> PrinciplesJob:
 def deciding_fields(job: PrinciplesJob) -> dict[str, Any]:
     """The part of a job that decides its result, as plain values."""
     fields = job.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
-    fields["writer"] = job.who_writes().model_dump(mode="json")
-    for who, spec in (("judge", job.judge), ("writer", job.who_writes())):
-        kept = {name: value for name, value in fields[who].items() if name not in HOW_IT_RUNS}
-        fields[who] = kept | {"service": spec.service_name}  # answers are kept by it
-    return fields
+    return {**fields, "judge": job.judge.identity(), "writer": job.who_writes().identity()}

@@ -30,7 +30,7 @@ from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing, list_input
 from connectors.planning import MapInOrder, plan_dataset
 from connectors.units import total_rows
-from jobs.config.sections import differences, fingerprint_fields
+from jobs.config.identity import differences, job_identity
 from jobs.run.judged import Judged, clients, job_judges, look_for_judge
 from jobs.run.prepare import (
     Job,
@@ -149,7 +149,7 @@ def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
 
 def _begin(job: Job, ledger: Ledger, dataset: InputDataset, display: Display) -> Plan:
     """The plan of a new output, written before any work."""
-    plan = Plan(fingerprint_fields(job), dataset, ledger.honours_conditions())
+    plan = Plan(job_identity(job), dataset, ledger.honours_conditions())
     _check_unchanged(plan, list_job_input(job), display)  # it was read since it was listed
     prepare(job, dataset.schema)
     ledger.begin(plan)
@@ -407,7 +407,7 @@ def _scan(job: Job, listing: Listing, display: Display) -> InputDataset:
 
 def _check_same_job(planned: Mapping[str, Any], job: Job, output: str, display: Display) -> None:
     """Another job is refused; a changed file of rewards, which a job that stopped may need, is named."""
-    now, before = fingerprint_fields(job), dict(planned)
+    now, before = job_identity(job), dict(planned)
     digests = before.pop("reward_files", {})
     for file, digest in now.pop("reward_files").items():
         if digests.get(file, digest) != digest:

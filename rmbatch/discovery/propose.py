@@ -21,7 +21,7 @@ from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.preferences import Preference
 from rmbatch.discovery.trial import Case, Trial, Verdict
 from rmbatch.judges.principles import Principle
-from rmbatch.judges.prompt import mark_of
+from rmbatch.judges.prompt import make_mark
 from rmbatch.judges.verdict import Reading, json_object
 
 MAX_TEXT = 600
@@ -109,7 +109,7 @@ class Writer:
             f"{place}. {each.name}: {each.text}" if each.name else f"{place}. {each.text}"
             for place, each in enumerate(principles, 1)
         )
-        mark = mark_of(row.prompt, answers)
+        mark = make_mark(row.prompt, answers)
         return (
             f"{self._shown(row)}\n\nA judge that went by the following principles alone preferred {liked}.\n\n"
             f"{listed}\n\n"
@@ -157,7 +157,7 @@ class Writer:
 
     def _shown(self, row: Preference) -> str:
         answers = row.shown(self._seed)
-        mark = mark_of(row.prompt, answers)
+        mark = make_mark(row.prompt, answers)
         fenced = "\n\n".join(
             f"<answer-{place}-{mark}>\n{text}\n</answer-{place}-{mark}>" for place, text in enumerate(answers, 1)
         )

@@ -4,7 +4,7 @@ Any row may be tried with principles of its own, all in parallel. What the judge
 (``rmbatch/judges/``): what cannot be read is no verdict, neither right nor wrong. It proposes nothing and counts
 nothing.
 
-    trial = Trial(PairwiseSpec(endpoint="http://host:8000", model="qwen3-32b"), about="What counts is …")
+    trial = Trial(Pairwise(endpoint="http://host:8000", model="qwen3-32b"), about="What counts is …")
     trial.judged([Case(preference, [Principle(text="It names the next step.")]), Case(preference)])
 """
 
@@ -17,16 +17,16 @@ import numpy as np
 
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference
-from rmbatch.judges.asking import asked
-from rmbatch.judges.kinds import listwise, pairwise
-from rmbatch.judges.kinds.base import Judge, Outcome, Responses
+from rmbatch.judges.asking import ask
+from rmbatch.judges.kinds.base import QuestionWriter
+from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.outcomes import Outcome
+from rmbatch.judges.kinds.pairwise import Pairwise
+from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import Principle, PrincipleSet
-from rmbatch.judges.prompt import Prompt
-from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec
 
-Comparing = PairwiseSpec | ListwiseSpec
+Comparing = Pairwise | Listwise
 """Judges that say which of several answers is better."""
-_PLANS = {"pairwise": pairwise.plan, "listwise": listwise.plan}
 _WAVE = 4
 """Cases are judged in waves of so many times what may be in flight, so that progress is seen and memory is bounded."""
 
@@ -65,7 +65,7 @@ class Trial:
     def __init__(self, spec: Comparing, about: str) -> None:
         """Raises UserError for a judge whose prompt needs more than a prompt and answers."""
         self.spec, self.about = spec, about
-        self._prompt = Prompt(spec.judge, spec.template)
+        self._prompt = spec.make_prompt(spec.template)
         if spec.reference or self._prompt.columns or (spec.template is not None and self._prompt.shows_reference):
             needs = ", ".join(self._prompt.columns) or "reference"
             raise UserError(f"judge: it is to see {needs}, but preferences have only prompts and answers; leave it out")
@@ -81,10 +81,10 @@ class Trial:
 
     def _wave(self, cases: Sequence[Case]) -> list[Verdict]:
         plans = [
-            _PLANS[self.spec.judge](Judge(self.spec, self._prompt, self._principles(case)), _responses(case.preference))
+            self.spec.plan(QuestionWriter(self.spec, self._prompt, self._principles(case)), _responses(case.preference))
             for case in cases
         ]
-        votes = iter(asked(self.spec, [question for plan in plans for question in plan.questions]))
+        votes = iter(ask(self.spec, [question for plan in plans for question in plan.questions]))
         return [
             _verdict(case.preference, plan.outcomes(list(itertools.islice(votes, len(plan.questions))))[""])
             for case, plan in zip(cases, plans)

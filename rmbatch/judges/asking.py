@@ -1,6 +1,6 @@
 """Puts questions to a judge and reads its verdicts: votes, a second chance for what cannot be read, never a default.
 
-    votes = asked(spec, [Question("Which is better? …", form, num_votes=3)])
+    votes = ask(spec, [Question("Which is better? …", form, num_votes=3)])
     votes[0][0].value                                    # what the form's verdict is, or None and votes[0][0].error
 
 What cannot be read is no verdict: the vote keeps the code and all that was said.
@@ -53,7 +53,7 @@ class Vote:
     """The reasons; where the verdict could not be read, all that was said."""
 
 
-def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
+def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """The votes on each question. Raises JobError where all must stop."""
     from rmbatch.chat.client import ChatRequest
 

@@ -13,6 +13,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from rmbatch.judges.kinds import KINDS
+
 Kind = Literal["pointwise", "listwise"]
 
 _BASES: dict[str, str] = {
@@ -62,10 +64,14 @@ def _entries() -> Iterator[tuple[str, LibraryEntry]]:
             yield name, LibraryEntry(kind, topic, about)
 
 
-KINDS = ("pointwise", "pairwise", "listwise", "stepwise")
-"""Of judges; the library has those of the first and the third."""
 LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_entries()))
 """All of them by name: ``base_helpfulness_listwise``, …, ``rewrite_pointwise_reward``."""
+
+
+def library_defaults(name: str) -> dict[str, str]:
+    """The settings that a name of the library stands for, beside its kind."""
+    entry = LIBRARY[name]
+    return {"principles": entry.topic} | ({"score": "violations"} if entry.kind == "pointwise" else {})
 
 
 def is_judge(name: str) -> bool:

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from connectors.errors import UserError
-from jobs.config.sections import fingerprint_fields, parse_job
+from jobs.config.identity import job_identity
+from jobs.config.sections import parse_job
 from jobs.run.prepare import prepare
 from jobs.run.rows import too_many_nulls
 from rmbatch.stages.score import null_codes
@@ -43,7 +44,7 @@ def test_a_composition_in_a_job_file(
 ):
     parsed = parse_job(job(rewards), "JOB")
     assert parse_job(parsed.model_dump(mode="json"), "JOB") == parsed
-    assert fingerprint_fields(parsed)["rewards"]
+    assert job_identity(parsed)["rewards"]
     stage = prepare(parsed, SCHEMA).score_stage
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
     scored = stage(table)

@@ -16,8 +16,9 @@ from rmbatch.discovery.propose import Proposal, Writer, outcomes_of, proposed
 from rmbatch.discovery.trial import Case, Trial
 from rmbatch.discovery.worth import measured_worth, num_cases, some_of, usefulness
 from rmbatch.endpoints.connections import close_all
+from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.pairwise import Pairwise
 from rmbatch.judges.principles import Principle
-from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec
 from tests.judging import Seen
 from tests.rmbatch.discovery.scripted import (
     PROPERTIES,
@@ -44,7 +45,7 @@ def no_client_stays() -> Iterator[None]:
 
 
 def trial(server: HostileServer, **settings: Any) -> Trial:
-    return Trial(PairwiseSpec(endpoint=server.url, model="judge", **settings), ABOUT)  # type: ignore[call-arg]
+    return Trial(Pairwise(endpoint=server.url, model="judge", **settings), ABOUT)  # type: ignore[call-arg]
 
 
 def writer(server: HostileServer, per_row: int = 3) -> Writer:
@@ -77,7 +78,7 @@ def test_each_row_is_judged_by_its_own_principles() -> None:
 def test_the_preferred_answer_must_be_above_all_others(kind: str, num_rejected: int) -> None:
     rows = preferences(6, num_rejected=num_rejected)
     with scripted_server() as server:
-        kinds: dict[str, Any] = {"pairwise": PairwiseSpec, "listwise": ListwiseSpec}
+        kinds: dict[str, Any] = {"pairwise": Pairwise, "listwise": Listwise}
         made = kinds[kind](endpoint=server.url, model="judge")
         assert {each.outcome for each in Trial(made, ABOUT).judged([Case(row, [STEP]) for row in rows])} == {"right"}
 
@@ -99,7 +100,7 @@ def test_a_judge_that_likes_a_place_ties() -> None:
 )
 def test_a_judge_that_needs_more_than_preferences_have_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"judge: it is to see (reference|source), but preferences have only"):
-        Trial(PairwiseSpec(endpoint="http://h", model="m", **settings), ABOUT)  # type: ignore[call-arg]
+        Trial(Pairwise(endpoint="http://h", model="m", **settings), ABOUT)  # type: ignore[call-arg]
 
 
 def test_revision_repairs_a_bad_first_proposal() -> None:
