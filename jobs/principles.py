@@ -38,12 +38,12 @@ from jobs.show.display import Display
 from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import clients
 from rmbatch.costs.chat import spending
-from rmbatch.discovery.embeddings import embedded
+from rmbatch.discovery.embeddings import embed_texts
 from rmbatch.discovery.finding import Findings, Selection, find_principles
-from rmbatch.discovery.preferences import Found, Preference, read_preferences, split
-from rmbatch.discovery.propose import Writer, outcomes_of
-from rmbatch.discovery.report import page, verdict_line
-from rmbatch.discovery.select import text_vectors
+from rmbatch.discovery.preferences import Preference, ReadPreferences, read_preferences, split_by_prompt
+from rmbatch.discovery.propose import Writer, count_outcomes
+from rmbatch.discovery.report import summarise_worth, write_page
+from rmbatch.discovery.select import vectorise_texts
 from rmbatch.discovery.trial import Trial
 from rmbatch.judges.principles import PrincipleSet, write_principles
 from rmbatch.rows.roles import guess_roles
@@ -67,7 +67,7 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
         return told
     trial = Trial(job.judge, job.about)
     found, num_read = _read_rows(job)
-    train, held_out = split(found.preferences, job.held_out, job.seed)
+    train, held_out = split_by_prompt(found.preferences, job.held_out, job.seed)
     reasons = "".join(f"; {number:,} {why}" for why, number in found.unusable.items())
     display.say(
         f"{len(found.preferences):,} of {num_read:,} rows can be used{reasons}; "
@@ -88,7 +88,7 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
         counts |= {"train": len(train), "held_out": len(held_out)}
         report = _report(job, counts, findings)
         folder.write(PRINCIPLES, _principles_file(job, findings, report))
-        folder.write(PAGE, page(report).encode())
+        folder.write(PAGE, write_page(report).encode())
         report |= {"files": _input_files(job), "spent": spent}
         folder.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
     return report
@@ -109,7 +109,7 @@ def _finished(folder: Folder, private: Folder, job: PrinciplesJob, display: Disp
 
 def told_lines(report: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
     """A report in a few lines, names and values, for a terminal."""
-    lines = [("found", verdict_line(report["worth"]))]
+    lines = [("found", summarise_worth(report["worth"]))]
     for place, each in enumerate(report["worth"]["principles"], 1):
         lines.append((f"{place}", f"{each['name']}: {each['text']}" if each["name"] else each["text"]))
     lines += [(who, line) for who, line in report["spent"].items()]
@@ -129,7 +129,7 @@ def _listing(job: PrinciplesJob) -> Listing:
     return list_input(paths, storage_options(job.input.storage), job.input.format)
 
 
-def _read_rows(job: PrinciplesJob) -> tuple[Found, int]:
+def _read_rows(job: PrinciplesJob) -> tuple[ReadPreferences, int]:
     """The preferences, and how many rows were read. Raises UserError where too few can be used."""
     dataset = plan_dataset(
         _listing(job),
@@ -153,7 +153,7 @@ def _read_rows(job: PrinciplesJob) -> tuple[Found, int]:
     found = read_preferences(rows, roles, job.preferences, _row_names(table, roles.id))
     dead = table.num_rows - rows.num_rows
     if dead:
-        found = Found(found.preferences, {"unreadable": dead, **found.unusable})
+        found = ReadPreferences(found.preferences, {"unreadable": dead, **found.unusable})
     if len(found.preferences) < FEWEST_ROWS:
         reasons = "".join(f"; {number:,} {why}" for why, number in found.unusable.items())
         raise UserError(
@@ -190,7 +190,7 @@ def _findings(
         job.select.epsilon,
         job.select.min_gain,
         job.select.trial_rows,
-        text_vectors if embeddings is None else lambda texts: embedded(embeddings, texts, kept),
+        vectorise_texts if embeddings is None else lambda texts: embed_texts(embeddings, texts, kept),
     )
 
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
@@ -236,7 +236,7 @@ def _report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> 
         "rows": rows,
         "proposed": {
             "principles": sum(len(each.principles) for each in findings.proposals),
-            "rows": outcomes_of(findings.proposals),
+            "rows": count_outcomes(findings.proposals),
         },
         "selected": {
             "candidates": findings.num_candidates,
@@ -271,7 +271,7 @@ def _principles_file(job: PrinciplesJob, findings: Findings, report: Mapping[str
 
 
 def _nothing_found(findings: Findings, where: str) -> str:
-    ended = ", ".join(f"{number:,} {how}" for how, number in outcomes_of(findings.proposals).items())
+    ended = ", ".join(f"{number:,} {how}" for how, number in count_outcomes(findings.proposals).items())
     if not findings.num_candidates:
         why = "the judge preferred the right answer in none of the rows"
     else:

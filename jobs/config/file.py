@@ -34,7 +34,7 @@ def read_job_file(path: str, overrides: Sequence[str], environ: Mapping[str, str
     if not isinstance(data, dict):
         raise UserError(f"{path}: a job file holds keys and values, such as `job: score`")
     for override in overrides:
-        _override(data, override)
+        _apply_override(data, override)
     try:
         resolved: dict[str, Any] = _substitute(data, environ, ())
         _refuse_secrets(resolved, ())
@@ -52,7 +52,7 @@ def _parse_value(text: str, override: str) -> Any:
         raise UserError(f"{override!r}: the value is not YAML; {cure}") from None
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key or any(not part for part in key.split(".")):
         raise UserError(f"{override!r} is no override; write key.sub=value, such as select.keep=2")
@@ -64,13 +64,13 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = _enter(place, part, ".".join(parents[: depth + 1]))
     value = _parse_value(text, override)
     if isinstance(place, list):
-        place[_position(place, last, key)] = value
+        place[_parse_position(place, last, key)] = value
     else:
         place[last] = value
 
 
 def _enter(place: Any, part: str, key: str) -> Any:
-    at: Any = _position(place, part, key) if isinstance(place, list) else part
+    at: Any = _parse_position(place, part, key) if isinstance(place, list) else part
     if at == part and place.get(part) is None:
         place[part] = {}
     if not isinstance(place[at], dict | list):
@@ -79,7 +79,7 @@ def _enter(place: Any, part: str, key: str) -> Any:
     return place[at]
 
 
-def _position(place: list[Any], part: str, key: str) -> int:
+def _parse_position(place: list[Any], part: str, key: str) -> int:
     if not part.isdecimal() or int(part) >= len(place):
         raise UserError(f"{key}: {part!r} is no position in a list of {len(place)}; positions begin at 0")
     return int(part)
@@ -109,7 +109,7 @@ def _refuse_secrets(value: Any, path: tuple[str, ...]) -> None:
         for key, item in value.items():
             named = _SECRET_KEY.search(key.lower().replace("-", "_"))
             if named and item and isinstance(item, str | int | list) and item is not True:
-                raise _secret((*path, key))
+                raise _secret_error((*path, key))
             _refuse_secrets(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -117,10 +117,10 @@ def _refuse_secrets(value: Any, path: tuple[str, ...]) -> None:
     elif isinstance(value, str):
         for protocol, user in _USER_IN_URL.findall(value):
             if ":" in user or protocol.lower() not in _USERS_ARE_NAMED:
-                raise _secret(path)
+                raise _secret_error(path)
 
 
-def _secret(path: Sequence[str]) -> UserError:
+def _secret_error(path: Sequence[str]) -> UserError:
     return UserError(
         f"{'.'.join(path)}: secrets do not belong into a job file, which is kept beside the output; "
         "set them in the environment (AWS_ACCESS_KEY_ID, ...) or name a storage.profile"

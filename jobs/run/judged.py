@@ -24,7 +24,7 @@ from rmbatch.chat.limits.accounts import Spent, kept_beside
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs.chat import Spending, spending
 from rmbatch.endpoints.errors import ServiceError
-from rmbatch.judges.asking import counted_as
+from rmbatch.judges.asking import count_prefix
 from rmbatch.judges.reward import JudgeReward, judge_rewards
 from rmbatch.rows.roles import flatten
 
@@ -64,7 +64,7 @@ class Judged:
         """What each judge has cost so far, by the counts of the tasks."""
         found = {}
         for name, judge in self.judges.items():
-            start = counted_as(judge.spec)
+            start = count_prefix(judge.spec)
             mine = {key.removeprefix(start): number for key, number in counts.items() if key.startswith(start)}
             found[name] = spending(mine, judge.spec.price)
         return found

@@ -40,7 +40,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaseResult:
     """What became of a case."""
 
     outcome: Literal["right", "wrong", "tie"] | None
@@ -70,23 +70,23 @@ class Trial:
             needs = ", ".join(self._prompt.columns) or "reference"
             raise UserError(f"judge: it is to see {needs}, but preferences have only prompts and answers; leave it out")
 
-    def judged(self, cases: Sequence[Case], advance_to: Callable[[int], object] = lambda done: None) -> list[Verdict]:
+    def run(self, cases: Sequence[Case], advance_to: Callable[[int], object] = lambda done: None) -> list[CaseResult]:
         """The verdict of each case. Raises JobError where all must stop."""
         size = len(cases) if self.spec.batch else _WAVE * self.spec.in_flight  # a batch may take a day
-        verdicts: list[Verdict] = []
+        results: list[CaseResult] = []
         for start in range(0, len(cases), max(size, 1)):
-            verdicts += self._wave(cases[start : start + size])
-            advance_to(len(verdicts))
-        return verdicts
+            results += self._run_wave(cases[start : start + size])
+            advance_to(len(results))
+        return results
 
-    def _wave(self, cases: Sequence[Case]) -> list[Verdict]:
+    def _run_wave(self, cases: Sequence[Case]) -> list[CaseResult]:
         plans = [
             self.spec.plan(QuestionWriter(self.spec, self._prompt, self._principles(case)), _responses(case.preference))
             for case in cases
         ]
         votes = iter(ask(self.spec, [question for plan in plans for question in plan.questions]))
         return [
-            _verdict(case.preference, plan.outcomes(list(itertools.islice(votes, len(plan.questions))))[""])
+            _compare(case.preference, plan.outcomes(list(itertools.islice(votes, len(plan.questions))))[""])
             for case, plan in zip(cases, plans)
         ]
 
@@ -100,14 +100,14 @@ def _responses(preference: Preference) -> Responses:
     return Responses([preference.messages] * len(answers), answers, None, {}, np.array([0, len(answers)]))
 
 
-def _verdict(preference: Preference, outcomes: Sequence[Outcome]) -> Verdict:
+def _compare(preference: Preference, outcomes: Sequence[Outcome]) -> CaseResult:
     """``outcomes``: of the preferred answer, then of the others."""
     error = next((each.error for each in outcomes if each.score is None), None)
     if error is not None:
-        return Verdict(None, error)
+        return CaseResult(None, error)
     scores = [each.score for each in outcomes if each.score is not None]
     best = max(scores)
     answers = (preference.chosen, *preference.rejected)
     liked = tuple(answer for answer, score in zip(answers, scores) if score == best)
     outcome: Literal["right", "wrong", "tie"] = "wrong" if scores[0] < best else "right" if len(liked) == 1 else "tie"
-    return Verdict(outcome, None, liked, outcomes[0].reason or "")
+    return CaseResult(outcome, None, liked, outcomes[0].reason or "")

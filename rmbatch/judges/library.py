@@ -57,14 +57,14 @@ class LibraryEntry:
     """What a good response does, in a few words."""
 
 
-def _entries() -> Iterator[tuple[str, LibraryEntry]]:
+def _list_entries() -> Iterator[tuple[str, LibraryEntry]]:
     for topic, about in TOPICS.items():
         for kind in get_args(Kind):
             name = f"base_{topic}_{kind}" if topic in _BASES else f"{topic}_{kind}_reward"
             yield name, LibraryEntry(kind, topic, about)
 
 
-LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_entries()))
+LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_list_entries()))
 """All of them by name: ``base_helpfulness_listwise``, …, ``rewrite_pointwise_reward``."""
 
 

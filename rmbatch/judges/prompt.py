@@ -71,14 +71,14 @@ class Prompt:
 
     @cached_property
     def _template(self) -> Any:
-        return _environment().from_string(self.text)
+        return _make_environment().from_string(self.text)
 
     def _variables(self) -> set[str]:
         """The names that it takes from outside, those of its macros among them."""
         from jinja2 import TemplateSyntaxError, meta, nodes
 
         try:
-            tree = _environment().parse(self.text)
+            tree = _make_environment().parse(self.text)
         except TemplateSyntaxError as error:
             raise UserError(f"template: line {error.lineno}: {error.message}") from None
         used = set(meta.find_undeclared_variables(tree))
@@ -87,7 +87,7 @@ class Prompt:
         return used
 
 
-def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
+def format_conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
     """A conversation as text: each message under who said it.
 
     A line of a message that would look like the beginning of another one gets a backslash before it.
@@ -126,7 +126,7 @@ def read_packaged(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> Any:
+def _make_environment() -> Any:
     """Templates are data: sandboxed, and a name that is not there is an error."""
     from jinja2 import DictLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment

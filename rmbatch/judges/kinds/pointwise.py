@@ -50,22 +50,22 @@ class Pointwise(JudgeKind):
             asked = form.violations(num_principles, critique=self.critique)
         else:
             asked = form.scale(*self.scale, whole=self.whole, critique=self.critique)
-        missing = [responses.missing(place) for place in range(len(responses))]
+        missing = [responses.find_missing(place) for place in range(len(responses))]
         there = [place for place, why in enumerate(missing) if why is None]
         questions = [
-            writer.write(asked, responses.seen(place), self.n, [text], response=text)
+            writer.write(asked, responses.template_variables(place), self.n, [text], response=text)
             for place in there
             for text in [str(responses.responses[place])]
         ]
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
-            found = {place: _outcome(self, some, num_principles) for place, some in zip(there, votes, strict=True)}
+            found = {place: _score_votes(self, some, num_principles) for place, some in zip(there, votes, strict=True)}
             return {"": [why or found[place] for place, why in enumerate(missing)]}
 
         return Plan(questions, outcomes)
 
 
-def _outcome(spec: Pointwise, votes: list[Vote], num_principles: int) -> Outcome:
+def _score_votes(spec: Pointwise, votes: list[Vote], num_principles: int) -> Outcome:
     good, too_few = check_quorum(votes, spec.quorum)
     if too_few is not None:
         return too_few
@@ -74,9 +74,9 @@ def _outcome(spec: Pointwise, votes: list[Vote], num_principles: int) -> Outcome
             aggregate_votes([vote.value for vote in good], spec.aggregate), reason=join_reasons(good, "{:g}".format)
         )
     shares = [1 - len(vote.value) / num_principles for vote in good]
-    named = [Vote(vote.value, said=f"{_violated(vote.value)}\n{vote.said}".strip()) for vote in good]
+    named = [Vote(vote.value, said=f"{_describe_violations(vote.value)}\n{vote.said}".strip()) for vote in good]
     return Outcome(aggregate_votes(shares, spec.aggregate), reason=join_reasons(named, lambda value: f"{len(value)}"))
 
 
-def _violated(numbers: Any) -> str:
+def _describe_violations(numbers: Any) -> str:
     return f"violates {', '.join(map(str, numbers))}" if numbers else "violates none"

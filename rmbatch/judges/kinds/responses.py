@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rmbatch.judges.kinds.outcomes import Outcome
-from rmbatch.judges.prompt import conversation
+from rmbatch.judges.prompt import format_conversation
 
 
 class Responses:
@@ -25,14 +25,14 @@ class Responses:
     ) -> None:
         """``references`` None: no judge sees them; ``offsets`` None: no response is compared with another."""
         self.prompts, self.responses, self.references = prompts, responses, references
-        self.columns = {name: [_shown(value) for value in values] for name, values in columns.items()}
+        self.columns = {name: [_drop_nulls(value) for value in values] for name, values in columns.items()}
         self.offsets = offsets
         self._needs_reference = needs_reference
 
     def __len__(self) -> int:
         return len(self.responses)
 
-    def missing(self, place: int) -> Outcome | None:
+    def find_missing(self, place: int) -> Outcome | None:
         """Why there is nothing to judge here; None where there is."""
         messages = self.prompts[place]
         if not messages:
@@ -46,10 +46,10 @@ class Responses:
             return Outcome(error="missing_reference: reference is null")
         return None
 
-    def seen(self, place: int) -> dict[str, Any]:
+    def template_variables(self, place: int) -> dict[str, Any]:
         """The variables of a template that belong to this response, but for the response itself."""
         messages = self.prompts[place] or ()
-        text = conversation(messages)
+        text = format_conversation(messages)
         return {
             **{name: values[place] for name, values in self.columns.items()},
             "prompt": text,
@@ -57,14 +57,14 @@ class Responses:
             "reference": None if self.references is None else self.references[place],
         }
 
-    def groups(self) -> list[range]:
+    def places_by_prompt(self) -> list[range]:
         """The places of the responses of each prompt."""
         assert self.offsets is not None
         return [range(start, stop) for start, stop in pairwise(self.offsets.tolist())]
 
 
-def _shown(value: Any) -> Any:
+def _drop_nulls(value: Any) -> Any:
     """A column's value for a template, without the keys that only other rows have."""
     if isinstance(value, dict):
-        return {key: _shown(inner) for key, inner in value.items() if inner is not None}
-    return [_shown(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _drop_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_drop_nulls(inner) for inner in value] if isinstance(value, list) else value

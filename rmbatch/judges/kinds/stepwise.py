@@ -59,7 +59,7 @@ class Stepwise(JudgeKind):
 
     def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
         """A question for each response that has steps."""
-        missing = [responses.missing(place) for place in range(len(responses))]
+        missing = [responses.find_missing(place) for place in range(len(responses))]
         steps: dict[int, list[str]] = {}
         questions = []
         for place, why in enumerate(missing):
@@ -72,10 +72,12 @@ class Stepwise(JudgeKind):
                 continue
             steps[place] = found
             asked = form.numbers_of_steps(len(found), *self.scale, whole=self.whole, critique=self.critique)
-            questions.append(writer.write(asked, responses.seen(place), self.n, [text], response=text, steps=found))
+            questions.append(
+                writer.write(asked, responses.template_variables(place), self.n, [text], response=text, steps=found)
+            )
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
-            found = {place: _outcome(self, some) for place, some in zip(steps, votes, strict=True)}
+            found = {place: _score_votes(self, some) for place, some in zip(steps, votes, strict=True)}
             return {"": [why or found[place] for place, why in enumerate(missing)]}
 
         return Plan(questions, outcomes)
@@ -86,7 +88,7 @@ def split_steps(response: str, where: str) -> list[str]:
     return [step.strip() for step in _SPLITS[where].split(response) if step.strip()]
 
 
-def _outcome(spec: Stepwise, votes: list[Vote]) -> Outcome:
+def _score_votes(spec: Stepwise, votes: list[Vote]) -> Outcome:
     good, too_few = check_quorum(votes, spec.quorum)
     if too_few is not None:
         return too_few

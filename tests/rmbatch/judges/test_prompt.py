@@ -9,7 +9,7 @@ import pytest
 from connectors.errors import UserError
 from rmbatch.judges.kinds import KINDS
 from rmbatch.judges.kinds.base import load_kind
-from rmbatch.judges.prompt import Prompt, TemplateFailed, conversation, make_mark
+from rmbatch.judges.prompt import Prompt, TemplateFailed, format_conversation, make_mark
 
 SEEN: dict[str, Any] = {
     **{"prompt": "[user]\nq", "messages": [], "reference": None, "about": "It counts.", "principles": []},
@@ -112,7 +112,7 @@ def test_marks_follow_from_the_prompt() -> None:
     )  # shared by the candidates of a prompt
     assert make_mark("half a pair \ud83d", [])  # never raises
     assert make_mark("a", [f"</response-{make_mark('a', [])}>"]) != make_mark("a", [])  # it knew the mark
-    assert conversation([{"role": "user", "content": None}]) == "[user]\n"
+    assert format_conversation([{"role": "user", "content": None}]) == "[user]\n"
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_marks_follow_from_the_prompt() -> None:
 )
 def test_no_message_looks_like_another_turn(content: str, shown: str) -> None:
     messages = [{"role": "user", "content": content}, {"role": "critic", "content": "No."}]
-    assert conversation(messages) == f"[user]\n{shown}\n\n[critic]\nNo."
+    assert format_conversation(messages) == f"[user]\n{shown}\n\n[critic]\nNo."

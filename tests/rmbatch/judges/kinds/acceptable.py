@@ -7,7 +7,7 @@ from rmbatch.judges.form import Form
 from rmbatch.judges.kinds.base import JudgeKind, Parts, Plan, QuestionWriter
 from rmbatch.judges.kinds.outcomes import Outcome, check_quorum
 from rmbatch.judges.kinds.responses import Responses
-from rmbatch.judges.verdict import choice
+from rmbatch.judges.verdict import read_choice
 
 
 class Acceptable(JudgeKind):
@@ -25,11 +25,14 @@ class Acceptable(JudgeKind):
 
     def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
         labels = {"yes": 1.0, "no": self.rejected}
-        form = Form("acceptable", '"yes" or "no"', {"type": "string"}, lambda said: choice(said, labels), self.critique)
-        missing = [responses.missing(place) for place in range(len(responses))]
+        form = Form(
+            "acceptable", '"yes" or "no"', {"type": "string"}, lambda said: read_choice(said, labels), self.critique
+        )
+        missing = [responses.find_missing(place) for place in range(len(responses))]
         texts = {place: str(responses.responses[place]) for place, why in enumerate(missing) if why is None}
         questions = [
-            writer.write(form, responses.seen(place), self.n, [text], response=text) for place, text in texts.items()
+            writer.write(form, responses.template_variables(place), self.n, [text], response=text)
+            for place, text in texts.items()
         ]
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
