@@ -37,12 +37,12 @@ from jobs.show.principles import PrinciplesPlan, PrinciplesReport, PrinciplesSta
 from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import clients
 from rmbatch.costs.chat import spending
-from rmbatch.discovery.embeddings import embedded
+from rmbatch.discovery.embeddings import embed_texts
 from rmbatch.discovery.finding import Findings, Selection, find_principles
-from rmbatch.discovery.preferences import Found, Preference, read_preferences, split
-from rmbatch.discovery.propose import Writer, outcomes_of
-from rmbatch.discovery.report import page
-from rmbatch.discovery.select import text_vectors
+from rmbatch.discovery.preferences import Preference, ReadPreferences, read_preferences, split_by_prompt
+from rmbatch.discovery.propose import Writer, count_outcomes
+from rmbatch.discovery.report import write_page
+from rmbatch.discovery.select import vectorise_texts
 from rmbatch.discovery.trial import Trial
 from rmbatch.judges.principles import PrincipleSet, write_principles
 from rmbatch.rows.roles import guess_roles
@@ -102,7 +102,7 @@ class Principles(JobType[PrinciplesJob]):
             raise UserError(_nothing_found(findings, f"{output.url}/{PROPOSED}"))
         report = _report(job, self._rows.counts, findings)
         output.write(PRINCIPLES, _principles_file(job, findings, report))
-        output.write(PAGE, page(report).encode())
+        output.write(PAGE, write_page(report).encode())
         report |= {"files": _input_files(job), "spent": costs}
         output.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
         return PrinciplesReport(output.url, report)
@@ -164,14 +164,14 @@ def _read_rows(job: PrinciplesJob) -> _Rows:
     found = read_preferences(rows, roles, job.preferences, _row_names(table, roles.id))
     dead = table.num_rows - rows.num_rows
     if dead:
-        found = Found(found.preferences, {"unreadable": dead, **found.unusable})
+        found = ReadPreferences(found.preferences, {"unreadable": dead, **found.unusable})
     if len(found.preferences) < FEWEST_ROWS:
         reasons = "".join(f"; {number:,} {why}" for why, number in found.unusable.items())
         raise UserError(
             f"{len(found.preferences):,} of {table.num_rows:,} rows are preferences{reasons}; at least "
             f"{FEWEST_ROWS} are needed, better a few hundred; see input.columns.prompt and preferences"
         )
-    train, held_out = split(found.preferences, job.held_out, job.seed)
+    train, held_out = split_by_prompt(found.preferences, job.held_out, job.seed)
     counts = {"read": table.num_rows, "usable": len(found.preferences), "unusable": dict(found.unusable)}
     return _Rows(train, held_out, counts | {"train": len(train), "held_out": len(held_out)})
 
@@ -197,7 +197,7 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
         job.select.epsilon,
         job.select.min_gain,
         job.select.trial_rows,
-        text_vectors if embeddings is None else lambda texts: embedded(embeddings, texts, kept),
+        vectorise_texts if embeddings is None else lambda texts: embed_texts(embeddings, texts, kept),
     )
 
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
@@ -250,7 +250,7 @@ def _report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> 
         "rows": rows,
         "proposed": {
             "principles": sum(len(each.principles) for each in findings.proposals),
-            "rows": outcomes_of(findings.proposals),
+            "rows": count_outcomes(findings.proposals),
         },
         "selected": {
             "candidates": findings.num_candidates,
@@ -285,7 +285,7 @@ def _principles_file(job: PrinciplesJob, findings: Findings, report: Mapping[str
 
 
 def _nothing_found(findings: Findings, where: str) -> str:
-    ended = ", ".join(f"{number:,} {how}" for how, number in outcomes_of(findings.proposals).items())
+    ended = ", ".join(f"{number:,} {how}" for how, number in count_outcomes(findings.proposals).items())
     if not findings.num_candidates:
         why = "the judge preferred the right answer in none of the rows"
     else:

@@ -46,11 +46,11 @@ def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "
 
 def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: Any) -> "Reward":
     from connectors.errors import UserError
-    from jobs.config.job_reward import job_rewards
+    from jobs.config.job_reward import load_rewards
 
     if knobs:
         raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
-    return job_rewards(ref).one(by)[1]
+    return load_rewards(ref).choose(by)[1]
 
 
 def reward_model(model: str, **settings: Any) -> "Reward":

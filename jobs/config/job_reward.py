@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
-from jobs.config.file import read_job_file, validate
+from jobs.config.file import read_job_file
 from jobs.config.job_types import parse_job
 from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
 from jobs.config.sections import RewardJob
@@ -21,6 +21,7 @@ from rmbatch.rewards.composition import WeightedSum
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
 from rmbatch.settings.base import Settings
+from rmbatch.settings.mistakes import validate
 from rmbatch.settings.names import nearest
 from rmbatch.stages.score import TOTAL
 

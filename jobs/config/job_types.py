@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from connectors.errors import UserError
-from jobs.config.file import shown, validate
+from rmbatch.settings.mistakes import show, validate
 from rmbatch.settings.names import nearest
 
 if TYPE_CHECKING:
@@ -36,5 +36,5 @@ def parse_job(data: Mapping[str, Any], where: str) -> "JobConfig":
     kind = data.get("job")
     if not isinstance(kind, str) or kind not in JOB_TYPES:
         hint = nearest(str(kind), list(JOB_TYPES)) if kind else f"write one of: {', '.join(JOB_TYPES)}"
-        raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")
+        raise UserError(f"{where}: job: {show(kind)} is no job type; {hint}")
     return validate(job_type(kind).config, data, where=where)

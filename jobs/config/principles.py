@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jobs.config.sections import InputConfig, JobConfig, PlaceConfig, Text
-from rmbatch.chat.spec import HOW_IT_RUNS, ChatSpec
+from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
 from rmbatch.discovery.trial import Comparing
@@ -119,8 +119,4 @@ class PrinciplesJob(JobConfig):
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides its result, as plain values."""
         fields = self.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
-        fields["writer"] = self.who_writes().model_dump(mode="json")
-        for who, spec in (("judge", self.judge), ("writer", self.who_writes())):
-            kept = {name: value for name, value in fields[who].items() if name not in HOW_IT_RUNS}
-            fields[who] = kept | {"service": spec.service_name}  # answers are kept by it
-        return fields
+        return {**fields, "judge": self.judge.identity(), "writer": self.who_writes().identity()}

@@ -4,24 +4,15 @@ job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "
 job.input.path, job.rewards["math"].knobs, job.run.cpus
 """
 
-import hashlib
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from math import isfinite
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from connectors.errors import UserError
 from connectors.jsonl_scan import MAX_COLUMNS, OddValues
 from connectors.lines import MAX_LINE_BYTES
-from jobs.config.file import shown
-from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
-from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
-from rmbatch.judges.reward import JudgeReward
-from rmbatch.judges.spec import JudgeSpec
-from rmbatch.reward_models.spec import HOW_IT_RUNS
+from jobs.config.rewards import Name, RewardConfig
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
 from rmbatch.settings.base import Settings
@@ -90,6 +81,10 @@ class InputConfig(Settings):
     storage: StorageConfig = StorageConfig()
     """How to reach the input."""
 
+    def identity(self) -> dict[str, Any]:
+        """What decides which rows a job sees, as plain values."""
+        return self.model_dump(mode="json", exclude={"storage"})
+
 
 class PlaceConfig(Settings):
     """Where results go."""
@@ -123,6 +118,10 @@ class OutputConfig(PlaceConfig):
         if self.format == "jsonl" and self.compression == "snappy":
             raise ValueError("JSONL is compressed with zstd, gzip or none; snappy is for Parquet")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the form of the results, as plain values."""
+        return self.model_dump(mode="json", exclude={"path", "storage"})
 
 
 class RunConfig(Settings):
@@ -192,98 +191,3 @@ class RewardJob(JobConfig):
         if self.combine is not None:
             self.combine.check(list(rewards))
         return rewards
-
-
-def fingerprint_fields(job: RewardJob) -> dict[str, Any]:
-    """The part of a job that decides its result, as plain values."""
-    fields = job.model_dump(mode="json", exclude={"run"})
-    fields["input"].pop("storage")
-    fields["rewards"] = _without_how_it_runs(fields["rewards"])
-    fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
-    for name, config in job.rewards.items():
-        fields["reward_files"] |= _judged_by(name, config)
-    fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
-    plain: dict[str, Any] = _plain(fields)
-    return plain
-
-
-def _reward_files(rewards: Any) -> set[str]:
-    """The user's own files among rewards that may be made of rewards: code, chat templates, folders of models."""
-    if not isinstance(rewards, dict):
-        return set()
-    found = {path for value in rewards.values() for path in _reward_files(value)}
-    model = rewards.get("model")
-    if isinstance(model, str) and Path(model).is_dir():
-        found.add(model)
-    template = rewards.get("chat_template")
-    if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
-        found.add(template)
-    ref = rewards.get("reward")
-    if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
-        found.add(ref.rpartition(":")[0])
-    return found
-
-
-def _judged_by(name: str, part: Any) -> dict[str, str]:
-    """What the judges in a part of a job go by, wherever it is written, and who they ask: a digest of each."""
-    if isinstance(part, JudgeSpec):
-        with suppress(UserError):  # a file may be gone since the job has finished
-            judge = JudgeReward(part)
-            principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
-            template = hashlib.sha256(judge.template.encode()).hexdigest()[:16]
-            return {f"the template of {name}": template, **principles, f"the service of {name}": part.service_name}
-    inner = part if isinstance(part, Mapping) else dict(part) if isinstance(part, BaseModel) else {}
-    found: dict[str, str] = {}
-    for key, value in inner.items():
-        found |= _judged_by(name if key in ("judged", "parts", "to", *COMPOSITIONS) else f"{name}.{key}", value)
-    return found
-
-
-def _without_how_it_runs(rewards: Any) -> Any:
-    """Rewards that may be made of rewards, without the settings of served models and judges that change no score."""
-    if not isinstance(rewards, dict):
-        return rewards
-    dropped: Collection[str] = HOW_IT_RUNS if isinstance(rewards.get("model"), str) else ()
-    if isinstance(rewards.get("judge"), str):
-        dropped = HOW_JUDGES_ARE_ASKED
-    return {key: _without_how_it_runs(value) for key, value in rewards.items() if key not in dropped}
-
-
-def _digest(path: str) -> str:
-    file = Path(path)
-    if file.is_dir():  # a model: its weights are too many to read here
-        files = sorted(each for each in file.iterdir() if each.is_file())
-        seen = [
-            (each.name, each.stat().st_size, each.read_bytes() if each.suffix == ".json" else b"") for each in files
-        ]
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
-
-
-def _plain(value: Any) -> Any:
-    """The value as it comes back from the plan's JSON, which has no inf and no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two jobs' fields, a line each: ``select.keep: 1 -> 2``."""
-    lines = []
-    for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {shown(before)} -> {shown(after)}")
-    return lines
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(absent)"
-
-
-_ABSENT = _Absent()

@@ -7,7 +7,8 @@ from cluster.working_folder import refuse_lost_output
 from connectors.errors import UserError
 from connectors.listing import takes_in
 from connectors.storage import Folder, StorageOptions
-from jobs.config.sections import JobConfig, StorageConfig, differences
+from jobs.config.identity import differences
+from jobs.config.sections import JobConfig, StorageConfig
 from jobs.show.display import Display
 
 

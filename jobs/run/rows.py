@@ -30,7 +30,8 @@ from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing
 from connectors.storage import Folder
 from connectors.units import total_rows
-from jobs.config.sections import RewardJob, fingerprint_fields
+from jobs.config.identity import job_identity
+from jobs.config.sections import RewardJob
 from jobs.run.ahead import look_ahead
 from jobs.run.doctor import check_models
 from jobs.run.input import SAMPLE_ROWS, check_unchanged, list_job_input, plan_job_input, plan_sample, say_changes, scan
@@ -119,7 +120,7 @@ class RowJob(JobType[J]):
         """The stages, each as a function of the columns that the one before leaves."""
 
     def identity(self) -> dict[str, Any]:
-        return fingerprint_fields(self.job)
+        return job_identity(self.job)
 
     @classmethod
     def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jobs.config.principles import PAGE, PRINCIPLES, PROPOSED, REPORT
 from jobs.show.display import table
-from rmbatch.discovery.report import verdict_line
+from rmbatch.discovery.report import summarise_worth
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PrinciplesReport:
     def show(self, console: Console) -> None:
         """Print it for a person: what was found, what it is worth, what it cost, where it stands."""
         worth = self.values["worth"]
-        lines = [("found", verdict_line(worth))]
+        lines = [("found", summarise_worth(worth))]
         for place, each in enumerate(worth["principles"], 1):
             lines.append((f"{place}", f"{each['name']}: {each['text']}" if each["name"] else each["text"]))
         lines += list(self.values["spent"].items())

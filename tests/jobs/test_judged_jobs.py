@@ -234,8 +234,8 @@ def killed_when(victim: Victim, is_time: Callable[[], object], timeout_s: float 
     ("settings", "message"),
     [
         ({"judge": "pointwize"}, "did you mean 'pointwise'"),
-        ({"scal": [1, 5]}, "a pointwise judge has no setting 'scal'; did you mean 'scale'"),
-        ({"orders": "both"}, "a pointwise judge has no setting 'orders'"),
+        ({"scal": [1, 5]}, "scal: unknown key; did you mean 'scale'"),
+        ({"orders": "both"}, "orders: unknown key; "),
         ({"scale": [5, 1]}, "scale: must begin below its end"),
         ({"principles": "helpfulnes"}, "did you mean 'helpfulness'"),
         ({"score": "violations"}, "needs principles that can be violated"),

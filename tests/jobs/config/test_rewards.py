@@ -6,7 +6,7 @@ import yaml
 
 from connectors.errors import UserError
 from jobs.config.job_types import parse_job
-from jobs.config.sections import fingerprint_fields
+from jobs.config.identity import job_identity
 from jobs.run.watch import too_many_nulls
 from rmbatch.stages.score import null_codes
 from tests.jobs.running import fitted
@@ -44,7 +44,7 @@ def test_a_composition_in_a_job_file(
 ):
     parsed = parse_job(job(rewards), "JOB")
     assert parse_job(parsed.model_dump(mode="json"), "JOB") == parsed
-    assert fingerprint_fields(parsed)["rewards"]
+    assert job_identity(parsed)["rewards"]
     stage = fitted(parsed, SCHEMA).stages[0]
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
     scored = stage(table)

@@ -237,11 +237,11 @@ def test_flat_and_nested_add_the_same_scores(rows: str) -> None:
         ({"rewards": {"a": "acuracy"}}, "no reward 'acuracy': did you mean 'accuracy'"),
         (
             {"rewards": {"a": {"reward": "f1_score", "tokeniser": "words"}}},
-            "reward 'f1_score' has no knob 'tokeniser' (given 'words'); did you mean 'tokenizer'",
+            "reward 'f1_score': tokeniser: unknown knob; did you mean 'tokenizer'",
         ),
         (
             {"rewards": {"a": {"reward": "f1_score", "tokenizer": "wrds"}}},
-            "reward 'f1_score': tokenizer='wrds': Input should be 'words', 'jieba' or 'tiktoken'",
+            "reward 'f1_score': tokenizer: got 'wrds'; write 'words', 'jieba' or 'tiktoken'",
         ),
         (
             {"rewards": {"exact": "accuracy"}, "combine": {"exat": 1}},
