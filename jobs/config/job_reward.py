@@ -1,8 +1,8 @@
 """The rewards of a job file, or of a dict as its ``rewards:`` is, and the one that is the score.
 
-name, reward = job_rewards("job.yaml").one()
-job_rewards({"math": {"reward": "math_verify"}, "form": {"reward": "reasoning_format"}}).one(by="math")
-job_rewards({"rewards": {...}, "combine": {"math": 1.0, "form": 0.1}})
+name, reward = load_rewards("job.yaml").choose()
+load_rewards({"math": {"reward": "math_verify"}, "form": {"reward": "reasoning_format"}}).choose(by="math")
+load_rewards({"rewards": {...}, "combine": {"math": 1.0, "form": 0.1}})
 """
 
 import os
@@ -37,7 +37,7 @@ class JobRewards:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """``input.columns``."""
 
-    def one(self, by: str | None = None) -> tuple[str, Reward]:
+    def choose(self, by: str | None = None) -> tuple[str, Reward]:
         """The score and its name: ``by``, else what the job selects by, its total, or its only reward.
 
         Raises UserError where nothing says which one, or there is none of this name.
@@ -83,7 +83,7 @@ _PARTS = {"parts", "require", "to"}
 """Keys of compositions, one of which each has."""
 
 
-def job_rewards(written: str | Mapping[str, Any]) -> JobRewards:
+def load_rewards(written: str | Mapping[str, Any]) -> JobRewards:
     """The rewards of a job file (a path or a URL) or of a dict; raises UserError for what cannot be read."""
     if isinstance(written, str):
         job = parse_job(read_job_file(written, [], os.environ), written)

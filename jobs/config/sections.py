@@ -4,12 +4,10 @@ job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "
 job.input.path, job.rewards["math"].knobs, job.run.cpus
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from connectors.errors import UserError
 from connectors.jsonl_scan import MAX_COLUMNS, OddValues
 from connectors.lines import MAX_LINE_BYTES
 from jobs.config.rewards import Name, RewardConfig

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from connectors.errors import UserError
+from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.asking import Question, ask, count_prefix
 from rmbatch.judges.kinds.base import JudgeKind, Plan, QuestionWriter, parse_judge
 from rmbatch.judges.kinds.outcomes import as_scores
 from rmbatch.judges.kinds.responses import Responses
-from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.principles import load_principles
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.contract import Scores, no_scores

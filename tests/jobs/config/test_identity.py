@@ -9,8 +9,8 @@ import pytest
 
 from jobs.config.file import read_job_file
 from jobs.config.identity import differences, job_identity
-from jobs.config.sections import parse_job
-from jobs.principles_config import deciding_fields, parse_principles_job
+from jobs.config.job_types import parse_job
+from jobs.config.principles import PrinciplesJob
 
 EXAMPLES = "jobs/examples"
 ENVIRONMENT = {**os.environ, "JUDGE_URL": "http://host:8000", "WRITER_URL": "http://writer:8000"}
@@ -22,7 +22,9 @@ def example(name: str) -> dict[str, Any]:
     path = f"{EXAMPLES}/{name}.yaml"
     data = read_job_file(path, [], ENVIRONMENT)
     if name == "principles":
-        return deciding_fields(parse_principles_job(data, path))
+        job = parse_job(data, path)
+        assert isinstance(job, PrinciplesJob)
+        return job.identity()
     return job_identity(parse_job(data, path))
 
 

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from connectors.errors import UserError
-from jobs.config.job_types import parse_job
 from jobs.config.identity import job_identity
+from jobs.config.job_types import parse_job
 from jobs.run.watch import too_many_nulls
 from rmbatch.stages.score import null_codes
 from tests.jobs.running import fitted

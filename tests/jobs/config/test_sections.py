@@ -9,8 +9,8 @@ import yaml
 
 from connectors.errors import UserError
 from jobs.best_of_n import BestOfNJob
-from jobs.config.job_types import parse_job
 from jobs.config.identity import differences, job_identity
+from jobs.config.job_types import parse_job
 from jobs.score import ScoreJob
 from rmbatch.rewards.totals import CombineRule
 
