@@ -14,7 +14,6 @@ from rmbatch.settings.names import nearest
 
 if TYPE_CHECKING:
     from jobs.config.sections import JobConfig
-    from jobs.run.job import JobType
 
 JOB_TYPES = {
     "score": "jobs.score:Score",
@@ -24,11 +23,10 @@ JOB_TYPES = {
 """By what stands behind ``job:``, the class that keeps the promises of ``JobType`` (``jobs/run/job.py``)."""
 
 
-def job_type(name: str) -> "type[JobType[Any]]":
-    """The class of a kind of job."""
+def job_type(name: str) -> Any:
+    """The class of a kind of job, a ``JobType``."""
     module, _, attribute = JOB_TYPES[name].partition(":")
-    found: type[JobType[Any]] = getattr(importlib.import_module(module), attribute)
-    return found
+    return getattr(importlib.import_module(module), attribute)
 
 
 def parse_job(data: Mapping[str, Any], where: str) -> "JobConfig":
