@@ -5,17 +5,18 @@ job.input.path, job.rewards["math"].knobs, job.select.keep
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from connectors.errors import UserError
-from connectors.jsonl_scan import MAX_COLUMNS, OddValues
-from connectors.lines import MAX_LINE_BYTES
+from connectors.formats.base import FORMATS, MAX_COLUMNS, MAX_LINE_BYTES, OddValues, load_format
 from jobs.jobfile import shown, validate
 from jobs.reward_config import COMPOSITIONS, Config, Name, RewardConfig
 from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
@@ -29,6 +30,14 @@ from rmbatch.served.spec import HOW_IT_RUNS
 
 Text = Annotated[str, Field(min_length=1)]
 """Text that is not empty: an empty path would be the current folder."""
+
+
+def _known_format(name: str, words: Sequence[str] = ()) -> str:
+    known = [*words, *FORMATS]
+    if name not in known:
+        *first, last = map(repr, known)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+    return name
 
 
 class StorageConfig(Config):
@@ -65,7 +74,7 @@ class InputConfig(Config):
 
     path: Text | Annotated[list[Text], Field(min_length=1)]
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    format: Annotated[str, AfterValidator(partial(_known_format, words=("auto",)))] = "auto"
     """auto: by the files' names."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
@@ -96,7 +105,7 @@ class OutputConfig(Config):
 
     path: Text
     """A folder; it holds data/, _rejected/, _dead_letters/ and _rmbatch/."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: Annotated[str, AfterValidator(_known_format)] = "parquet"
     """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
     compression: Literal["zstd", "snappy", "gzip", "none"] | None = None
     """None: zstd for Parquet, none for JSONL."""
@@ -113,8 +122,12 @@ class OutputConfig(Config):
 
     @model_validator(mode="after")
     def _codec_fits(self) -> Self:
-        if self.format == "jsonl" and self.compression == "snappy":
-            raise ValueError("JSONL is compressed with zstd, gzip or none; snappy is for Parquet")
+        known = load_format(self.format).compressions
+        if self.compression is not None and self.compression not in known:
+            raise ValueError(
+                f"{self.format} is not compressed with {self.compression}; set output.compression to one of: "
+                f"{', '.join(known)}"
+            )
         return self
 
 

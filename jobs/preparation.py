@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.formats.base import JsonlOptions, load_format
 from connectors.ledger import FOLDERS
 from connectors.listing import takes_in
-from connectors.planning import JsonlOptions
 from connectors.schema import HIDDEN, twins_of, with_twins
 from connectors.storage import Folder, StorageOptions
 from connectors.writer import OutputSpec
@@ -173,8 +173,7 @@ def output_folder(job: Job) -> Folder:
 def output_spec(job: Job, prepared: Prepared) -> OutputSpec:
     """How the job writes."""
     output = job.output
-    default = "zstd" if output.format == "parquet" else None
-    chosen = default if output.compression is None else output.compression
+    chosen = output.compression or load_format(output.format).compressions[0]
     return OutputSpec(
         output_folder(job),
         prepared.output_schema,

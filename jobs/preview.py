@@ -75,7 +75,7 @@ def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
     """
     check_places(job)
     listing = list_job_input(job)
-    sampled = listing.format == "jsonl"
+    sampled = listing.is_scanned
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS) if sampled else job.input.limit
     dataset = plan_job_input(job, listing, limit=limit)
     prepared = prepare(job, dataset.schema)

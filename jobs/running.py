@@ -25,10 +25,11 @@ from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
 from connectors.faults import explained
 from connectors.finish import UnfinishedError, clean, finish, strays
+from connectors.formats.base import MapInOrder
 from connectors.lease import Lease
 from connectors.ledger import Ledger, Plan
 from connectors.listing import Listing, list_input
-from connectors.planning import MapInOrder, plan_dataset
+from connectors.planning import plan_dataset
 from connectors.units import total_rows
 from jobs.config import differences, fingerprint_fields
 from jobs.display import Display, mixed_lines
@@ -116,7 +117,7 @@ def _run(job: Job, ledger: Ledger, display: Display) -> Summary:
     dataset: InputDataset | None = None
     with display.doing("reading the input"):
         listing = list_job_input(job)
-        if plan is None and listing.format == "parquet":
+        if plan is None and not listing.is_scanned:
             dataset = plan_job_input(job, listing, limit=job.input.limit)
             prepare(job, dataset.schema)
         elif plan is None:
@@ -352,7 +353,7 @@ def check_sample(job: Job, listing: Listing, display: Display) -> None:
         prepare(job, sample.schema)
     except UserError as error:
         built_rewards(job)
-        if listing.format == "parquet" or sample.num_rows < limit or limit == job.input.limit:
+        if not listing.is_scanned or sample.num_rows < limit or limit == job.input.limit:
             raise
         display.say(f"warning: by the first {limit:,} rows, {error}; reading the whole input to know")
 
@@ -448,7 +449,7 @@ def _summarise(ledger: Ledger, manifest: Mapping[str, Any], plan: Plan, worked: 
     dataset = plan.dataset
     num_rows = sum(file.num_rows for file in dataset.files.values())  # a limit leaves out the rest
     # Of JSONL it also leaves files, and ends of files, unread whose rows nobody has counted.
-    num_bytes = dataset.num_bytes if dataset.format == "parquet" else sum(u.num_bytes for u in dataset.units.values())
+    num_bytes = sum(u.num_bytes for u in dataset.units.values()) if dataset.is_scanned else dataset.num_bytes
     share = worked.num_rows / max(num_rows, 1)
     summary = Summary(
         ledger.output.url,
