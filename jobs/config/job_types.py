@@ -35,4 +35,5 @@ def parse_job(data: Mapping[str, Any], where: str) -> "JobConfig":
     if not isinstance(kind, str) or kind not in JOB_TYPES:
         hint = nearest(str(kind), list(JOB_TYPES)) if kind else f"write one of: {', '.join(JOB_TYPES)}"
         raise UserError(f"{where}: job: {show(kind)} is no job type; {hint}")
-    return validate(job_type(kind).config, data, where=where)
+    job: JobConfig = validate(job_type(kind).config, data, where=where)
+    return job

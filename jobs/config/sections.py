@@ -4,12 +4,14 @@ job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "
 job.input.path, job.rewards["math"].knobs, job.run.cpus
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
-from connectors.jsonl_scan import MAX_COLUMNS, OddValues
-from connectors.lines import MAX_LINE_BYTES
+from connectors.formats.base import FORMATS, MAX_COLUMNS, MAX_LINE_BYTES, OddValues, load_format
 from jobs.config.rewards import Name, RewardConfig
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
@@ -18,6 +20,14 @@ from rmbatch.stages.score import TOTAL
 
 Text = Annotated[str, Field(min_length=1)]
 """Text that is not empty: an empty path would be the current folder."""
+
+
+def _check_format(name: str, words: Sequence[str] = ()) -> str:
+    known = [*words, *FORMATS]
+    if name not in known:
+        *first, last = map(repr, known)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+    return name
 
 
 class StorageConfig(Settings):
@@ -54,7 +64,7 @@ class InputConfig(Settings):
 
     path: Text | Annotated[list[Text], Field(min_length=1)]
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    format: Annotated[str, AfterValidator(partial(_check_format, words=("auto",)))] = "auto"
     """auto: by the files' names."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
@@ -98,7 +108,7 @@ class OutputConfig(PlaceConfig):
 
     path: Text
     """A folder; it holds data/, _rejected/, _dead_letters/ and _rmbatch/."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: Annotated[str, AfterValidator(_check_format)] = "parquet"
     """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
     compression: Literal["zstd", "snappy", "gzip", "none"] | None = None
     """None: zstd for Parquet, none for JSONL."""
@@ -113,8 +123,12 @@ class OutputConfig(PlaceConfig):
 
     @model_validator(mode="after")
     def _codec_fits(self) -> Self:
-        if self.format == "jsonl" and self.compression == "snappy":
-            raise ValueError("JSONL is compressed with zstd, gzip or none; snappy is for Parquet")
+        known = load_format(self.format).compressions
+        if self.compression is not None and self.compression not in known:
+            raise ValueError(
+                f"{self.format} is not compressed with {self.compression}; set output.compression to one of: "
+                f"{', '.join(known)}"
+            )
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def look_ahead(job: RewardJob, fits: Sequence[Fit], gpu: str = "H100") -> Ahead:
     ``gpu``: the device whose hours are estimated for served models.
     """
     listing = list_job_input(job)
-    sampled = listing.format == "jsonl"
+    sampled = listing.is_scanned
     unit_bytes = job.run.unit_mb << 20
     if sampled:
         dataset = plan_sample(job, listing, unit_bytes)

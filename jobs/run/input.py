@@ -5,9 +5,10 @@ from typing import Any, Protocol
 
 from connectors.dataset import InputDataset, changed_files
 from connectors.errors import JobError, UserError
+from connectors.formats.base import JsonlOptions, MapInOrder
 from connectors.ledger import Plan
 from connectors.listing import Listing, list_input
-from connectors.planning import JsonlOptions, MapInOrder, plan_dataset
+from connectors.planning import plan_dataset
 from jobs.config.sections import InputConfig, JobConfig
 from jobs.run.output import input_paths, storage_options
 from jobs.show.display import Display

@@ -163,7 +163,8 @@ def output_status(url: str, options: StorageOptions) -> Shown:
     try:
         for kind in JOB_TYPES:
             if job_type(kind).recorded_identity(output) is not None:
-                return job_type(kind).status(output)
+                status: Shown = job_type(kind).status(output)
+                return status
     except NotADirectoryError:
         raise UserError(f"{url} is a file; write the folder that the job writes to (output.path)") from None
     raise UserError(f"{url} is no output of rmbatch: it has no _rmbatch/plan.json")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
+from connectors.formats.base import load_format
 from connectors.schema import HIDDEN, twins_of, with_twins
 from connectors.writer import OutputSpec
 from jobs.config.sections import RewardJob
@@ -96,8 +97,7 @@ def _check_group(job: RewardJob, schema: pa.Schema, roles: Roles) -> None:
 def output_spec(job: RewardJob, prepared: Prepared) -> OutputSpec:
     """How the job writes."""
     output = job.output
-    default = "zstd" if output.format == "parquet" else None
-    chosen = default if output.compression is None else output.compression
+    chosen = output.compression or load_format(output.format).compressions[0]
     return OutputSpec(
         output_folder(job),
         prepared.output_schema,

@@ -149,7 +149,7 @@ class RowJob(JobType[J]):
     def check(self) -> None:
         with self.display.doing("reading the input"):
             self._listing = list_job_input(self.job)
-            if self._listing.format == "parquet":
+            if not self._listing.is_scanned:
                 self._planned = self._plan_input(self._listing)
                 self._prepared(self._planned)
             else:
@@ -222,7 +222,7 @@ class RowJob(JobType[J]):
         except UserError as error:
             self.rewards()
             has_all = sample.num_rows < SAMPLE_ROWS or sample.num_rows == self.job.input.limit
-            if listing.format == "parquet" or has_all:
+            if not listing.is_scanned or has_all:
                 raise
             self.display.say(
                 f"warning: by the first {sample.num_rows:,} rows, {error}; reading the whole input to know"
@@ -347,7 +347,7 @@ class RowJob(JobType[J]):
         num_rows = sum(file.num_rows for file in dataset.files.values())  # a limit leaves out the rest
         # Of JSONL it also leaves files, and ends of files, unread whose rows nobody has counted.
         units = dataset.units.values()
-        num_bytes = dataset.num_bytes if dataset.format == "parquet" else sum(unit.num_bytes for unit in units)
+        num_bytes = sum(unit.num_bytes for unit in units) if dataset.is_scanned else dataset.num_bytes
         share = worked.num_rows / max(num_rows, 1)
         summary = Summary(
             self.output.url,

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from connectors import parquet
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
+from connectors.formats import parquet
 from connectors.schema import DEAD, DEAD_TYPE, HIDDEN, ORIGIN_ROW, ORIGIN_URI, ROW, UNIT
 from connectors.storage import Folder
 from connectors.units import InputFile, Unit

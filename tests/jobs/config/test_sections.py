@@ -123,7 +123,7 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ("{output: {path: o, rejected: yes}}", "output.rejected: got true; write 'keep' or 'drop'"),  # YAML's yes
         (
             "{output: {path: o, format: jsonl, compression: snappy}}",
-            "output: JSONL is compressed with zstd, gzip or none; snappy is for Parquet",
+            "output: jsonl is not compressed with snappy; set output.compression to one of: none, zstd, gzip",
         ),
         ("{select: {keep: two}}", "select.keep: got 'two'; write a whole number"),
         ("{select: {min_score: .nan}}", "select.min_score: got nan; write a finite number"),
