@@ -21,7 +21,7 @@ import numpy as np
 
 from rmbatch.endpoints.errors import ServiceLost
 
-_log = logging.getLogger("rmbatch.served")
+_log = logging.getLogger("rmbatch.reward_models")
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 """Tokens of one conversation."""

@@ -34,7 +34,7 @@ from rmbatch.reward_models.spec import ServedModel
 from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import VALUES
 
-_log = logging.getLogger("rmbatch.served")
+_log = logging.getLogger("rmbatch.reward_models")
 
 _OURS = {
     "dtype": "dtype",

@@ -17,7 +17,7 @@ from connectors.schema import KEPT, visible_columns
 from connectors.storage import Folder, StorageOptions, Store
 from connectors.units import Range
 from connectors.writer import PARTS, file_path
-from jobs.config import parse_job
+from jobs.config.job_types import parse_job
 from tests.connectors.inputs import plan, read_rows, write_files
 from tests.connectors.outputs import run_to_end, spec_of, work
 
