@@ -28,7 +28,7 @@ from rmbatch.judges.library import LIBRARY
 from rmbatch.judges.reward import JudgeReward
 from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
 from rmbatch.reward_models.reward import ModelReward
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.rewards.composition import Cascade, Gate, Router, WeightedSum, When
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.function import bind
@@ -54,7 +54,7 @@ class RewardConfig(Settings):
     """A built-in name, `path/to/file.py:function`, `package.module:function` or an installed package's entry point."""
     knobs: dict[str, Any] = Field(default_factory=dict)
     """Everything else that stands beside `reward`."""
-    served: ServedModel | None = None
+    served: RewardModelSpec | None = None
     """`model` and everything that stands beside it."""
     judged: SerializeAsAny[JudgeSpec] | None = None
     """`judge` (a kind, or a name of the alignment library) and everything that stands beside it."""

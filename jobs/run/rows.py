@@ -383,7 +383,7 @@ def _look_for_servers(job: Job) -> None:
 
     rewards = built_rewards(job)
     judges = {chat_key(judge.spec.chat()): (name, judge.spec.chat()) for name, judge in judge_rewards(rewards)}
-    models = {each.spec.engine_key: each.spec for _, each in model_rewards(rewards) if each.spec.engine == "endpoint"}
+    models = {each.spec.engine_key: each.spec for _, each in model_rewards(rewards) if each.spec.is_remote}
     list(run_in_order(look_for_judge, list(judges.values())))
     list(run_in_order(look_for_model, list(models.values())))
 

@@ -23,10 +23,10 @@ from rmbatch.costs.engines import Economics, economics
 from rmbatch.costs.estimate import MFU, Interval, estimate, gpu_hours
 from rmbatch.costs.gpus import PEAKS, flops_per_token, peak_flops
 from rmbatch.endpoints.errors import ServiceError
-from rmbatch.reward_models.connect import Unasked
+from rmbatch.reward_models.connect import NoEngine
 from rmbatch.reward_models.engines.base import open_engine
 from rmbatch.reward_models.reward import USED, ModelReward, model_rewards
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.rows.roles import Roles, flatten
 from rmbatch.settings.names import nearest
 
@@ -78,9 +78,9 @@ def _dtype(reward: ModelReward) -> str:
     return str(getattr(reward.encoder.config, "dtype", None) or "bfloat16").removeprefix("torch.")
 
 
-def unasked(models: Mapping[str, ModelReward]) -> dict[str, Unasked]:
+def unasked(models: Mapping[str, ModelReward]) -> dict[str, NoEngine]:
     """Connections for a look at a job that loads no model."""
-    return {reward.spec.engine_key: Unasked() for reward in models.values()}
+    return {reward.spec.engine_key: NoEngine() for reward in models.values()}
 
 
 def estimated(name: str, reward: ModelReward, sample: Sample, roles: Roles, gpu: str) -> list[tuple[str, str]]:
@@ -91,10 +91,9 @@ def estimated(name: str, reward: ModelReward, sample: Sample, roles: Roles, gpu:
     place = np.repeat(sample.place, np.diff(offsets))
     found = estimate(encoded.ids, encoded.prompt, place, num_sampled=sample.num_places, num_all=sample.all_places)
     spec = reward.spec
-    once = spec.engine == "vllm" and spec.steps is None  # the others have no prefix cache
-    computed = found.computed if once else found.tokens
+    computed = found.computed if spec.shares_prefixes else found.tokens
     most = "at most " if "." in name else ""  # behind a gate or on a route, only some of the rows come to it
-    how = ", each prompt once" if once else ""
+    how = ", each prompt once" if spec.shares_prefixes else ""
     lines = [
         ("tokens", f"{most}{_between(found.tokens)}; {_between(computed)} to compute{how}"),
         ("sample", f"{sample.rows.num_rows:,} rows from {sample.num_places:,} places"),
@@ -106,7 +105,7 @@ def estimated(name: str, reward: ModelReward, sample: Sample, roles: Roles, gpu:
     peak = peak_flops(gpu, spec.dtype if spec.dtype != "auto" else _dtype(reward))
     if peak_flops(gpu, "float16") is None:
         raise UserError(f"--gpu: nothing is known of {gpu!r}; {nearest(gpu.lower(), PEAKS)}")
-    if spec.engine != "endpoint" and spec.num_gpus and flops is not None and peak is not None:
+    if not spec.is_remote and spec.num_gpus and flops is not None and peak is not None:
         hours = gpu_hours(computed, flops, peak)
         devices = spec.replica_range[1] * spec.num_gpus
         lines.append(
@@ -121,7 +120,7 @@ def _between(interval: Interval) -> str:
     return f"{interval.low:,{digits}} to {interval.high:,{digits}}"
 
 
-def look_for_model(spec: ServedModel) -> None:
+def look_for_model(spec: RewardModelSpec) -> None:
     """Raises UserError where none of the servers of a model is there."""
     try:
         open_engine(spec).close()
