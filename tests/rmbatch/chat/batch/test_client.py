@@ -29,7 +29,7 @@ from tests.servers.batch import BatchServer, Ends, Line, Nothing
 from tests.servers.hostile import Reset, Status
 from tests.servers.s3 import S3Server
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 CALM = Patience(timeout_s=10, backoff_s=0.01, max_backoff_s=0.05)
 NAMES = [f"n{n}" for n in range(20)]
 FILTERED = {"error": {"code": "content_filter", "message": "no"}}
@@ -93,7 +93,7 @@ def records(folder: Path) -> list[Any]:
 def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
     """Another process that asks."""
     script = (
-        f"from tests.rmbatch.chat.test_batch import *\ncompleted(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+        f"from tests.rmbatch.chat.batch.test_client import *\ncompleted(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
     )
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
