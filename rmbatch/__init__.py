@@ -57,7 +57,7 @@ def reward_model(model: str, **settings: Any) -> "Reward":
     """The reward that a served model gives: a folder or a hub name, loaded here when it is first asked.
 
     ``settings``: ``engine="vllm" | "transformers" | "endpoint"``, ``max_length``, ``gpus`` and whatever else
-    ``rmbatch.reward_models.spec.ServedModel`` lists. Raises UserError for what does not fit.
+    ``rmbatch.reward_models.spec.RewardModelSpec`` lists. Raises UserError for what does not fit.
     """
     from rmbatch.reward_models.reward import reward_model
 

@@ -33,7 +33,7 @@ from rmbatch.judges.kinds.base import JudgeKind, resolve_judge
 from rmbatch.judges.library import LIBRARY
 from rmbatch.judges.reward import JudgeReward
 from rmbatch.reward_models.reward import ModelReward
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.rewards.composition import Cascade, Gate, Router, WeightedSum, When
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.function import bind
@@ -81,7 +81,7 @@ class RuleConfig(Settings):
         return {path: digest_file(path)} if path.endswith(".py") else {}
 
 
-class ModelConfig(RootModel[ServedModel]):
+class ModelConfig(RootModel[RewardModelSpec]):
     """A served model: `model` and its settings."""
 
     def build(self) -> Reward:

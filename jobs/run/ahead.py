@@ -131,10 +131,9 @@ def _estimate_model(name: str, reward: ModelReward, sample: Sample, roles: Roles
     place = np.repeat(sample.place, np.diff(offsets))
     found = estimate(encoded.ids, encoded.prompt, place, num_sampled=sample.num_places, num_all=sample.all_places)
     spec = reward.spec
-    once = spec.engine == "vllm" and spec.steps is None  # the others have no prefix cache
-    computed = found.computed if once else found.tokens
+    computed = found.computed if spec.shares_prefixes else found.tokens
     most = "at most " if "." in name else ""  # behind a gate or on a route, only some of the rows come to it
-    how = ", each prompt once" if once else ""
+    how = ", each prompt once" if spec.shares_prefixes else ""
     lines = [
         ("tokens", f"{most}{_between(found.tokens)}; {_between(computed)} to compute{how}"),
         ("sample", f"{sample.rows.num_rows:,} rows from {sample.num_places:,} places"),
@@ -146,7 +145,7 @@ def _estimate_model(name: str, reward: ModelReward, sample: Sample, roles: Roles
     peak = peak_flops(gpu, dtype_of(reward))
     if peak_flops(gpu, "float16") is None:
         raise UserError(f"--gpu: nothing is known of {gpu!r}; {nearest(gpu.lower(), PEAKS)}")
-    if spec.engine != "endpoint" and spec.num_gpus and flops is not None and peak is not None:
+    if not spec.is_remote and spec.num_gpus and flops is not None and peak is not None:
         hours = gpu_hours(computed, flops, peak)
         devices = spec.replica_range[1] * spec.num_gpus
         lines.append(

@@ -246,7 +246,7 @@ class RowJob(JobType[J]):
         """Raises UserError where a judge or a model is asked at servers none of which is there, before a long scan."""
         needs = self._needs()
         askers = {asker.chat.digest: (name, asker.chat) for name, asker in needs.askers.items()}
-        specs = {each.spec.engine_key: each.spec for each in needs.models.values() if each.spec.engine == "endpoint"}
+        specs = {each.spec.engine_key: each.spec for each in needs.models.values() if each.spec.is_remote}
         list(executor.map(check_chat_servers, list(askers.values())))
         list(executor.map(check_model_servers, list(specs.values())))
 

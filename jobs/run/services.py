@@ -18,7 +18,7 @@ from rmbatch.costs.chat import Spending, spending
 from rmbatch.costs.engines import Economics, economics
 from rmbatch.costs.gpus import flops_per_token, peak_flops
 from rmbatch.pipeline.executor import Executor, Running
-from rmbatch.reward_models.connect import Unasked as UnaskedModel
+from rmbatch.reward_models.connect import NoEngine
 from rmbatch.reward_models.reward import USED, ModelReward
 from rmbatch.stages.base import Needs
 
@@ -79,7 +79,7 @@ def start_services(executor: Executor, needs: Needs, folder: Folder, display: Di
 
 def without_services(needs: Needs) -> dict[str, Any]:
     """Connections for a look at a job that loads no model and asks nobody."""
-    models = {reward.spec.engine_key: UnaskedModel() for reward in needs.models.values()}
+    models = {reward.spec.engine_key: NoEngine() for reward in needs.models.values()}
     return {**models, **{chat_key(asker.chat): UnaskedChat() for asker in needs.askers.values()}}
 
 

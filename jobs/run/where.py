@@ -20,7 +20,7 @@ SMALL_BYTES = 32 << 20
 
 def runs_here(config: RunConfig, needs: Needs, num_bytes: int) -> bool:
     """Whether the job works in processes of this machine. Raises UserError where it is told to and cannot."""
-    engines = [name for name, each in needs.models.items() if each.spec.engine != "endpoint"]
+    engines = [name for name, each in needs.models.items() if not each.spec.is_remote]
     actors = [name for name, each in needs.askers.items() if each.chat.actors > 1]
     if config.on == "here" and engines:
         raise UserError(f"run.on: here starts no engine, and the model {engines[0]!r} needs one; write ray or auto")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmbatch.reward_models.reward import ModelReward
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 
 NO_LIMIT = 1 << 24
 """Tokens that no model takes."""
@@ -25,7 +25,7 @@ class Examined:
     """None: it is served elsewhere, and its configuration is not here."""
 
     @property
-    def spec(self) -> ServedModel:
+    def spec(self) -> RewardModelSpec:
         """Its settings."""
         return self.reward.spec
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from connectors.errors import JobError, UserError
 from rmbatch.doctor.findings import Finding
-from rmbatch.reward_models.connect import connection
+from rmbatch.reward_models.connect import connect
 from rmbatch.reward_models.reward import ModelReward
 from rmbatch.rewards.contract import Scores
 from rmbatch.rows.messages import MESSAGES, TEXT, messages_of
@@ -47,7 +47,7 @@ def full_findings(reward: ModelReward, view: FlatView | None = None) -> list[Fin
     asked.encoder = reward.encoder  # it need not be read again
     began = time.monotonic()
     try:
-        connection(spec)
+        connect(spec)
     except UserError as error:
         return [Finding("failure", "engine", str(error))]
     found = [Finding("ok", "engine", f"{spec.engine} loaded it in {time.monotonic() - began:,.0f} s")]

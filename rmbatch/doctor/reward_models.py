@@ -41,7 +41,7 @@ def _looked_at(reward: ModelReward, view: FlatView | None) -> Iterator[Finding]:
     try:
         config = reward.encoder.config
     except UserError as error:
-        if reward.spec.engine != "endpoint":
+        if not reward.spec.is_remote:
             yield Finding("failure", "config", str(error))
             return
         yield Finding("ok", "config", "not here; the servers have the model")
@@ -63,7 +63,7 @@ def _looked_at(reward: ModelReward, view: FlatView | None) -> Iterator[Finding]:
 
 def _revision(model: Examined) -> Finding:
     spec = model.spec
-    if spec.engine == "endpoint":
+    if spec.is_remote:
         if spec.store is not None and spec.revision is None:
             said = "scores are kept (store), and nothing says of which weights"
             cure = "set revision to a name of your own for what the servers hold, and a new one when that changes"
@@ -94,7 +94,7 @@ def _score_head(model: Examined) -> Finding:
     named = ", ".join(names)
     if not names:
         return Finding("warning", "score_head", "the configuration names no architecture; only loading it will tell")
-    if model.spec.engine == "endpoint" or _OVERRIDES & {*model.spec.engine_args}:
+    if model.spec.is_remote or _OVERRIDES & {*model.spec.engine_args}:
         return Finding("ok", "score_head", f"{named}; the engine's own settings may say otherwise")
     if model.spec.trust_remote_code and getattr(model.config, "auto_map", None):
         return Finding("ok", "score_head", f"{named}, by the repository's own code")
@@ -157,7 +157,7 @@ def _by_default(model: Examined, several: bool) -> str:
 
 def _dtype(model: Examined) -> Finding:
     of_checkpoint = str(getattr(model.config, "dtype", None) or "not said").removeprefix("torch.")
-    on_gpu = model.spec.engine != "endpoint" and model.spec.num_gpus > 0
+    on_gpu = not model.spec.is_remote and model.spec.num_gpus > 0
     if on_gpu and model.spec.dtype == "auto" and of_checkpoint == "float32":
         said = "the checkpoint is float32, and so is what is computed, at a fraction of a GPU's speed"
         return Finding("warning", "dtype", f"{said}; dtype: bfloat16 is faster and less exact")

@@ -7,7 +7,7 @@ from rmbatch.chat.connect import opened
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.errors import ServiceError
 from rmbatch.reward_models.engines.base import open_engine
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 
 
 def check_chat_servers(asker: tuple[str, ChatSpec]) -> None:
@@ -27,7 +27,7 @@ def check_chat_servers(asker: tuple[str, ChatSpec]) -> None:
         raise UserError(f"reward {name!r}: model {spec.model!r} cannot be asked: {error}") from None
 
 
-def check_model_servers(spec: ServedModel) -> None:
+def check_model_servers(spec: RewardModelSpec) -> None:
     """Raises UserError where none of the servers of a model is there."""
     try:
         open_engine(spec).close()

@@ -1,6 +1,6 @@
-"""The way to a model's engine: in this process, or where a job has put it (``rmbatch/endpoints/connections.py``).
+"""Connect to a model's engine: in this process, or where a job has put it (``rmbatch/endpoints/connections.py``).
 
-outputs = connection(spec).ask(ids, prompt)
+outputs = connect(spec).ask(ids, prompt)
 """
 
 import asyncio
@@ -16,40 +16,40 @@ from rmbatch.endpoints.connections import forget, reached
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Engine, Outputs, open_engine
 from rmbatch.reward_models.engines.order import engine_order
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.stores.scores import VALUES
 
 
 class Connection(Protocol):
-    """A way to an engine, or to several."""
+    """Sends conversations to an engine, or to several."""
 
     def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
-        """The outputs of n conversations (IDS, no nulls), in their order; equal ``prompt`` [n] means a shared prefix.
+        """The outputs of n conversations (IDS, no nulls), in their order.
 
-        Raises JobError where no engine can be reached any more.
+        Conversations with equal ``prompt`` [n] begin alike. Raises JobError when all engines are lost.
         """
 
 
-def connection(spec: ServedModel) -> Connection:
-    """The way to the engine of a model; loads it in this process where there is none. Raises UserError."""
-    return reached(spec.engine_key, lambda: _Here(spec))
+def connect(spec: RewardModelSpec) -> Connection:
+    """The connection to a model's engine. Where there is none, load one in this process. Raises UserError."""
+    return reached(spec.engine_key, lambda: _LocalEngine(spec))
 
 
-class _Here:
-    """The engine in this process, its event loop in a thread of its own."""
+class _LocalEngine:
+    """An engine in this process, with an event loop in a thread of its own."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._spec = spec
-        self._engine = self._opened()
+        self._engine = self._open_engine()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         atexit.register(self.close)
 
     def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
         order = engine_order(ids, prompt)
-        asked = self._engine.score(ids.take(pa.array(order)))
+        scoring = self._engine.score(ids.take(pa.array(order)))
         try:
-            outputs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+            outputs = asyncio.run_coroutine_threadsafe(scoring, self._loop).result()
         except ServiceLost as lost:
             forget(self._spec.engine_key)
             raise JobError(f"model {self._spec.model}: {lost}") from lost
@@ -62,7 +62,7 @@ class _Here:
         self._engine.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def _opened(self) -> Engine:
+    def _open_engine(self) -> Engine:
         try:
             return open_engine(self._spec)
         except ServiceError as error:
@@ -73,8 +73,8 @@ class _Here:
             ) from None
 
 
-class Unasked:
-    """A ``Connection`` to nowhere, for a look at a job that loads no model: no outputs, and an error that says so."""
+class NoEngine:
+    """A ``Connection`` for plans, which load no model: no outputs, and an error that says so."""
 
     def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
         del prompt

@@ -1,7 +1,7 @@
-"""How a prompt and a response become the token ids that a reward model reads: chat template, truncation, steps.
+"""Writes a prompt and a response as the token ids that a reward model reads: chat template, truncation, steps.
 
-CPU work only, before and apart from any engine: the template writes all special tokens, the tokenizer adds none, and
-the conversation ends where the template ends an assistant's turn, because that is the token whose output is the score.
+It is CPU work, and needs no engine. The template writes all special tokens, the tokenizer adds none. The conversation
+ends where the template ends an assistant's turn, because the output of that token is the score.
 
     encoder = Encoder(spec)
     encoded = encoder.encode(prompts, responses)     # prompts MESSAGES [n], responses text [n]
@@ -22,7 +22,7 @@ import pyarrow as pa
 import xxhash
 
 from connectors.errors import UserError
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.rows.messages import TEXT
 from rmbatch.stores.scores import IDS
 
@@ -30,44 +30,44 @@ Message = dict[str, str]
 
 _STEP_ENDS = {"paragraphs": r"\n[ \t]*\n\s*", "lines": r"\n\s*"}
 UNKNOWN_LENGTH = 1 << 30
-"""Transformers writes 1e30 where nobody knows a tokenizer's longest input."""
-_CUT_ROUNDS = 8
-"""Tries to cut a prompt to a length: text cut at a token may be written with a token more or less."""
+"""Transformers writes 1e30 for a tokenizer whose longest input is unknown."""
+_MAX_CUTS = 8
+"""Tries to cut a prompt to a length: text cut at a token may become a token more or less."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Conversations of n responses as an engine takes them."""
+    """The conversations of n responses, ready for an engine."""
 
     ids: pa.Array
     """IDS [n]; null where there is an error."""
     error: pa.Array
     """TEXT [n]: ``stable_code: message`` where there are no ids."""
     reason: pa.Array
-    """TEXT [n]: what truncation left out; null where nothing was."""
+    """TEXT [n]: what truncation left out; null where it left out nothing."""
     prompt: np.ndarray
-    """int64 [n]: a hash of the prompt's messages, so equal for responses to the same prompt, in any batch."""
+    """int64 [n]: a hash of the prompt's messages, equal for responses to the same prompt in any batch."""
 
 
 class Encoder:
     """Writes and tokenises conversations for one model; loads its tokenizer, never its weights.
 
-    Pickles with what it has read so far but the tokenizer itself, so that a task need not read it again.
+    Pickles with all it has read but the tokenizer and configuration, so that a task need not read it again.
     """
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._spec = spec
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("tokenizer", "config")}
 
     def read(self) -> None:
-        """Read all that conversations need. Raises UserError for what is missing."""
+        """Read all files that conversations need. Raises UserError for a missing one."""
         _ = (self.tokenizer, self.tokenizer_class, self.chat_template, self.max_length)
 
     @cached_property
     def tokenizer_class(self) -> str | None:
-        """Module and name of the tokenizer's class; None: it comes with the model, and is not to be imported."""
+        """Module and name of the tokenizer's class; None for a class that comes with the model."""
         kind = type(self.tokenizer)
         return f"{kind.__module__}:{kind.__name__}" if kind.__module__.startswith("transformers.") else None
 
@@ -88,7 +88,7 @@ class Encoder:
                 spec.model, revision=spec.hub_revision, trust_remote_code=spec.trust_remote_code
             )
 
-        return loaded(spec, load)
+        return load_or_explain(spec, load)
 
     @cached_property
     def config(self) -> Any:
@@ -96,7 +96,7 @@ class Encoder:
         from transformers import AutoConfig
 
         spec = self._spec
-        return loaded(
+        return load_or_explain(
             spec,
             lambda: AutoConfig.from_pretrained(
                 spec.model, revision=spec.hub_revision, trust_remote_code=spec.trust_remote_code
@@ -134,7 +134,7 @@ class Encoder:
         return template
 
     def encode(self, prompts: pa.Array, responses: pa.Array) -> Encoded:
-        """The conversations of n responses; one that cannot be written or is too long has an error instead."""
+        """Write n responses as conversations. One that cannot be written, or is too long, has an error instead."""
         hashes: dict[Any, int] = {}
         conversations: list[_Conversation] = []
         same = np.empty(len(prompts), dtype=np.int64)
@@ -144,7 +144,7 @@ class Encoder:
             if key not in hashes:
                 hashes[key] = xxhash.xxh3_64_intdigest(orjson.dumps(key)) >> 1
             same[row] = hashes[key]
-            conversations.append(self._written(prompt, response))
+            conversations.append(self._write(prompt, response))
         self._tokenise(conversations)
         for conversation in conversations:
             self._fit(conversation)
@@ -155,7 +155,7 @@ class Encoder:
             same,
         )
 
-    def _written(self, prompt: Sequence[Mapping[str, Any]] | None, response: str | None) -> "_Conversation":
+    def _write(self, prompt: Sequence[Mapping[str, Any]] | None, response: str | None) -> "_Conversation":
         if prompt is None:
             return _Conversation(error="missing_prompt: prompt is null")
         if response is None:
@@ -168,15 +168,15 @@ class Encoder:
             return _Conversation(error=f"malformed_conversation: a message of {silent!r} has no content")
         if self._spec.system is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self._spec.system})
-        answer, num_steps = self._answer(response)
+        answer, num_steps = self._add_step_tags(response)
         made = _Conversation(messages, answer, num_steps)
         if answer is None:
             made.error = "malformed_conversation: the response holds the steps' own tag"
         self._render(made)
         return made
 
-    def _answer(self, response: str) -> tuple[str | None, int]:
-        """The assistant's message, and how many steps' tags are in it."""
+    def _add_step_tags(self, response: str) -> tuple[str | None, int]:
+        """The assistant's message with a tag after each step, and the number of tags."""
         steps = self._spec.steps
         if steps is None:
             return response, 0
@@ -206,15 +206,15 @@ class Encoder:
                 each.ids = ids
 
     def _fit(self, conversation: "_Conversation") -> None:
-        """Bring a conversation under the limit as the spec says, or give it an error."""
+        """Truncate a conversation to the limit as the spec says, or give it an error."""
         if conversation.ids is None:
             return
         whole = len(conversation.ids)
-        cut = _CUTS[self._spec.truncation]
+        cut = _TRUNCATIONS[self._spec.truncation]
         rounds = 0
         while len(conversation.ids) > self.max_length:
             excess = len(conversation.ids) - self.max_length
-            if rounds == _CUT_ROUNDS or not cut(conversation, excess, self.tokenizer):
+            if rounds == _MAX_CUTS or not cut(conversation, excess, self.tokenizer):
                 conversation.error = f"context_too_long: {whole} tokens, and the model takes {self.max_length}"
                 conversation.ids = conversation.reason = None
                 return
@@ -229,11 +229,11 @@ class Encoder:
             conversation.reason = f"truncated: {conversation.left_out}, {kept}"
         if not conversation.ids:
             conversation.error, conversation.ids = "malformed_conversation: the chat template writes nothing", None
-        elif conversation.num_steps and self._num_tags(conversation.ids) != conversation.num_steps:
+        elif conversation.num_steps and self._count_tags(conversation.ids) != conversation.num_steps:
             conversation.error = "malformed_conversation: the prompt holds the steps' own tag"
             conversation.ids = None
 
-    def _num_tags(self, ids: Sequence[int]) -> int:
+    def _count_tags(self, ids: Sequence[int]) -> int:
         assert self._spec.steps is not None
         return ids.count(self.tokenizer.convert_tokens_to_ids(self._spec.steps.tag))
 
@@ -259,7 +259,7 @@ def _refuse(conversation: _Conversation, excess: int, tokenizer: Any) -> bool:
 
 
 def _drop_oldest_turn(conversation: _Conversation, excess: int, tokenizer: Any) -> bool:
-    """Leave out the oldest messages up to the next one of the user; False where only the last is left."""
+    """Leave out the oldest messages up to the user's next one; False where only the last is left."""
     del excess, tokenizer
     first = 1 if conversation.messages[0]["role"] == "system" else 0
     later = range(first + 1, len(conversation.messages))
@@ -273,7 +273,7 @@ def _drop_oldest_turn(conversation: _Conversation, excess: int, tokenizer: Any) 
 
 
 def _cut_longest_message(conversation: _Conversation, excess: int, tokenizer: Any) -> bool:
-    """Cut so many tokens off the beginning of the prompt's longest message; False where that is not enough."""
+    """Cut ``excess`` tokens off the beginning of the longest message; False where it has no more than that."""
     messages = list(conversation.messages)
     longest = max(range(len(messages)), key=lambda place: len(messages[place]["content"]))
     ids = tokenizer(messages[longest]["content"], add_special_tokens=False, verbose=False)["input_ids"]
@@ -287,15 +287,15 @@ def _cut_longest_message(conversation: _Conversation, excess: int, tokenizer: An
     return True
 
 
-_CUTS: dict[str, Callable[[_Conversation, int, Any], bool]] = {
+_TRUNCATIONS: dict[str, Callable[[_Conversation, int, Any], bool]] = {
     "error": _refuse,
     "drop_oldest_turns": _drop_oldest_turn,
     "truncate_prompt": _cut_longest_message,
 }
 
 
-def loaded(spec: ServedModel, load: Callable[[], Any]) -> Any:
-    """What ``load`` gives; what transformers says of a model that is not there becomes a UserError."""
+def load_or_explain(spec: RewardModelSpec, load: Callable[[], Any]) -> Any:
+    """Call ``load``; errors of transformers about a missing model become a UserError."""
     if spec.model.startswith(("/", "./", "../")) and not Path(spec.model).is_dir():
         raise UserError(f"model: there is no folder {spec.model}")
     try:

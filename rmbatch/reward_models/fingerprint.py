@@ -1,16 +1,15 @@
-"""What a kept score is a score of: everything that decides a model's raw outputs, and one name for all of it.
+"""The fingerprint of a scorer: one name for everything that decides a model's raw outputs. Scores are kept under it.
 
-Covered are the weights by their content, the configuration, the model's own code, tokenizer, chat template, and every
-setting of the spec that no rule below leaves out, so that a new setting counts before anybody thinks of it. Left out
-are what only decides where and how fast it runs, and what is applied to raw outputs afterwards: activation, names and
-choice of outputs, how steps are aggregated. Not covered: versions of engines and kinds of devices, which change the
-last digits; code that a configuration takes from another repository than the model's; the base model of an adapter that
-is itself on the hub.
+It covers the content of the weights, the configuration, the model's own code, the tokenizer, the chat template, and
+each setting of the spec that no rule below leaves out. So a new setting counts by default. It leaves out settings that
+only decide where and how fast the model runs, and those applied to raw outputs afterwards: activation, names and choice
+of outputs, aggregation of steps. It does not cover engine versions and kinds of devices, which change the last digits;
+code that a configuration takes from another repository; and the base model of an adapter that is itself on the hub.
 
-A model of the hub is its commit. A branch gets new commits, for a README too, and then nothing is found any more; who
-wants to keep scores names a commit as ``revision``.
+A model of the hub is identified by its commit. A branch gets new commits, even for a README, and then no kept score is
+found. To keep scores, name a commit as ``revision``.
 
-    made = fingerprint(spec, encoder.chat_template)    # reads all weights of a local folder
+    made = compute_fingerprint(spec, encoder.chat_template)    # reads all weights of a local folder
     made.hex                                           # "5f0c…", 32 characters
     made.details                                       # the same for people, as JSON holds it
 """
@@ -26,7 +25,7 @@ from typing import Any
 import xxhash
 
 from connectors.errors import UserError
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 
 VERSION = 1
 """Counts up when scores of earlier versions of rmbatch are not those of this one."""
@@ -37,7 +36,7 @@ IRRELEVANT = re.compile(
     r"(optimizer|scheduler|training_args|rng_state.*|scaler)\.(bin|pt|pth)"
     r"|(trainer_state|generation_config|all_results|train_results|eval_results|chat_template)\.json|\..*"
 )
-"""Of these, what trainers leave beside a model; the chat template counts as the text that is in use."""
+"""Those that trainers leave beside a model. The chat template counts by its text, not by its file."""
 READ_BYTES = 16 << 20
 THREADS = 8
 
@@ -48,26 +47,21 @@ _RESOLVED = ("model", "revision", "chat_template")
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides the scores, as plain values."""
+    """All that decides the scores, as plain values."""
 
     details: Mapping[str, Any]
 
     @property
     def hex(self) -> str:
-        """The name of the scorer, 32 characters: of every detail but what the model was called."""
+        """The name of the scorer, 32 characters: a hash of all details but the model's name."""
         decisive = {key: value for key, value in self.details.items() if key != "called"}
         return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())
 
 
-def scorer_fingerprint(spec: ServedModel, chat_template: str) -> str:
-    """The name under which a model's scores are kept; see ``fingerprint``."""
-    return fingerprint(spec, chat_template).hex
+def compute_fingerprint(spec: RewardModelSpec, chat_template: str) -> Fingerprint:
+    """The fingerprint of a model with this chat template, given as text. Reads all weights of a local folder.
 
-
-def fingerprint(spec: ServedModel, chat_template: str) -> Fingerprint:
-    """What decides a model's raw outputs; ``chat_template``: the text in use.
-
-    Raises UserError where nothing tells which weights they are.
+    Raises UserError where the weights cannot be identified.
     """
     settings = spec.identity()
     if spec.steps is not None:
@@ -75,7 +69,7 @@ def fingerprint(spec: ServedModel, chat_template: str) -> Fingerprint:
     for name in (*_AFTERWARDS, *_RESOLVED):
         del settings[name]
     try:
-        weights = _weights(spec)
+        weights = _identify_weights(spec)
     except OSError as error:
         raise UserError(f"model {spec.model!r} cannot be read: {error.strerror}: {error.filename}") from None
     return Fingerprint(
@@ -83,55 +77,40 @@ def fingerprint(spec: ServedModel, chat_template: str) -> Fingerprint:
     )
 
 
-def resolved_commit(spec: ServedModel) -> str:
-    """The commit of the hub that the revision means now: the hub's answer, offline the local cache's, as engines do.
-
-    Raises UserError where neither knows the model.
-    """
-    return _commit(spec.model, spec.revision)
-
-
-def local_snapshot(spec: ServedModel) -> Path | None:
-    """The folder of the model on this machine: itself, or the hub's local cache of it; None where it is not there."""
-    if Path(spec.model).is_dir():
-        return Path(spec.model)
-    hub = _hub()
-    try:
-        return Path(hub.snapshot_download(spec.model, revision=spec.revision, local_files_only=True))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _weights(spec: ServedModel) -> dict[str, Any]:
-    if spec.engine != "endpoint":
-        return _stored(spec.model, spec.revision)
+def _identify_weights(spec: RewardModelSpec) -> dict[str, Any]:
+    if not spec.is_remote:
+        return _identify_checkpoint(spec.model, spec.revision)
     if spec.revision is None:
         raise UserError(
             f"store: nothing tells which weights the endpoints of {spec.model!r} serve; name them yourself, and anew "
             "whenever they change: revision: NAME"
         )
     # A tokenizer of the hub is left out: scores are kept by token ids, so another one finds nothing.
-    tokenizer = {"tokenizer": _contents(Path(spec.model), BESIDE)} if Path(spec.model).is_dir() else {}
+    tokenizer = {"tokenizer": _hash_files(Path(spec.model), BESIDE)} if Path(spec.model).is_dir() else {}
     return {"served_as": spec.model, "named": spec.revision, **tokenizer}
 
 
-def _stored(model: str, revision: str | None) -> dict[str, Any]:
-    """Which weights these are: the contents of a folder, or a commit of the hub."""
+def _identify_checkpoint(model: str, revision: str | None) -> dict[str, Any]:
+    """The hashes of a folder's files, or a commit of the hub."""
     if not Path(model).is_dir():
-        return {"hub": model, "commit": _commit(model, revision)}
-    found: dict[str, Any] = {"files": _contents(Path(model), f"{WEIGHTS}|{BESIDE}")}
+        return {"hub": model, "commit": resolve_commit(model, revision)}
+    found: dict[str, Any] = {"files": _hash_files(Path(model), f"{WEIGHTS}|{BESIDE}")}
     adapter = Path(model) / "adapter_config.json"
     if adapter.is_file():
         config = json.loads(adapter.read_bytes())
         if base := config.get("base_model_name_or_path"):
-            found["base"] = _stored(base, config.get("revision"))
+            found["base"] = _identify_checkpoint(base, config.get("revision"))
     return found
 
 
-def _commit(model: str, revision: str | None) -> str:
+def resolve_commit(model: str, revision: str | None) -> str:
+    """The commit that a revision of the hub means now: the hub's answer, offline the local cache's, as engines do.
+
+    Raises UserError where neither knows the model.
+    """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    hub = _hub()
+    hub = _import_hub()
     try:
         return str(hub.hf_hub_download(model, "config.json", revision=revision, dry_run=True).commit_hash)
     except (OSError, ValueError) as error:
@@ -140,7 +119,7 @@ def _commit(model: str, revision: str | None) -> str:
         raise UserError(f"model {model!r}{at} is no folder, and not to be had from the hub: {said}") from None
 
 
-def _hub() -> Any:
+def _import_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
@@ -148,20 +127,20 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _contents(folder: Path, wanted: str) -> dict[str, str]:
+def _hash_files(folder: Path, wanted: str) -> dict[str, str]:
     """Hashes of the files whose names match, by name."""
     names = sorted(
         f"{part}/{path.name}" if part else path.name
-        for part in _parts(folder)
+        for part in _list_module_folders(folder)
         for path in (folder / part).iterdir()
         if re.fullmatch(wanted, path.name) and not IRRELEVANT.fullmatch(path.name) and path.is_file()
     )
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(_hash, [folder / name for name in names])))
+        return dict(zip(names, pool.map(_hash_file, [folder / name for name in names])))
 
 
-def _parts(folder: Path) -> list[str]:
-    """The folder itself, and those of its folders that sentence-transformers' modules are in."""
+def _list_module_folders(folder: Path) -> list[str]:
+    """The folder itself, and its folders that hold sentence-transformers' modules."""
     try:
         modules = json.loads((folder / "modules.json").read_bytes())
         named = {str(module.get("path") or "") for module in modules}
@@ -170,7 +149,7 @@ def _parts(folder: Path) -> list[str]:
     return sorted({""} | {name for name in named if (folder / name).is_dir()})
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     state, buffer = xxhash.xxh3_128(), bytearray(READ_BYTES)
     view = memoryview(buffer)
     with open(path, "rb", buffering=0) as file:

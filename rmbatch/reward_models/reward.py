@@ -1,10 +1,10 @@
-"""A served model as a reward: conversations to ids, each distinct one to its engine, raw outputs to scores.
+"""A reward model as a reward: it writes conversations as ids, sends each distinct one to the engine, reads the score.
 
     rm = rmbatch.reward_model("Skywork/Skywork-Reward-V2-Llama-3.1-8B", max_length=8192)
     rm.evaluate({"prompt": "What is 2 + 2?", "response": "4"})        # Result(score=13.8, ...)
 
-``score`` is the output that the spec chooses, as the model gave it in float32 unless an activation is asked for. A
-model with several outputs keeps them all, as parts; a process reward model keeps each step's score in ``steps``.
+``score`` is the output that the spec chooses, in float32 as the model gave it, or after the spec's activation. All
+outputs of a model with several are kept as parts. A process reward model's step scores are kept in ``steps``.
 """
 
 import atexit
@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from connectors.errors import UserError
 from connectors.storage import StorageOptions
 from rmbatch.costs import usage
-from rmbatch.reward_models.connect import connection
+from rmbatch.reward_models.connect import connect
 from rmbatch.reward_models.conversation import Encoder
 from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.fingerprint import Fingerprint, fingerprint, resolved_commit
-from rmbatch.reward_models.spec import ServedModel, Steps
+from rmbatch.reward_models.fingerprint import Fingerprint, compute_fingerprint, resolve_commit
+from rmbatch.reward_models.spec import RewardModelSpec, Steps
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
@@ -38,49 +38,49 @@ from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import ScoreStore, keys_of
 
 USED = "served."
-"""What the names of all counts of engines begin with; then come the engine's key and what is counted."""
+"""The prefix of all usage counts of engines. The engine's key and the count's name follow."""
 KEEP_EVERY_S = 30.0
-"""How often new scores are written to the store: a segment each time, so not after each batch."""
+"""How often new scores are written to the store. Each write makes a segment, so not after each batch."""
 
 
 class ModelReward(Reward):
-    """Scores of a served reward model. Pickles without its tokenizer; its engine is elsewhere."""
+    """The scores of a reward model. Pickles without its tokenizer and without its engine."""
 
     name = "reward_model"
     columns = ("prompt", "response")
     takes_offsets = False
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self.spec = spec
-        self._kept_at = -math.inf
+        self._flushed_at = -math.inf
 
     def __repr__(self) -> str:
         return f"reward_model({self.spec.model!r})"
 
     @cached_property
     def encoder(self) -> Encoder:
-        """How this model's conversations are written. Raises UserError where transformers is not installed."""
+        """Writes this model's conversations. Raises UserError where transformers is not installed."""
         require("transformers", f"the model {self.spec.model!r}")
         return Encoder(self.spec)
 
     def pin(self) -> None:
-        """Name the commit in the place of a branch, so that what is loaded later is what is fingerprinted now."""
-        if self.spec.engine != "endpoint" and not Path(self.spec.model).is_dir():
-            self.spec = self.spec.model_copy(update={"revision": resolved_commit(self.spec)})
+        """Replace a branch by its commit, so that the engine loads what is fingerprinted now."""
+        if not self.spec.is_remote and not Path(self.spec.model).is_dir():
+            self.spec = self.spec.model_copy(update={"revision": resolve_commit(self.spec.model, self.spec.revision)})
             vars(self).pop("encoder", None)
 
     def leave_store(self) -> None:
-        """Neither look into the store nor keep anything there: to know which scores are its own takes all weights."""
+        """Do not use the store, because its fingerprint needs all weights read."""
         self.spec = self.spec.model_copy(update={"store": None})
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What its scores are kept under; reads the weights once. Raises UserError where nothing tells them apart."""
-        return fingerprint(self.spec, self.encoder.chat_template)
+        """The scorer's fingerprint; reads the weights once. Raises UserError where they cannot be identified."""
+        return compute_fingerprint(self.spec, self.encoder.chat_template)
 
     @cached_property
     def store(self) -> ScoreStore | None:
-        """Where its scores are kept; None: nowhere."""
+        """The store of its scores; None: they are not kept."""
         if self.spec.store is None:
             return None
         atexit.register(self.keep)
@@ -88,7 +88,7 @@ class ModelReward(Reward):
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the model's outputs, in order. Raises UserError where nothing tells them."""
+        """Names of the model's outputs, in order. Raises UserError where they are not all different."""
         if self.spec.outputs is not None:
             return tuple(self.spec.outputs)
         config = self.encoder.config
@@ -105,7 +105,7 @@ class ModelReward(Reward):
 
     @cached_property
     def chosen(self) -> int:
-        """The place of the output that is the score. Raises UserError where the spec does not say."""
+        """The position of the output that is the score. Raises UserError where the spec does not say."""
         names, output = self.outputs, self.spec.output
         if output is None and (len(names) == 1 or self.spec.steps is not None):
             return len(names) - 1
@@ -123,7 +123,7 @@ class ModelReward(Reward):
 
     @property
     def part_names(self) -> Mapping[str, Sequence[str]]:
-        _ = self.chosen  # the columns are asked for early, and what cannot be chosen is to be said then
+        _ = self.chosen  # names are needed before any row is read, so a wrong choice is refused early
         if self.spec.steps is not None:
             return {"": ("reason", "steps")}
         several = self.outputs if len(self.outputs) > 1 else ()
@@ -132,44 +132,44 @@ class ModelReward(Reward):
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
         del offsets  # prompts are told apart by what they say
         encoded = self.encoder.encode(column("prompt"), column("response"))
-        values, failed = self._asked(encoded.ids, encoded.prompt)
+        values, failed = self._score_distinct(encoded.ids, encoded.prompt)
         error = pc.coalesce(encoded.error, failed.cast(TEXT))
         if self.spec.steps is not None:
-            return {"": self._of_steps(values, self.spec.steps, error, encoded.reason)}
-        outputs = self._activated(self._matrix(values))
-        parts = {"": _scores(outputs[:, self.chosen], error, encoded.reason)}
+            return {"": self._score_steps(values, self.spec.steps, error, encoded.reason)}
+        outputs = self._activate(self._to_matrix(values))
+        parts = {"": _to_scores(outputs[:, self.chosen], error, encoded.reason)}
         for place, name in enumerate(self.outputs if len(self.outputs) > 1 else ()):
-            parts[name] = _scores(outputs[:, place], error, pa.nulls(num_rows, TEXT))
+            parts[name] = _to_scores(outputs[:, place], error, pa.nulls(num_rows, TEXT))
         return parts
 
-    def _asked(self, ids: pa.Array, prompt: np.ndarray) -> tuple[pa.Array, pa.Array]:
-        """Raw outputs and errors of n conversations (null ids: neither): each distinct one is asked once."""
+    def _score_distinct(self, ids: pa.Array, prompt: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """Raw outputs and errors of n conversations. Null ids have neither. Each distinct one is scored once."""
         there = np.flatnonzero(np.asarray(ids.is_valid()))
         wanted = ids.take(pa.array(there))
         _, first, which = np.unique(keys_of(wanted), axis=0, return_index=True, return_inverse=True)
         outputs = Outputs(pa.array([], pa.large_list(pa.float32())), pa.array([], pa.string()))
         if len(first):
-            outputs = self._found_or_asked(wanted.take(pa.array(first)), prompt[there[first]])
+            outputs = self._find_or_score(wanted.take(pa.array(first)), prompt[there[first]])
         self._record({"repeated": len(there) - len(first)})
         places = np.zeros(len(ids), np.int64)
         places[there] = which.reshape(-1)
         index = pa.array(places, mask=~np.asarray(ids.is_valid()))
         return outputs.values.take(index), outputs.error.take(index)
 
-    def _found_or_asked(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
-        """Raw outputs of distinct conversations: from the store where they are, else from an engine, and then kept."""
+    def _find_or_score(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        """Raw outputs of distinct conversations, from the store or else from the engine; new ones are kept."""
         if self.store is None:
-            return self._from_engine(ids, prompt)
+            return self._ask_engine(ids, prompt)
         keys = keys_of(ids)
         known = self.store.find(keys)
         new = np.flatnonzero(np.asarray(known.is_null()))
         self._record({"stored": len(ids) - len(new)})
         if len(new) == 0:
             return Outputs(known, pa.nulls(len(ids), pa.string()))
-        outputs = self._from_engine(ids.take(pa.array(new)), prompt[new])
-        kept = np.flatnonzero(_all_finite(outputs.values))
+        outputs = self._ask_engine(ids.take(pa.array(new)), prompt[new])
+        kept = np.flatnonzero(_are_finite(outputs.values))
         self.store.add(keys[new[kept]], outputs.values.take(pa.array(kept)))
-        if time.monotonic() - self._kept_at > KEEP_EVERY_S:
+        if time.monotonic() - self._flushed_at > KEEP_EVERY_S:
             self.keep()
         index = np.arange(len(ids))
         index[new] = len(ids) + np.arange(len(new))
@@ -178,31 +178,31 @@ class ModelReward(Reward):
         return Outputs(values, error)
 
     def keep(self) -> None:
-        """Write to the store what is new; done every now and then, and at the end of a task or process."""
-        self._kept_at = time.monotonic()
+        """Write new scores to the store; called now and then, and at the end of a task or process."""
+        self._flushed_at = time.monotonic()
         if self.spec.store is not None and self.store is not None:
             self.store.flush()
 
-    def _from_engine(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
-        outputs = connection(self.spec).ask(ids, prompt)
+    def _ask_engine(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
+        outputs = connect(self.spec).ask(ids, prompt)
         self._record(outputs.usage)
         return outputs
 
     def _record(self, counts: Mapping[str, int]) -> None:
         usage.record({f"{USED}{self.spec.engine_key}.{name}": count for name, count in counts.items()})
 
-    def _matrix(self, values: pa.Array) -> np.ndarray:
+    def _to_matrix(self, values: pa.Array) -> np.ndarray:
         """One row of outputs a response, float64, NaN where there are none."""
         self._check_width(values, exact=True)
         made = np.full((len(values), len(self.outputs)), math.nan)
         made[np.asarray(values.is_valid())] = np.asarray(values.flatten()).reshape(-1, len(self.outputs))
         return made
 
-    def _of_steps(self, values: pa.Array, steps: Steps, error: pa.Array, reason: pa.Array) -> Scores:
+    def _score_steps(self, values: pa.Array, steps: Steps, error: pa.Array, reason: pa.Array) -> Scores:
         """Scores out of a list of outputs per response, as many for each step as the model has outputs."""
         self._check_width(values, exact=False)
         width = len(self.outputs)
-        flat = self._activated(np.asarray(values.flatten(), np.float64).reshape(-1, width))[:, self.chosen]
+        flat = self._activate(np.asarray(values.flatten(), np.float64).reshape(-1, width))[:, self.chosen]
         lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0)) // width
         ends = np.cumsum(lengths)
         score = np.array(
@@ -210,7 +210,7 @@ class ModelReward(Reward):
         )
         borders = pa.array(np.concatenate([[0], ends]), pa.int64())
         per_step = pa.LargeListArray.from_arrays(borders, pa.array(flat), mask=values.is_null()).cast(STEPS)
-        return _scores(score.astype(np.float64), error, reason, per_step)
+        return _to_scores(score.astype(np.float64), error, reason, per_step)
 
     def _check_width(self, values: pa.Array, exact: bool) -> None:
         lengths = np.asarray(pc.list_value_length(values.drop_null()))
@@ -222,8 +222,8 @@ class ModelReward(Reward):
                 f"({', '.join(self.outputs)}); name all in order: outputs: [...]"
             )
 
-    def _activated(self, outputs: np.ndarray) -> np.ndarray:
-        """The outputs [n, width] after the activation that was asked for."""
+    def _activate(self, outputs: np.ndarray) -> np.ndarray:
+        """Apply the spec's activation to outputs [n, width]."""
         if self.spec.activation == "none":
             return outputs
         if self.spec.activation == "sigmoid":
@@ -240,16 +240,16 @@ _AGGREGATES = {
 }
 
 
-def _all_finite(values: pa.Array) -> np.ndarray:
-    """Where a list of outputs is there, and all of them are finite: bool [n]."""
+def _are_finite(values: pa.Array) -> np.ndarray:
+    """Whether a row has outputs, all of them finite: bool [n]."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0))
     rows = np.repeat(np.arange(len(values)), lengths)
     bad = np.bincount(rows, ~np.isfinite(np.asarray(values.flatten())), minlength=len(values))
     return np.asarray(np.asarray(values.is_valid()) & (bad == 0))
 
 
-def _scores(values: np.ndarray, error: pa.Array, reason: pa.Array, steps: pa.Array | None = None) -> Scores:
-    """Float64 scores; what is not finite is none, and says so where nothing else does."""
+def _to_scores(values: np.ndarray, error: pa.Array, reason: pa.Array, steps: pa.Array | None = None) -> Scores:
+    """Float64 scores. A value that is not finite becomes null, with an error unless there is one already."""
     finite = np.isfinite(values)
     shown = pa.array([f"not_finite: the model gave {value}" for value in values[~finite]], TEXT)
     told = pc.replace_with_mask(pa.nulls(len(values), TEXT), pa.array(~finite), shown)
@@ -262,13 +262,13 @@ def _scores(values: np.ndarray, error: pa.Array, reason: pa.Array, steps: pa.Arr
     )
 
 
-def reward_model(model: str | ServedModel, **settings: Any) -> ModelReward:
-    """The reward that a model gives; ``settings`` as in ``ServedModel``. Raises UserError for what does not fit."""
-    if isinstance(model, ServedModel):
+def reward_model(model: str | RewardModelSpec, **settings: Any) -> ModelReward:
+    """The reward that a model gives; ``settings`` as in ``RewardModelSpec``. Raises UserError for what does not fit."""
+    if isinstance(model, RewardModelSpec):
         return ModelReward(model)
-    return ModelReward(validate(ServedModel, {**settings, "model": model}, where="reward model"))
+    return ModelReward(validate(RewardModelSpec, {**settings, "model": model}, where="reward model"))
 
 
 def model_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, ModelReward]]:
-    """The served models among rewards, those inside compositions too, by the names that their columns end in."""
+    """The reward models among rewards, also those inside compositions, by the names that their columns end in."""
     return ((name, each) for name, each in atoms(rewards) if isinstance(each, ModelReward))

@@ -1,8 +1,8 @@
-"""What is served: a model, how its input is written, which of its outputs is the score, and where it may run.
+"""The settings of a reward model: which model, how its input is written, which output is the score, where it runs.
 
 One frozen model, the same in a job file (``rewards: {rm: {model: …}}``) and in Python (``rmbatch.reward_model(…)``).
 
-    spec = ServedModel(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B", max_length=8192)
+    spec = RewardModelSpec(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B", max_length=8192)
     spec.engine_key      # two rewards with equal keys share their engines
 """
 
@@ -16,7 +16,7 @@ from rmbatch.settings.base import PlainName, Positive, Seconds, Settings
 
 
 class Steps(Settings):
-    """How a process reward model reads a response: in steps, with a tag after each where it says its score."""
+    """How a process reward model reads a response: in steps, with a tag after each. Its output at a tag is a score."""
 
     tag: str = "<extra_0>"
     """The token after each step, whose output is the step's score; one token of the model's vocabulary."""
@@ -34,7 +34,7 @@ class Golden(Settings):
     response: str
     """What is scored."""
     score: Annotated[float, Field(allow_inf_nan=False)]
-    """What the model's makers got."""
+    """The score that the model's makers report."""
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     """How far another machine or precision may be from it."""
 
@@ -60,11 +60,11 @@ _READ_BY = {
     "in_flight": ("endpoint",),
     "served_name": ("endpoint",),
 }
-"""Settings that not every engine reads."""
+"""Settings that not every engine reads, and the engines that do."""
 
 
-class ServedModel(Settings):
-    """A reward model, and everything that decides what it says of a response."""
+class RewardModelSpec(Settings):
+    """A reward model, and everything that decides its scores."""
 
     model: Annotated[str, Field(min_length=1)]
     """A folder, or a name on the Hugging Face hub; for `engine: endpoint` the tokenizer's."""
@@ -81,8 +81,8 @@ class ServedModel(Settings):
     max_length: Positive | None = None
     """Longest conversation in tokens. None: the model's own limit."""
     truncation: Literal["error", "drop_oldest_turns", "truncate_prompt"] = "error"
-    """What becomes of a longer conversation: no score (`context_too_long`); without its oldest turns; or with the
-    beginning of its longest prompt message cut off. A response is never cut, and the reason says what was left out."""
+    """What to do with a longer conversation: give no score (`context_too_long`), leave out its oldest turns, or cut off
+    the beginning of its longest prompt message. A response is never cut. The reason says what was left out."""
     chat_template: str | None = None
     """A Jinja chat template, or the path of one (*.jinja). None: the tokenizer's."""
     system: str | None = None
@@ -90,7 +90,7 @@ class ServedModel(Settings):
     trust_remote_code: bool = False
     """Run the model repository's own code."""
     activation: Literal["none", "sigmoid", "softmax"] = "none"
-    """What is applied to the outputs; none: raw rewards."""
+    """The function applied to the outputs; none: raw rewards."""
     outputs: Annotated[list[PlainName], Field(min_length=1)] | None = None
     """Names of the model's outputs, in order, all different, of letters, digits, _ and -. None: those of its
     configuration (id2label)."""
@@ -106,9 +106,9 @@ class ServedModel(Settings):
     endpoints: list[str] = Field(default_factory=list)
     """endpoint: the servers' base URLs."""
     served_name: str | None = None
-    """endpoint: what the servers call the model. None: as `model`."""
+    """endpoint: the model's name at the servers. None: as `model`."""
     api: Literal["vllm", "sglang", "tei"] = "vllm"
-    """endpoint: which server speaks there."""
+    """endpoint: the kind of server."""
     in_flight: Positive = 256
     """endpoint: requests under way from one task."""
     replicas: Positive | tuple[Positive, Positive] = 1
@@ -127,8 +127,8 @@ class ServedModel(Settings):
     """Conversations with known scores, for `rmbatch doctor`."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if (self.engine == "endpoint") != bool(self.endpoints):
+    def _check_together(self) -> Self:
+        if self.is_remote != bool(self.endpoints):
             raise ValueError("endpoints: give the servers' URLs together with engine: endpoint, and only there")
         for name, engines in _READ_BY.items():
             if self.engine not in engines and getattr(self, name) != type(self).model_fields[name].get_default(
@@ -141,13 +141,23 @@ class ServedModel(Settings):
             raise ValueError(f"outputs: {self.outputs} names one twice")
         if self.replica_range[0] > self.replica_range[1]:
             raise ValueError(f"replicas: the fewest ({self.replica_range[0]}) are more than the most")
-        if self.steps is not None and self.engine == "endpoint" and self.api != "vllm":
+        if self.steps is not None and self.is_remote and self.api != "vllm":
             raise ValueError("steps: only vLLM servers give the outputs of single tokens")
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the scores, as plain values: everything but where and how fast it runs."""
+        """All that decides the scores, as plain values: everything but where and how fast the model runs."""
         return self.model_dump(mode="json", exclude=set(HOW_IT_RUNS))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether servers that run already hold the weights, so that nothing is loaded here."""
+        return self.engine == "endpoint"
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether its engine computes the common prefix of conversations once."""
+        return self.engine == "vllm" and self.steps is None
 
     @property
     def replica_range(self) -> tuple[int, int]:
@@ -157,7 +167,7 @@ class ServedModel(Settings):
     @property
     def hub_revision(self) -> str | None:
         """The revision of tokenizer and configuration; an endpoint's ``revision`` is only a name."""
-        return None if self.engine == "endpoint" else self.revision
+        return None if self.is_remote else self.revision
 
     @property
     def num_gpus(self) -> float:
@@ -166,7 +176,7 @@ class ServedModel(Settings):
 
     @property
     def engine_key(self) -> str:
-        """Equal for models that one engine can serve: what decides how it is loaded and run."""
+        """A hash of all that decides how the model is loaded and run: equal for specs that one engine can serve."""
         shared = self.model_dump(
             mode="json", exclude={"activation", "outputs", "output", "store", "golden", "truncation", "system"}
         )

@@ -89,7 +89,7 @@ def run_loop(folder: Path) -> dict[str, Any]:
 
     from rmbatch.reward_models.conversation import Encoder
     from rmbatch.reward_models.engines.order import engine_order
-    from rmbatch.reward_models.spec import ServedModel
+    from rmbatch.reward_models.spec import RewardModelSpec
     from rmbatch.rows.roles import flatten, guess_roles
 
     began = time.monotonic()
@@ -105,7 +105,7 @@ def run_loop(folder: Path) -> dict[str, Any]:
     ready = time.monotonic()
     table = pyarrow.json.read_json(folder / "rows.jsonl")
     view = flatten(table, guess_roles(table.schema))
-    encoded = Encoder(ServedModel(**settings(folder))).encode(view.column("prompt"), view.column("response"))
+    encoded = Encoder(RewardModelSpec(**settings(folder))).encode(view.column("prompt"), view.column("response"))
     ids = encoded.ids.take(pa.array(engine_order(encoded.ids, encoded.prompt))).to_pylist()
     prompts = [{"prompt_token_ids": each} for each in ids]
     llm.classify(prompts, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)

@@ -146,7 +146,7 @@ def main() -> None:
     num_tokens = sum(map(len, rows))
     model, pad = made(shape, asked.device), shape.config["pad_token_id"]
     loaded = LoadedModel(model, rows[0][:20], rows[1][:60])
-    engine = TransformersEngine.around(loaded, asked.batch_tokens)
+    engine = TransformersEngine.from_model(loaded, asked.batch_tokens)
     runs: dict[str, Callable[[], tuple[list[float], int]]] = {
         "padded loop": lambda: by_loop(model, rows, pad),
         "engine": lambda: by_engine(engine, rows),

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from connectors.storage import Folder
-from rmbatch.stores.key_index import Places
+from rmbatch.stores.key_index import KeyIndex
 
 _KEY_BYTES = 16
 _SUFFIX = ".batch.json"
@@ -78,9 +78,8 @@ class BatchRecords:
 
     def __init__(self, folder: Folder | None, endpoint: str) -> None:
         self._folder, self._endpoint = folder, endpoint
-        self._names: list[str] = []
         self._seen: set[str] = set()
-        self._held = Places()
+        self._held = KeyIndex()
 
     def where(self, name: str) -> str:
         """The address of a record, for people."""
@@ -123,15 +122,13 @@ class BatchRecords:
         if record.name not in self._seen:
             self._seen.add(record.name)
             nothing = np.zeros(len(record.keys), np.int64)
-            self._held.add_all(b"".join(record.keys), len(self._names), nothing, nothing)
-            self._names.append(record.name)
+            self._held.add_all(b"".join(record.keys), record.name, nothing, nothing)
 
     def holding(self, key: bytes) -> str | None:
         """The record that a request is in."""
         place = self._held.find(key)
-        return None if place is None else self._names[place[0]]
+        return None if place is None else place[0]
 
     def forget(self, name: str) -> None:
         """Know no more what is in a record that is done."""
-        if name in self._names:
-            self._held.forget_segments({self._names.index(name)})
+        self._held.forget_segments({name})

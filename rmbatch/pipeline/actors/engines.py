@@ -24,7 +24,7 @@ from connectors.errors import JobError
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.engines.order import chunks
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.stores.scores import VALUES
 
 CHUNK_TOKENS = 16_384
@@ -75,7 +75,7 @@ def _of(ids: pa.Array, chunk: Chunk) -> pa.Array:
 class Pool:
     """The replicas of one model, as a task reaches them: a ``Connection``. Travels to tasks."""
 
-    def __init__(self, spec: ServedModel, replicas: Sequence[Any]) -> None:
+    def __init__(self, spec: RewardModelSpec, replicas: Sequence[Any]) -> None:
         self._spec, self._replicas = spec, list(replicas)
         self._greetings: dict[int, Any] = {}
         self._up: set[int] = set()

@@ -19,7 +19,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from connectors.errors import JobError, UserError
 from rmbatch.pipeline.actors.engines import Pool
 from rmbatch.pipeline.actors.replica import Replica
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 
 TASK_CPUS = 0.25
 """What a task that waits for engines takes of the cluster."""
@@ -30,7 +30,7 @@ METER_EVERY_S = 5.0
 class Pools:
     """All pools of a job, as the driver sees them."""
 
-    def __init__(self, replicas: Mapping[str, tuple[ServedModel, Sequence[Any]]]) -> None:
+    def __init__(self, replicas: Mapping[str, tuple[RewardModelSpec, Sequence[Any]]]) -> None:
         self._replicas = replicas
         self._meters: dict[tuple[str, int], dict[str, float]] = {}
         self._before: dict[tuple[str, int], dict[str, float]] = {}
@@ -103,15 +103,15 @@ class Pools:
 
 
 @contextmanager
-def started(models: Mapping[str, ServedModel], *, say: Callable[[str], None], may_grow: bool) -> Iterator[Pools]:
+def started(models: Mapping[str, RewardModelSpec], *, say: Callable[[str], None], may_grow: bool) -> Iterator[Pools]:
     """The engines of these models (by reward), as many as fit; those of `endpoint` run elsewhere already.
 
     They have their places on the cluster, and load while tasks begin to read. ``may_grow``: the cluster may get nodes
     that are not there yet. Raises UserError for what the cluster cannot hold, and for a model that cannot be loaded.
     """
-    named = {spec.engine_key: (name, spec) for name, spec in models.items() if spec.engine != "endpoint"}
+    named = {spec.engine_key: (name, spec) for name, spec in models.items() if not spec.is_remote}
     fitting = fit(dict(named.values()), ray.cluster_resources(), may_grow)
-    actors: dict[str, tuple[ServedModel, list[Any]]] = {}
+    actors: dict[str, tuple[RewardModelSpec, list[Any]]] = {}
     try:
         for key, (name, spec) in named.items():
             make = ray.remote(Replica).options(
@@ -134,7 +134,7 @@ def _close(replicas: Sequence[Any]) -> None:
         ray.kill(replica)
 
 
-def fit(models: Mapping[str, ServedModel], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
+def fit(models: Mapping[str, RewardModelSpec], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
     """How many replicas of each model to start. Raises UserError where even the fewest are too many.
 
     ``may_grow``: nothing is too many, and engines on GPUs may wait for GPUs to come. None may wait for CPUs alone: it
@@ -164,7 +164,7 @@ def fit(models: Mapping[str, ServedModel], resources: Mapping[str, float], may_g
     return counts
 
 
-def _await_placed(name: str, spec: ServedModel, replicas: Sequence[Any]) -> None:
+def _await_placed(name: str, spec: RewardModelSpec, replicas: Sequence[Any]) -> None:
     """Until the fewest replicas have their CPUs and GPUs: tasks that wait for them would take these, and for ever."""
     wanted = min(spec.replica_range[0], len(replicas))
     waiting = [replica.alive.remote() for replica in replicas]
@@ -179,7 +179,9 @@ def _await_placed(name: str, spec: ServedModel, replicas: Sequence[Any]) -> None
 class _Loading:
     """Engines that load while tasks begin; what stops them is raised in the place of what the tasks say about it."""
 
-    def __init__(self, models: Sequence[tuple[str, ServedModel, Sequence[Any]]], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, models: Sequence[tuple[str, RewardModelSpec, Sequence[Any]]], say: Callable[[str], None]
+    ) -> None:
         self._failure: UserError | JobError | None = None
         self._threads = [threading.Thread(target=self._load, args=(*model, say), daemon=True) for model in models]
 
@@ -194,7 +196,7 @@ class _Loading:
             if self._failure is not None:
                 raise self._failure from error
 
-    def _load(self, name: str, spec: ServedModel, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
+    def _load(self, name: str, spec: RewardModelSpec, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
         try:
             _await_loaded(name, spec, replicas, say)
         except (UserError, JobError) as error:
@@ -205,7 +207,7 @@ class _Loading:
             return  # the job has ended before the engines were needed
 
 
-def _await_loaded(name: str, spec: ServedModel, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
+def _await_loaded(name: str, spec: RewardModelSpec, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
     """Until the fewest replicas that are asked for have loaded the model."""
     began, wanted = time.monotonic(), min(spec.replica_range[0], len(replicas))
     say(f"{name}: loading {spec.model} with {spec.engine}, {len(replicas)} replica{'s' * (len(replicas) > 1)}")

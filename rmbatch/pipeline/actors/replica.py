@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Engine, Outputs, open_engine
-from rmbatch.reward_models.engines.deduplicated import Once
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.engines.deduplicated import DeduplicatedEngine
+from rmbatch.reward_models.spec import RewardModelSpec
 
 WATCH_S = 10.0
 RESERVED_S = 60.0
@@ -31,7 +31,7 @@ _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
 class Replica:
     """One engine of a pool; an asynchronous Ray actor."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._spec = spec
         self._engine: Engine | None = None
         self._loading = asyncio.Lock()
@@ -48,7 +48,7 @@ class Replica:
         async with self._loading:
             if self._engine is None:
                 try:
-                    self._engine = Once(await asyncio.to_thread(open_engine, self._spec))
+                    self._engine = DeduplicatedEngine(await asyncio.to_thread(open_engine, self._spec))
                 except ServiceError as error:
                     return f"{error}{logged_cause() if 'stack trace' in str(error) else ''}"
                 except ModuleNotFoundError as missing:

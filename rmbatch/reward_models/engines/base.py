@@ -1,8 +1,8 @@
-"""What an engine is: token ids in, a model's raw outputs out; and which module runs which kind.
+"""The contract of an engine: it takes token ids and gives a model's raw outputs. ``ENGINES`` names the classes.
 
-An engine batches for itself: any number of ``score`` calls may be under way at once, and their requests share its
-batches. It never raises because of a request: that gets no values and an error. It raises ``ServiceError`` when it
-cannot be loaded, and ``ServiceLost`` when it must be started again.
+An engine batches for itself: any number of ``score`` calls may run at once, and their requests share its batches. A bad
+request never makes it raise: that request has an error and no values. It raises ``ServiceError`` when it cannot be
+loaded, and ``ServiceLost`` when it must be started again.
 
     engine = open_engine(spec)                       # loads; takes minutes for a large model
     outputs = await engine.score(ids)                # large_list<int32>, one conversation each
@@ -16,19 +16,20 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.endpoints.errors import ServiceError
+from rmbatch.reward_models.spec import RewardModelSpec
 
 ENGINES = {
     "vllm": "rmbatch.reward_models.engines.vllm:VllmEngine",
     "transformers": "rmbatch.reward_models.engines.transformers:TransformersEngine",
     "endpoint": "rmbatch.reward_models.engines.endpoint:EndpointEngine",
 }
-"""By ``ServedModel.engine``: classes that are made from the spec alone."""
+"""By ``RewardModelSpec.engine``: classes that are made from the spec alone."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What an engine says of n requests, in their order."""
+    """An engine's answers to n requests, in their order."""
 
     values: pa.Array
     """VALUES [n]: raw float32 outputs before any activation, ``width`` of them for each request; of a process reward
@@ -36,8 +37,8 @@ class Outputs:
     error: pa.Array
     """string [n]: ``stable_code: message`` where values are null, null elsewhere."""
     usage: Mapping[str, int] = field(default_factory=dict)
-    """What it cost: ``tokens`` in the requests; of these ``cached_tokens``, not computed anew; ``padded_tokens``,
-    computed on top of them for nothing; ``requests``."""
+    """Counts: ``requests``; their ``tokens``; of these ``cached_tokens``, which were not computed anew; and
+    ``padded_tokens``, which were computed on top."""
 
 
 class Engine(Protocol):
@@ -50,12 +51,22 @@ class Engine(Protocol):
         """The outputs of conversations (IDS [n], no nulls, none empty or longer than ``max_length``)."""
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
 
 
-def open_engine(spec: ServedModel) -> Engine:
+def open_engine(spec: RewardModelSpec) -> Engine:
     """The engine for a model, loaded; raises ServiceError."""
     where, _, name = ENGINES[spec.engine].partition(":")
     made: Any = getattr(importlib.import_module(where), name)
     engine: Engine = made(spec)
     return engine
+
+
+def find_tag_id(spec: RewardModelSpec, tokenizer: Any) -> int | None:
+    """The token that ends each step; None for a model without steps. Raises ServiceError where it is not one token."""
+    if spec.steps is None:
+        return None
+    ids = tokenizer(spec.steps.tag, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ServiceError(f"steps.tag: {spec.steps.tag!r} is {len(ids)} tokens of this model; one is needed")
+    return int(ids[0])

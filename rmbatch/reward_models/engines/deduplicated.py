@@ -1,9 +1,9 @@
-"""An engine that computes equal conversations once: those in flight, and those that it has lately answered.
+"""An engine that computes equal conversations once: those in flight, and those that it has answered lately.
 
-Keys are hashes of the token ids, so two texts that the model would read alike are one. What lives longer than the
-engine is the score store's (``store.py``).
+Keys are hashes of the token ids, so two texts with the same tokens are equal. It forgets its answers with the process;
+scores that stay are kept by ``rmbatch/stores/scores.py``.
 
-    engine = Once(open_engine(spec))
+    engine = DeduplicatedEngine(open_engine(spec))
 """
 
 import asyncio
@@ -14,23 +14,23 @@ import pyarrow as pa
 from rmbatch.reward_models.engines.base import Engine, Outputs
 from rmbatch.stores.scores import VALUES, keys_of
 
-REMEMBERED = 200_000
-"""Answers that are kept; about 100 MB."""
+MAX_ANSWERS = 200_000
+"""Answers that one engine remembers; about 100 MB."""
 
 Answer = tuple[list[float] | None, str | None]
 
 
-class Once:
-    """An ``Engine`` in front of another one."""
+class DeduplicatedEngine:
+    """An ``Engine`` that passes each conversation to another engine at most once."""
 
-    def __init__(self, engine: Engine, remembered: int = REMEMBERED) -> None:
-        self._engine, self._remembered = engine, remembered
+    def __init__(self, engine: Engine, max_answers: int = MAX_ANSWERS) -> None:
+        self._engine, self._max_answers = engine, max_answers
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
         self._in_flight: dict[bytes, asyncio.Future[Answer]] = {}
         self.width = engine.width
 
     async def score(self, ids: pa.Array) -> Outputs:
-        """As in ``Engine``; ``usage`` counts as ``repeated`` what was not asked again."""
+        """As in ``Engine``; ``repeated`` in ``usage`` counts conversations that were not computed again."""
         keys = [key.tobytes() for key in keys_of(ids)]
         new: dict[bytes, int] = {}
         others: dict[bytes, asyncio.Future[Answer]] = {}
@@ -46,7 +46,7 @@ class Once:
                 self._in_flight[key] = asyncio.get_running_loop().create_future()
         usage = Counter({"repeated": len(keys) - len(new)})
         if new:
-            usage.update(await self._ask(ids, new, found))
+            usage.update(await self._score_new(ids, new, found))
         for key, future in others.items():
             found[key] = await future
         return Outputs(
@@ -55,8 +55,9 @@ class Once:
             usage,
         )
 
-    async def _ask(self, ids: pa.Array, new: dict[bytes, int], found: dict[bytes, Answer]) -> dict[str, int]:
-        """Answers for the new keys, into ``found``; whoever waits for them gets them, or the same exception."""
+    async def _score_new(self, ids: pa.Array, new: dict[bytes, int], found: dict[bytes, Answer]) -> dict[str, int]:
+        """Score the new conversations, and put the answers into ``found``. Other calls that wait get them, too, or the
+        same exception."""
         futures = [self._in_flight[key] for key in new]
         try:
             outputs = await self._engine.score(ids.take(pa.array(list(new.values()))))
@@ -75,10 +76,10 @@ class Once:
             found[key] = answer
             if answer[1] is None:  # what failed may go well another time
                 self._answers[key] = answer
-        while len(self._answers) > self._remembered:
+        while len(self._answers) > self._max_answers:
             self._answers.popitem(last=False)
         return dict(outputs.usage)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._engine.close()

@@ -1,12 +1,12 @@
-"""Reward models that servers hold which already run: vLLM, SGLang or text-embeddings-inference behind URLs.
+"""Reward models on servers that already run: vLLM, SGLang or text-embeddings-inference (TEI) behind URLs.
 
-One request per conversation: the servers batch for themselves, and several are balanced by what they have under way.
-How failures end is told in ``endpoints.py``. Nothing here starts a server, or switches one off.
+Each conversation is one request, because the servers batch for themselves. ``endpoints/balancer.py`` chooses the server
+and handles failures. Nothing here starts or stops a server.
 
-    engine = EndpointEngine(ServedModel(model="Skywork/…", engine="endpoint", endpoints=["http://host:8000"]))
+    engine = EndpointEngine(RewardModelSpec(model="Skywork/…", engine="endpoint", endpoints=["http://host:8000"]))
     outputs = await engine.score(ids)
 
-What each server is sent, and what of its answer is read:
+Requests, and the part of the answer that is read:
 
     vllm    POST /classify, token ids, no activation: ``probs``. Where there is no /classify (process reward models, and
             architectures with outputs for each token): POST /pooling with task token_classify, and of ``data`` the
@@ -16,8 +16,8 @@ What each server is sent, and what of its answer is read:
             exactly these ids; where there is none, no score (``endpoint_text_differs``). Its outputs come sorted by
             score and are put in order by their labels.
 
-None may truncate: where a server says that it has read more or fewer tokens than it was sent, that is
-``endpoint_bad_answer``. A key for the servers is read from the environment, RMBATCH_ENDPOINT_API_KEY.
+No server may truncate: if it reports more or fewer tokens than it was sent, the error is ``endpoint_bad_answer``. The
+servers' key is read from the environment variable RMBATCH_ENDPOINT_API_KEY.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ from rmbatch.endpoints.balancer import Ask, Endpoints, Failure, Patience, Post
 from rmbatch.endpoints.errors import ServiceError
 from rmbatch.endpoints.http import BadAnswer, Refused, Reply
 from rmbatch.reward_models.conversation import Encoder
-from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.engines.base import Outputs, find_tag_id
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.stores.scores import VALUES
 
 API_KEY = "RMBATCH_ENDPOINT_API_KEY"
@@ -46,26 +46,26 @@ Ids = np.ndarray[Any, np.dtype[np.int32]]
 Values = np.ndarray[Any, np.dtype[np.float32]]
 
 _PROBE: Ids = np.array([0, 1], np.int32)
-"""Token ids that every vocabulary has."""
+"""Every vocabulary has these token ids."""
 _NOT_THERE = (404, 405, 501)
-"""What servers and gateways answer for a path that they do not have."""
+"""The status of servers and gateways for a path that they do not have."""
 _UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)
-"""What taking JSON apart raises where it is not as expected."""
+"""Errors of reading JSON that is not as expected."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What an answer says."""
+    """The content of an answer."""
 
     values: Values
-    """[outputs], or one after the other of each step."""
+    """The outputs; of a model with steps those of each step, one step after the other."""
     num_read: int | None
-    """Tokens that the server has read, where it says so."""
+    """Tokens that the server has read; None where it does not say."""
     num_cached: int = 0
 
 
 class _Api(Protocol):
-    """How one kind of server is asked."""
+    """The requests and answers of one kind of server."""
 
     async def width(self, ask: Ask) -> int:
         """The number of outputs, from a first answer. Raises ServiceError where the server has another model."""
@@ -74,15 +74,15 @@ class _Api(Protocol):
         """Path and body for one conversation."""
 
     def read(self, reply: Reply, ids: Ids) -> _Reading:
-        """What the server says of it; raises BadAnswer and what ``_UNREADABLE`` names."""
+        """Read an answer. Raises BadAnswer, and the errors in ``_UNREADABLE``."""
 
 
 class EndpointEngine:
-    """An ``Engine`` behind URLs. Raises ServiceError where no server answers, or one is not what the spec says."""
+    """An ``Engine`` behind URLs. Raises ServiceError where no server answers, or one does not fit the spec."""
 
     width: int
 
-    def __init__(self, spec: ServedModel, patience: Patience | None = None) -> None:
+    def __init__(self, spec: RewardModelSpec, patience: Patience | None = None) -> None:
         self._api = _APIS[spec.api](spec)
         self._has_steps = spec.steps is not None
         self._width: int | None = None
@@ -93,14 +93,14 @@ class EndpointEngine:
             api_key=os.environ.get(API_KEY),
             patience=patience or Patience(timeout_s=spec.hang_timeout_s),
         )
-        with ThreadPoolExecutor(1) as thread:  # who makes the engine may be inside an event loop
+        with ThreadPoolExecutor(1) as thread:  # the caller may be inside an event loop
             thread.submit(asyncio.run, self._endpoints.start()).result()
         assert self._width is not None
         self.width = self._width
 
     async def score(self, ids: pa.Array) -> Outputs:
         """As in ``Engine``; ``requests`` counts every try. Raises ServiceError and ServiceLost."""
-        answers = await self._endpoints.post_all(self._post(row.values.to_numpy()) for row in ids)
+        answers = await self._endpoints.post_all(self._make_post(row.values.to_numpy()) for row in ids)
         readings = [answer.value for answer in answers]
         failures = [answer.failure for answer in answers]
         usage = {
@@ -129,7 +129,7 @@ class EndpointEngine:
             raise ServiceError(f"its model has {width} outputs, another endpoint's {self._width}")
         self._width = width
 
-    def _post(self, ids: Ids) -> Post[_Reading] | Failure:
+    def _make_post(self, ids: Ids) -> Post[_Reading] | Failure:
         request = self._api.request(ids)
         if isinstance(request, Failure):
             return request
@@ -150,17 +150,17 @@ class EndpointEngine:
 
 
 class _Vllm:
-    """vLLM's server, for which ``--runner pooling`` may have to be said."""
+    """vLLM's server, which may need ``--runner pooling``."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._name = spec.served_name or spec.model
-        self._tag = None if spec.steps is None else _token(spec, spec.steps.tag)
+        self._tag = None if spec.steps is None else find_tag_id(spec, Encoder(spec).tokenizer)
         self._path: str | None = None if spec.steps is None else "/pooling"
 
     async def width(self, ask: Ask) -> int:
         await _check_name(ask, self._name)
         probe = _PROBE if self._tag is None else np.full(2, self._tag, np.int32)
-        path, reply = await self._asked(ask, probe)
+        path, reply = await self._try_paths(ask, probe)
         try:
             num_values = len(self.read(reply, probe).values)
         except BadAnswer as bad:
@@ -171,8 +171,8 @@ class _Vllm:
         self._path = path
         return num_values if self._tag is None else num_values // len(probe)
 
-    async def _asked(self, ask: Ask, ids: Ids) -> tuple[str, Reply]:
-        """The first answer, and the path that gave it."""
+    async def _try_paths(self, ask: Ask, ids: Ids) -> tuple[str, Reply]:
+        """The path that the server has for this model, and its answer."""
         if self._tag is None:
             try:
                 return "/classify", await ask("/classify", self._body("/classify", ids))
@@ -188,21 +188,21 @@ class _Vllm:
     def _body(self, path: str, ids: Ids) -> bytes:
         # Older versions called it "activation"; each ignores the name that it does not know.
         body = {"model": self._name, "input": ids, "use_activation": False, "activation": False}
-        return _json(body if path == "/classify" else {**body, "task": "token_classify"})
+        return _to_json(body if path == "/classify" else {**body, "task": "token_classify"})
 
     def read(self, reply: Reply, ids: Ids) -> _Reading:
         (said,) = reply.body["data"]
         usage = reply.body.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        values = _numbers(said["probs"] if "probs" in said else said["data"])
+        values = _parse_numbers(said["probs"] if "probs" in said else said["data"])
         if self._tag is not None:
-            values = self._of_steps(values, ids)
+            values = self._select_steps(values, ids)
         elif values.ndim == 2:
             values = values[-1]
         return _Reading(values.reshape(-1), usage.get("prompt_tokens"), int(cached))
 
-    def _of_steps(self, values: Values, ids: Ids) -> Values:
-        """The rows of the tags: vLLM gives only those if it was told the tag, or else one for each token."""
+    def _select_steps(self, values: Values, ids: Ids) -> Values:
+        """The outputs at the tags. vLLM gives only those if it was started with the tag, or else one for each token."""
         at_tags = ids == self._tag
         if len(values) == len(ids):
             values = values[at_tags]
@@ -214,7 +214,7 @@ class _Vllm:
 class _Sglang:
     """SGLang's server, started with ``--is-embedding``."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._name = spec.served_name or spec.model
 
     async def width(self, ask: Ask) -> int:
@@ -222,24 +222,24 @@ class _Sglang:
         return len(self.read(await ask(*self.request(_PROBE)), _PROBE).values)
 
     def request(self, ids: Ids) -> tuple[str, bytes]:
-        return "/classify", _json({"input_ids": ids})
+        return "/classify", _to_json({"input_ids": ids})
 
     def read(self, reply: Reply, ids: Ids) -> _Reading:
         told = reply.body.get("meta_info") or {}
         ended = told.get("finish_reason")
         if isinstance(ended, dict) and ended.get("type") == "abort":  # its embedding is then no output
             raise BadAnswer(f"aborted: {ended.get('message')}")
-        values = _numbers(reply.body["embedding"])
+        values = _parse_numbers(reply.body["embedding"])
         return _Reading(values.reshape(-1), told.get("prompt_tokens"), int(told.get("cached_tokens") or 0))
 
 
 class _Tei:
-    """text-embeddings-inference, which takes text alone."""
+    """text-embeddings-inference, which takes text and no token ids."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._name = spec.served_name or spec.model
         self._tokenizer = Encoder(spec).tokenizer
-        inner, whole = self._ids_of("a", add_special_tokens=False), self._ids_of("a")
+        inner, whole = self._tokenise("a", add_special_tokens=False), self._tokenise("a")
         start = next(n for n in range(len(whole)) if whole[n : n + len(inner)] == inner)
         self._before, self._after = whole[:start], whole[start + len(inner) :]
         self._places: dict[str, int] = {}
@@ -254,41 +254,41 @@ class _Tei:
         self._places = {label: int(place) for place, label in told["id2label"].items()}
         if len(self._places) < len(told["id2label"]):
             raise ServiceError("its outputs cannot be told apart: some have the same label")
-        await ask("/predict", _json({"inputs": "a", "raw_scores": True, "truncate": False}))
+        await ask("/predict", _to_json({"inputs": "a", "raw_scores": True, "truncate": False}))
         return len(self._places)
 
     def request(self, ids: Ids) -> tuple[str, bytes] | Failure:
-        text = self._text(ids.tolist())
+        text = self._find_text(ids.tolist())
         if text is None:
             return Failure("endpoint_text_differs", "TEI takes text, and no text has exactly these tokens")
-        return "/predict", _json({"inputs": text, "raw_scores": True, "truncate": False})
+        return "/predict", _to_json({"inputs": text, "raw_scores": True, "truncate": False})
 
     def read(self, reply: Reply, ids: Ids) -> _Reading:
         scores = {self._places[each["label"]]: each["score"] for each in reply.body}
-        values = _numbers([scores[place] for place in range(len(reply.body))])
+        values = _parse_numbers([scores[place] for place in range(len(reply.body))])
         told = reply.headers.get("x-compute-tokens")
         return _Reading(values, None if told is None else int(told))
 
-    def _text(self, ids: list[int]) -> str | None:
-        """A text that TEI's tokenizer, which adds its special tokens, turns into these ids."""
+    def _find_text(self, ids: list[int]) -> str | None:
+        """A text that TEI's tokenizer turns into these ids, with its special tokens; None where there is none."""
         before, after = len(self._before), len(ids) - len(self._after)
         is_framed = ids[:before] == self._before and ids[after:] == self._after
         for inner in [ids[before:after]] * is_framed + [ids]:
             text: str = self._tokenizer.decode(inner, clean_up_tokenization_spaces=False)
-            if self._ids_of(text) == ids:
+            if self._tokenise(text) == ids:
                 return text
         return None
 
-    def _ids_of(self, text: str, **settings: Any) -> list[int]:
+    def _tokenise(self, text: str, **settings: Any) -> list[int]:
         ids: list[int] = self._tokenizer(text, verbose=False, **settings)["input_ids"]
         return ids
 
 
-_APIS: dict[str, Callable[[ServedModel], _Api]] = {"vllm": _Vllm, "sglang": _Sglang, "tei": _Tei}
+_APIS: dict[str, Callable[[RewardModelSpec], _Api]] = {"vllm": _Vllm, "sglang": _Sglang, "tei": _Tei}
 
 
 async def _check_name(ask: Ask, name: str) -> None:
-    """Whether a server has the model under this name; one that does not list its models is believed."""
+    """Refuse a server that lists its models and has none of this name. Raises ServiceError."""
     try:
         served = [each["id"] for each in (await ask("/v1/models")).body["data"]]
     except Refused as refused:
@@ -301,15 +301,8 @@ async def _check_name(ask: Ask, name: str) -> None:
         )
 
 
-def _token(spec: ServedModel, tag: str) -> int:
-    ids = Encoder(spec).tokenizer(tag, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise ServiceError(f"steps.tag: {tag!r} is {len(ids)} tokens of this model; one is needed")
-    return int(ids[0])
-
-
-def _numbers(said: Any) -> Values:
-    """Numbers out of JSON; raises ValueError where something else is among them, or one is no float32."""
+def _parse_numbers(said: Any) -> Values:
+    """Numbers from JSON. Raises ValueError for anything else, and for a number that is no finite float32."""
     numbers = np.asarray(said)
     if numbers.dtype.kind not in "fi" and numbers.size:
         raise ValueError("not numbers")
@@ -320,5 +313,5 @@ def _numbers(said: Any) -> Values:
     return values
 
 
-def _json(body: Mapping[str, Any]) -> bytes:
+def _to_json(body: Mapping[str, Any]) -> bytes:
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,7 +1,7 @@
-"""In which order conversations go to an engine: those of one prompt next to each other, longest prompts' groups first.
+"""The order in which an engine gets conversations: those of one prompt next to each other, the longest groups first.
 
-Next to each other, so that the engine computes their common prefix once, while it is still in its cache. Longest first,
-so that what does not fit in memory shows early and the end of a window is made of small pieces.
+Neighbours share a prefix, which the engine computes once while it is in its cache. The longest come first, so that too
+little memory shows early and small pieces fill the end of a window.
 
     engine.score(ids.take(pa.array(engine_order(ids, prompt))))
     for rows in chunks(lengths, prompt, max_tokens=32_768): ...
@@ -12,11 +12,11 @@ import pyarrow as pa
 
 
 def engine_order(ids: pa.Array, prompt: np.ndarray) -> np.ndarray:
-    """The places of n conversations (IDS) in the order in which to ask: int64 [n]; ``prompt`` [n] as in ``Encoded``."""
-    return ordered(np.asarray(ids.value_lengths()), prompt)
+    """The positions of n conversations (IDS) in engine order: int64 [n]; ``prompt`` [n] as in ``Encoded``."""
+    return order_by_prompt(np.asarray(ids.value_lengths()), prompt)
 
 
-def ordered(lengths: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+def order_by_prompt(lengths: np.ndarray, prompt: np.ndarray) -> np.ndarray:
     """``engine_order`` by the lengths alone."""
     if len(lengths) == 0:
         return np.zeros(0, np.int64)
@@ -27,11 +27,11 @@ def ordered(lengths: np.ndarray, prompt: np.ndarray) -> np.ndarray:
 
 
 def chunks(lengths: np.ndarray, prompt: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """The places in that order, cut into pieces of about ``max_tokens`` tokens; a prompt's conversations stay together.
+    """The positions in that order, in pieces of about ``max_tokens`` tokens; a prompt's conversations stay together.
 
-    Only a prompt with more tokens than that is cut, and a single longer conversation is a piece of its own.
+    A prompt is cut only if it has more tokens than that. A longer conversation is a piece of its own.
     """
-    order = ordered(lengths, prompt)
+    order = order_by_prompt(lengths, prompt)
     pieces: list[np.ndarray] = []
     start, tokens = 0, 0
     for stop, place in enumerate(order):

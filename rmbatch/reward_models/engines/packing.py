@@ -1,6 +1,7 @@
-"""Padded batches out of what many calls ask for: one queue, windows sorted by length, a budget of tokens, halving.
+"""Packs the conversations of many calls into padded batches: one queue, windows sorted by length, a token budget.
 
-It knows lengths and failures and no model: what computes a batch is a function that is given to it.
+It knows lengths and failures, but no model: the caller gives the function that computes a batch. A batch that fails is
+halved.
 
     packer = Packer(compute, batch_tokens=16_384)
     answers = await packer.ask(rows)          # any number of calls at once
@@ -31,11 +32,12 @@ Lengths = np.ndarray[Any, np.dtype[np.int64]]
 """Numbers of tokens."""
 
 WINDOW_BATCHES = 16
-"""Batches' worth of tokens that are sorted together: enough for neighbours to be nearly equal, soon enough done."""
+"""A window is so many batches' tokens, sorted together: enough that neighbours have nearly equal length, and no more,
+because a call waits for its window."""
 BATCH_COST = 1 / 32
-"""What a batch costs however small it is, as a share of the budget: launches, and a device that is not filled."""
+"""The fixed cost of a batch, as a share of the budget: launches, and a device that is not filled."""
 CLOSE_S = 10.0
-"""How long closing waits for the batch that is being computed."""
+"""How long ``close`` waits for the batch that is being computed."""
 
 
 def longest_first(lengths: Lengths) -> Lengths:
@@ -44,7 +46,7 @@ def longest_first(lengths: Lengths) -> Lengths:
 
 
 def batch_end(lengths: Lengths, begin: int, budget: int, *, equal: bool = False) -> int:
-    """Where the batch ends that begins at ``begin``: within ``budget`` tokens, all as long as its first.
+    """The end of the batch that begins at ``begin``: within ``budget`` tokens, all padded to its first row's length.
 
     lengths[n] tokens, sorted downwards, begin < n -> end in (begin, n]: one that exceeds the budget is a batch of its
     own. Of the ends within the budget it is the one where a token costs least: each further row makes the batch's own
@@ -60,7 +62,7 @@ def batch_end(lengths: Lengths, begin: int, budget: int, *, equal: bool = False)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a batch gave nothing: text alone, because an exception would hold the batch's memory."""
+    """Why a batch has no outputs. It is text, because an exception would hold the batch's memory."""
 
     code: str
     message: str
@@ -68,12 +70,12 @@ class Failure:
 
 
 Compute = Callable[[Sequence[Ids]], list[Values] | Failure]
-"""Outputs of a batch, in its order, or why there are none; raises ServiceLost where no batch can be computed."""
+"""The outputs of a batch, in its order, or why there are none. Raises ServiceLost when no batch can be computed."""
 
 
 @dataclass(eq=False)
 class Answers:
-    """What became of the rows of one call, in their order."""
+    """The outputs or errors of one call's rows, in their order."""
 
     values: list[Values | None]
     errors: list[str | None]
@@ -81,10 +83,10 @@ class Answers:
 
 
 class Packer:
-    """A thread that computes what is asked, in batches that calls share.
+    """A thread that computes the rows of all calls in shared batches.
 
-    A batch that fails is halved, down to the rows that fail alone. After one that did not fit in memory, batches stay
-    below half its tokens for good: memory that is short once is short at every batch of that size.
+    A batch that fails is halved, down to the rows that fail alone. After one that did not fit in memory, all batches
+    stay below half its tokens, because the next one of that size would not fit either.
     """
 
     def __init__(self, compute: Compute, batch_tokens: int, *, equal_lengths: bool = False) -> None:
@@ -98,7 +100,7 @@ class Packer:
         self._thread.start()
 
     async def ask(self, rows: Sequence[Ids]) -> Answers:
-        """The answers to these rows. Raises ServiceLost where they will never come."""
+        """The answers to these rows. Raises ServiceLost when there will be none."""
         call = _Call(len(rows))
         with self._changed:
             if self._why_lost:
@@ -116,7 +118,7 @@ class Packer:
         return call.answers
 
     def close(self, why: str) -> None:
-        """Compute nothing more and let go of the function; who waits, or asks later, gets ServiceLost."""
+        """Compute nothing more and drop the function. Calls that wait, and later calls, raise ServiceLost."""
         self._lose(why)
         self._thread.join(CLOSE_S)
 
@@ -130,7 +132,7 @@ class Packer:
             call.end(ServiceLost(self._why_lost))
 
     def _work(self, compute: Compute) -> None:
-        """The thread: one window of what waits after the other, until all is lost."""
+        """Compute one window after the other, until the packer is closed or lost."""
         try:
             while window := self._next_window():
                 self._run(compute, window)
@@ -138,7 +140,7 @@ class Packer:
             self._lose(str(error) if isinstance(error, ServiceLost) else f"batching failed: {error!r}")
 
     def _next_window(self) -> "list[_Row]":
-        """The rows that have waited longest, at most so many tokens; empty once all is lost."""
+        """The rows that have waited longest, up to the window's tokens; empty once the packer is lost."""
         window: list[_Row] = []
         tokens = 0
         with self._changed:
@@ -152,7 +154,7 @@ class Packer:
         return window
 
     def _run(self, compute: Compute, window: "Sequence[_Row]") -> None:
-        """Answer each row of a window. A batch is cut when its turn has come, under the budget of then."""
+        """Answer each row of a window. Each batch is cut just before it runs, with the budget of that moment."""
         lengths = np.array([len(row.ids) for row in window], np.int64)
         order = longest_first(lengths)
         rows, lengths = [window[place] for place in order], lengths[order]
@@ -199,7 +201,7 @@ class _Call:
         self.answers = Answers([None] * self.num_open, [None] * self.num_open)
 
     def answer(self, place: int, values: Values | None, error: str | None, padded_tokens: int = 0) -> None:
-        """What became of one row; the last one ends the call."""
+        """Set the outputs or the error of one row; the last one ends the call."""
         self.answers.values[place], self.answers.errors[place] = values, error
         self.answers.padded_tokens += padded_tokens
         self.num_open -= 1
@@ -207,7 +209,7 @@ class _Call:
             self.end()
 
     def end(self, error: ServiceLost | None = None) -> None:
-        """Wake who waits, if anybody still does."""
+        """Wake the caller, if it still waits."""
         with suppress(InvalidStateError):
             if error is None:
                 self.done.set_result(None)

@@ -1,14 +1,14 @@
 """Reward models that vLLM does not have: transformers' own forward, or the repository's code, in padded batches.
 
-Not a fast engine for a model that vLLM serves: nothing is shared between conversations that begin alike.
+For a model that vLLM has, vLLM is faster: this engine computes a shared prefix for each conversation.
 
-    engine = TransformersEngine(ServedModel(model="folder/of/a/model", engine="transformers", trust_remote_code=True))
+    engine = TransformersEngine(RewardModelSpec(model="folder/of/a/model", engine="transformers"))
     outputs = await engine.score(ids)
 
-What is taken as a model's outputs, the first that has one vector (or number) for each conversation, with ``steps`` for
-each token: its ``rewards`` if they are as many as the configuration's ``num_labels`` (a model with more objectives than
-labels shows them with ``engine_args: {num_labels: ...}``), ``score``, ``scores``, ``logits``, ``rewards``; of a tuple
-the first such tensor; or the tensor that it returns.
+A model's outputs are the first of these that has one vector (or number) for each conversation, with ``steps`` for each
+token: ``rewards`` if there are as many as the configuration's ``num_labels``, ``score``, ``scores``, ``logits``,
+``rewards``; of a tuple the first such tensor; or the tensor that the model returns. A model with more objectives than
+labels shows them with ``engine_args: {num_labels: ...}``.
 """
 
 import gc
@@ -28,9 +28,9 @@ import torch
 from connectors.errors import UserError
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.conversation import Encoder
-from rmbatch.reward_models.engines.base import Outputs
+from rmbatch.reward_models.engines.base import Outputs, find_tag_id
 from rmbatch.reward_models.engines.packing import Failure, Ids, Packer, Values
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import VALUES
 
@@ -44,31 +44,31 @@ _OURS = {
     "config": "model",
     "output_loading_info": "engine",
 }
-"""Arguments of from_pretrained that are said elsewhere, and where."""
+"""Arguments of from_pretrained that other settings give, and the settings."""
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
-"""Those that say where files are found."""
+"""Arguments that say where files are found."""
 
 
 class TransformersEngine:
     """One model on one device; see ``Engine``."""
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         try:
-            model = load(spec)
+            model = load_model(spec)
         except ServiceError:
             raise
         except Exception as error:  # transformers and the model's own code raise anything, and all is about this model
             raise ServiceError(f"{spec.model}: {_one_line(error)}") from error
-        self._begin(model, spec.batch_tokens)
+        self._start(model, spec.batch_tokens)
 
     @classmethod
-    def around(cls, model: "LoadedModel", batch_tokens: int) -> "TransformersEngine":
+    def from_model(cls, model: "LoadedModel", batch_tokens: int) -> "TransformersEngine":
         """An engine for a model that is loaded already."""
         engine = cls.__new__(cls)
-        engine._begin(model, batch_tokens)
+        engine._start(model, batch_tokens)
         return engine
 
-    def _begin(self, model: "LoadedModel", batch_tokens: int) -> None:
+    def _start(self, model: "LoadedModel", batch_tokens: int) -> None:
         self.width = model.width
         self._packer = Packer(model.attempt, batch_tokens, equal_lengths=not model.pads)
 
@@ -85,7 +85,7 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        """Let go of the model; what is in flight is lost."""
+        """Free the model; requests in flight are lost."""
         self._packer.close("the engine was closed")
         gc.collect()  # models hold themselves in circles
         if torch.cuda.is_available():
@@ -99,12 +99,12 @@ _DEVICE_LOST = re.compile("CUDA error|device-side assert|HIP error", re.IGNORECA
 
 
 class LoadedModel:
-    """A model's forward: conversations in, float32 outputs out, the same whatever shares the batch.
+    """A model's forward: float32 outputs of conversations, equal whatever else is in the batch.
 
-    Rows are padded on the right, with an id that none of them holds: many classes find the last token of a row as the
-    last one that is not ``config.pad_token_id``, which is wrong where that also ends a turn, and fails where there is
-    none. So before each batch the configuration is told the id that the batch is padded with. Whether the model stands
-    padding at all is tried out; ``pads`` says so.
+    Rows are padded on the right, with an id that none of them holds. Many classes take as a row's last token the last
+    one that is not ``config.pad_token_id``. That is wrong where the pad token also ends a turn, and fails without a
+    pad token. So the batch's pad id is written into the configuration before each batch. ``pads`` says whether the
+    model tolerates padding at all, which is tried first.
     """
 
     width: int
@@ -127,20 +127,22 @@ class LoadedModel:
         self._configs = list(configs.values())
         for config in self._configs:
             config.use_cache = False
-        self._num_ids = _num_ids(model)
+        self._num_ids = _count_ids(model)
         own = [getattr(config, "pad_token_id", None) for config in self._configs]
-        self._pad_ids = _in_order([*own, *pad_ids], _special_ids(self._configs), self._num_ids or int(long.max()) + 1)
+        self._pad_ids = _order_pad_ids(
+            [*own, *pad_ids], _list_special_ids(self._configs), self._num_ids or int(long.max()) + 1
+        )
         self._key: str | int | None = None
         self.width = self._find_width(short, long)
-        self.pads = self._stands_padding(short, long)
+        self.pads = self._tolerates_padding(short, long)
 
     def attempt(self, rows: Sequence[Ids]) -> list[Values] | Failure:
-        """The outputs of each row (with a tag, of each step, one after the other), or why this batch has none.
+        """The outputs of each row (with a tag those of each step, one after the other), or why the batch has none.
 
-        Raises ServiceLost where the device can compute nothing more.
+        Raises ServiceLost when the device is lost.
         """
         try:
-            return self._outputs(rows)
+            return self._compute(rows)
         except Exception as error:  # a model's own code raises anything; its caller finds the rows that are to blame
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(str(error)):
                 failure = Failure("out_of_memory", _one_line(error), out_of_memory=True)
@@ -152,13 +154,13 @@ class LoadedModel:
             torch.cuda.empty_cache()  # here the exception is gone, and what it held
         return failure
 
-    def _outputs(self, rows: Sequence[Ids]) -> list[Values]:
+    def _compute(self, rows: Sequence[Ids]) -> list[Values]:
         low, high = min(int(row.min(initial=0)) for row in rows), max(int(row.max(initial=0)) for row in rows)
         if low < 0 or (self._num_ids is not None and high >= self._num_ids):  # on a GPU this costs the process
             raise ValueError(f"there is a token id {low if low < 0 else high}, and the model has {self._num_ids}")
         if not all(map(len, rows)):
             raise ValueError("there are no tokens")
-        pad = self._unused_id(rows)
+        pad = self._find_unused_id(rows)
         if pad is None and len(rows) > 1:
             raise ValueError("there is no id left to pad with")
         return self._forward(rows, pad)
@@ -176,24 +178,24 @@ class LoadedModel:
             said = self._model(
                 input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device)
             )
-            found = self._taken(said, ids.shape).float().cpu().numpy()
+            found = self._select_outputs(said, ids.shape).float().cpu().numpy()
         if self._tag is None:
             return list(found)
         return [found[place, : len(row)][row == self._tag].reshape(-1) for place, row in enumerate(rows)]
 
-    def _taken(self, said: Any, shape: tuple[int, int]) -> torch.Tensor:
-        """The outputs among what the model said: [rows, width], or [rows, tokens, width] with a tag."""
+    def _select_outputs(self, said: Any, shape: tuple[int, int]) -> torch.Tensor:
+        """The outputs in the model's answer: [rows, width], or [rows, tokens, width] with a tag."""
         wanted = shape[:1] if self._tag is None else shape
-        tensors = _tensors(said)
+        tensors = _list_tensors(said)
         if self._key is None:
             self._key = _choose(tensors, wanted, getattr(self._model.config, "num_labels", None))
-        taken = _shaped(tensors.get(self._key), wanted)
+        taken = _reshape(tensors.get(self._key), wanted)
         if taken is None:
             raise TypeError(f"its outputs {self._key!r} are not of the form that they had at first")
         return taken
 
-    def _unused_id(self, rows: Sequence[Ids], but: int | None = None) -> int | None:
-        """The first id in the order of preference that no row holds; None where all are held."""
+    def _find_unused_id(self, rows: Sequence[Ids], but: int | None = None) -> int | None:
+        """The most preferred id that no row holds; None where all are held."""
         used = np.zeros(len(self._pad_ids), bool)
         for held in (*rows, *([] if but is None else [np.array([but])])):
             used[held[held < len(used)]] = True
@@ -204,7 +206,7 @@ class LoadedModel:
         widths = []
         for row in (short, long):
             num_steps = 1 if self._tag is None else int((row == self._tag).sum())
-            widths.append(len(self._forward([row], self._unused_id([short, long]))[0]) // num_steps)
+            widths.append(len(self._forward([row], self._find_unused_id([short, long]))[0]) // num_steps)
         if widths[0] != widths[1]:
             raise ServiceError(
                 f"it gives {widths[0]} outputs for {len(short)} tokens and {widths[1]} for {len(long)}, so some "
@@ -212,10 +214,10 @@ class LoadedModel:
             )
         return widths[0]
 
-    def _stands_padding(self, short: Ids, long: Ids) -> bool:
-        """Whether a row's outputs are those that it has alone, whatever it is padded with."""
-        pad = self._unused_id([short, long])
-        other = self._unused_id([short, long], but=pad)
+    def _tolerates_padding(self, short: Ids, long: Ids) -> bool:
+        """Whether a row has the same outputs alone and padded, with any pad id."""
+        pad = self._find_unused_id([short, long])
+        other = self._find_unused_id([short, long], but=pad)
         try:
             ((alone,), (padded, _), (otherwise, _)) = (
                 self._forward(rows, with_id)
@@ -233,21 +235,21 @@ class LoadedModel:
         return False
 
 
-def _in_order(preferred: Sequence[int | None], special: Sequence[int], num_ids: int) -> np.ndarray:
+def _order_pad_ids(preferred: Sequence[int | None], special: Sequence[int], num_ids: int) -> np.ndarray:
     """All ids below ``num_ids``: the preferred ones first, those with a meaning of their own last."""
     order = [*preferred, *(set(range(num_ids)) - set(special)), *special]
     return np.array([each for each in dict.fromkeys(order) if each is not None and 0 <= each < num_ids])
 
 
-def _special_ids(configs: Sequence[Any]) -> list[int]:
+def _list_special_ids(configs: Sequence[Any]) -> list[int]:
     """Ids that mean something to the model's code, such as the place of an image."""
     named = [value for config in configs for name, value in vars(config).items() if _IS_ID.search(name)]
     several = [value if isinstance(value, (list, tuple)) else [value] for value in named]
     return [value for values in several for value in values if isinstance(value, int)]
 
 
-def _num_ids(model: Any) -> int | None:
-    """Size of the vocabulary as the embeddings have it, None where the model does not show them."""
+def _count_ids(model: Any) -> int | None:
+    """The vocabulary size by the embeddings; None where the model does not show them."""
     with suppress(NotImplementedError, AttributeError):
         return int(model.get_input_embeddings().weight.shape[0])
     return None
@@ -257,8 +259,8 @@ _IS_ID = re.compile(r"_(token_id|token_index|token_ids)$")
 _NAMES = ("score", "scores", "logits")
 
 
-def _tensors(said: Any) -> dict[str | int, torch.Tensor]:
-    """What may be outputs in what a model returned."""
+def _list_tensors(said: Any) -> dict[str | int, torch.Tensor]:
+    """The tensors in a model's answer that may be its outputs."""
     if isinstance(said, torch.Tensor):
         return {0: said}
     if isinstance(said, (tuple, list)):
@@ -271,8 +273,8 @@ def _tensors(said: Any) -> dict[str | int, torch.Tensor]:
 
 
 def _choose(tensors: Mapping[str | int, torch.Tensor], shape: Sequence[int], num_labels: int | None) -> str | int:
-    """Which of them are the outputs; see the module."""
-    fitting = {name: value for name, given in tensors.items() if (value := _shaped(given, shape)) is not None}
+    """The name of the outputs among them; see the module."""
+    fitting = {name: value for name, given in tensors.items() if (value := _reshape(given, shape)) is not None}
     if "rewards" in fitting and fitting["rewards"].shape[-1] == num_labels:
         return "rewards"
     for name in (*_NAMES, "rewards", *fitting):
@@ -284,7 +286,7 @@ def _choose(tensors: Mapping[str | int, torch.Tensor], shape: Sequence[int], num
     raise ServiceError(f"it gives no outputs for each {what} as rewards, score, scores or logits ({seen}); {cure}")
 
 
-def _shaped(value: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor | None:
+def _reshape(value: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor | None:
     """A tensor as [*shape, width], None where it is not of this form."""
     if value is None or not value.is_floating_point() or tuple(value.shape[: len(shape)]) != tuple(shape):
         return None
@@ -293,31 +295,31 @@ def _shaped(value: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor | 
     return value if value.ndim == len(shape) + 1 else None
 
 
-def load(spec: ServedModel) -> LoadedModel:
+def load_model(spec: RewardModelSpec) -> LoadedModel:
     """The model on its device, tried out. Raises ServiceError, or whatever transformers and the model's code raise."""
     if Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
         raise ServiceError(f"there is no folder {spec.model}")
-    auto_class = _auto_class(spec)
+    auto_class = _choose_auto_class(spec)
     encoder = Encoder(spec)
     try:
         tokenizer = encoder.tokenizer
-        tag = _tag(spec, tokenizer)
-        short, long = (_example(encoder, text, tag) for text in ("Two.", "It is two. " * 12))
+        tag = find_tag_id(spec, tokenizer)
+        short, long = (_make_example(encoder, text, tag) for text in ("Two.", "It is two. " * 12))
     except UserError as error:
         raise ServiceError(str(error)) from error
     pad_ids = [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id]
-    model = _pretrained(spec, auto_class)
+    model = _load_model(spec, auto_class)
     try:
         return LoadedModel(model, short, long, tag=tag, pad_ids=pad_ids)
     except ServiceError as error:
         raise ServiceError(f"{spec.model}: {error}") from None
 
 
-def _pretrained(spec: ServedModel, auto_class: str) -> Any:
+def _load_model(spec: RewardModelSpec, auto_class: str) -> Any:
     import transformers
 
     auto = getattr(transformers, auto_class)
-    model_args, config = _arguments(spec)
+    model_args, config = _split_arguments(spec)
     on_gpu = torch.cuda.is_available() and spec.num_gpus > 0
     device = "cuda" if on_gpu else "cpu"
     if on_gpu and spec.num_gpus < 1:
@@ -344,7 +346,7 @@ def _pretrained(spec: ServedModel, auto_class: str) -> Any:
     return model if "device_map" in model_args else model.to(device)
 
 
-def _auto_class(spec: ServedModel) -> str:
+def _choose_auto_class(spec: RewardModelSpec) -> str:
     """The auto class of transformers that the checkpoint is for. ServiceError if it needs code that it may not run."""
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -367,8 +369,8 @@ def _auto_class(spec: ServedModel) -> str:
     return chosen
 
 
-def _arguments(spec: ServedModel) -> tuple[dict[str, Any], Any]:
-    """What of engine_args from_pretrained takes, and the configuration with the rest of it."""
+def _split_arguments(spec: RewardModelSpec) -> tuple[dict[str, Any], Any]:
+    """The arguments in engine_args for from_pretrained, and the configuration with the others."""
     from transformers import AutoConfig, PreTrainedModel
 
     loader = PreTrainedModel.from_pretrained
@@ -394,16 +396,7 @@ def _arguments(spec: ServedModel) -> tuple[dict[str, Any], Any]:
     return taken, config
 
 
-def _tag(spec: ServedModel, tokenizer: Any) -> int | None:
-    if spec.steps is None:
-        return None
-    tag = tokenizer(spec.steps.tag, add_special_tokens=False)["input_ids"]
-    if len(tag) != 1:
-        raise ServiceError(f"steps.tag: {spec.steps.tag!r} is {len(tag)} tokens of this model; one is needed")
-    return int(tag[0])
-
-
-def _example(encoder: Encoder, response: str, tag: int | None) -> Ids:
+def _make_example(encoder: Encoder, response: str, tag: int | None) -> Ids:
     """A conversation to try the model with: some read marks of their chat template and refuse any other text."""
     prompt = pa.array([[{"role": "user", "content": "What is 1 + 1?"}]])
     try:

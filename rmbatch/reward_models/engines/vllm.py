@@ -1,11 +1,10 @@
 """vLLM as an engine: classification heads, vLLM's reward architectures, and process reward models with step pooling.
 
-vLLM's core runs in this process, stepped by one thread, so that it dies with it: as a process of its own it survives
-the SIGKILL of the process that started it (seen on 0.32), and would hold its GPU. (Its workers, where it starts any,
-end when the core does.) Requests of all calls are in flight together; vLLM batches them and computes a prefix that they
-share once.
+vLLM's core runs in this process, stepped by one thread, so that it dies with the process. A core in a process of its
+own survives when its parent is killed (seen on 0.32), and holds the GPU. vLLM's workers, if any, end with the core.
+Requests of all calls are in flight together. vLLM batches them and computes a shared prefix once.
 
-    engine = VllmEngine(ServedModel(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B"))
+    engine = VllmEngine(RewardModelSpec(model="Skywork/Skywork-Reward-V2-Llama-3.1-8B"))
     outputs = await engine.score(ids)
 """
 
@@ -23,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.engines.base import Outputs, find_tag_id
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import VALUES
 
@@ -32,10 +31,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # vLLM reads it when it 
 
 CLOSE_S = 10.0
 CPU_KV_CACHE_BYTES = 2 << 30
-"""Of an engine on CPUs; ``engine_args: {kv_cache_memory_bytes: …}`` says otherwise."""
+"""KV cache of an engine on CPUs; ``engine_args: {kv_cache_memory_bytes: …}`` overrides it."""
 
 CPU_BLOCK_SIZE = 32
-"""Tokens that are cached together: vLLM's default on CPUs, 128, shares 7% less of a prompt of 900 tokens."""
+"""Tokens in a block of the cache. vLLM's default on CPUs, 128, shares 7% less of a prompt of 900 tokens."""
 
 _OURS = {
     "model": "model",
@@ -49,15 +48,15 @@ _OURS = {
     "pooler_config": "steps",
     "runner": "engine",
 }
-"""Arguments of vLLM that are said elsewhere, and where."""
+"""Arguments of vLLM that other settings give, and the settings."""
 
 
 class VllmEngine:
-    """One vLLM engine, its core in this process; see ``Engine``."""
+    """One vLLM engine with its core in this process; see ``Engine``."""
 
     width: int
 
-    def __init__(self, spec: ServedModel) -> None:
+    def __init__(self, spec: RewardModelSpec) -> None:
         self._spec = spec
         self._waiting: queue.SimpleQueue[tuple[list[int], Future[Any]] | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -89,7 +88,7 @@ class VllmEngine:
         return Outputs(pa.array(values, VALUES), pa.array(errors, pa.string()), usage)
 
     def close(self) -> None:
-        """Let go of the model; what is in flight is lost."""
+        """Free the model; requests in flight are lost."""
         self._waiting.put(None)
         self._thread.join(CLOSE_S)
 
@@ -105,7 +104,7 @@ class VllmEngine:
         return future
 
     def _run(self) -> None:
-        """The engine's thread: takes what waits, steps, answers; an exception in a step is the engine's death."""
+        """Take requests, step the engine, and set answers. An exception in a step ends the engine."""
         pending: dict[str, Future[Any]] = {}
         try:
             while self._take(pending):
@@ -125,7 +124,7 @@ class VllmEngine:
         del self._engine
 
     def _take(self, pending: dict[str, Future[Any]]) -> bool:
-        """Hand all that waits to vLLM, waiting for some only where nothing is in flight; False: close."""
+        """Give all waiting requests to vLLM; wait for one only if none is in flight. False: close."""
         from vllm.exceptions import VLLMClientError
 
         while not pending or not self._waiting.empty():
@@ -143,7 +142,7 @@ class VllmEngine:
         return True
 
 
-def _load(spec: ServedModel) -> tuple[Any, Any, int]:
+def _load(spec: RewardModelSpec) -> tuple[Any, Any, int]:
     """The engine, the parameters of every request, and a token to try it with."""
     from vllm import PoolingParams
     from vllm.engine.arg_utils import EngineArgs
@@ -156,18 +155,18 @@ def _load(spec: ServedModel) -> tuple[Any, Any, int]:
         "model": spec.model,
         "revision": spec.revision,
         "tokenizer_revision": spec.revision,
-        "dtype": _dtype(spec),
+        "dtype": _choose_dtype(spec),
         "quantization": spec.quantization,
         "tensor_parallel_size": spec.tensor_parallel,
         "max_model_len": spec.max_length,
         "trust_remote_code": spec.trust_remote_code,
         "runner": "pooling",
-        **_memory(spec),
+        **_limit_memory(spec),
         **spec.engine_args,
     }
     tag = 0
     if spec.steps is not None:
-        settings["pooler_config"], tag = _step_pooling(spec)
+        settings["pooler_config"], tag = _configure_steps(spec)
     config = EngineArgs(**settings).create_engine_config()
     engine = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
     tasks = engine.get_supported_tasks()
@@ -177,19 +176,19 @@ def _load(spec: ServedModel) -> tuple[Any, Any, int]:
     return engine, PoolingParams(task=task, use_activation=False), tag
 
 
-def _dtype(spec: ServedModel) -> str:
-    """The precision; ``auto`` is the checkpoint's, where vLLM's own auto takes float16 for float32."""
+def _choose_dtype(spec: RewardModelSpec) -> str:
+    """The precision. ``auto`` is the checkpoint's; vLLM's own auto would take float16 for float32."""
     from transformers import AutoConfig
 
     if spec.dtype != "auto":
         return spec.dtype
     config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     kind = str(getattr(config.get_text_config(), "dtype", None) or "").removeprefix("torch.")
-    return kind if kind in get_args(ServedModel.model_fields["dtype"].annotation) else "auto"
+    return kind if kind in get_args(RewardModelSpec.model_fields["dtype"].annotation) else "auto"
 
 
-def _memory(spec: ServedModel) -> dict[str, Any]:
-    """How much memory to take where vLLM's own default, nearly all of it, leaves none to others; its cache's grain."""
+def _limit_memory(spec: RewardModelSpec) -> dict[str, Any]:
+    """Arguments for memory where vLLM's default, nearly all of it, leaves none to others, and the block size."""
     if spec.num_gpus == 0:
         return {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "block_size": CPU_BLOCK_SIZE}
     return {"gpu_memory_utilization": 0.9 * spec.num_gpus} if spec.num_gpus < 1 else {}
@@ -203,21 +202,19 @@ def _check_arguments(given: Mapping[str, Any], known: set[str]) -> None:
             raise ServiceError(f"engine_args: vLLM has no argument {name!r}; {nearest(name, known)}")
 
 
-def _step_pooling(spec: ServedModel) -> tuple[Any, int]:
+def _configure_steps(spec: RewardModelSpec) -> tuple[Any, int]:
     from transformers import AutoTokenizer
     from vllm.config import PoolerConfig
 
-    assert spec.steps is not None
     tokenizer: Any = AutoTokenizer.from_pretrained(
         spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
     )
-    tag = tokenizer(spec.steps.tag, add_special_tokens=False)["input_ids"]
-    if len(tag) != 1:
-        raise ServiceError(f"steps.tag: {spec.steps.tag!r} is {len(tag)} tokens of this model; one is needed")
-    return PoolerConfig(tok_pooling_type="STEP", step_tag_id=tag[0]), tag[0]
+    tag = find_tag_id(spec, tokenizer)
+    assert tag is not None
+    return PoolerConfig(tok_pooling_type="STEP", step_tag_id=tag), tag
 
 
 def _first_line(error: BaseException) -> str:
-    """What the error says, in one line; vLLM's own first lines are often only headings."""
+    """The error's text in one line; vLLM's own first lines are often only headings."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:400]}" if lines else type(error).__name__

@@ -15,10 +15,10 @@ from rmbatch.doctor.findings import Finding, refuse
 from rmbatch.doctor.model_probes import full_findings
 from rmbatch.doctor.reward_models import cheap_findings
 from rmbatch.endpoints.connections import close_all, connected
-from rmbatch.reward_models.connect import connection
+from rmbatch.reward_models.connect import connect
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.reward import ModelReward, reward_model
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.rows.messages import TEXT
 from rmbatch.rows.roles import FlatView, flatten, guess_roles
 from tests.servers.hostile import HostileServer, Status
@@ -431,8 +431,8 @@ def test_scores_that_hang_on_the_batch(tmp_path: Path, drift: float, level: str)
 class Mixed:
     """A way to an engine that gives each answer to the next conversation."""
 
-    def __init__(self, spec: ServedModel) -> None:
-        self.whole = connection(spec)
+    def __init__(self, spec: RewardModelSpec) -> None:
+        self.whole = connect(spec)
 
     def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
         outputs = self.whole.ask(ids, prompt)
@@ -443,7 +443,7 @@ class Mixed:
 @pytest.mark.usefixtures("let_go")
 def test_scores_of_other_responses(tiny: dict[str, str]) -> None:
     pytest.importorskip("torch")
-    spec = ServedModel(model=tiny["scalar"], **HELD)
+    spec = RewardModelSpec(model=tiny["scalar"], **HELD)
     with connected({spec.engine_key: Mixed(spec)}):
         found = {each.check: each for each in full_findings(ModelReward(spec), rows(*SEVERAL))}
     told(found["scores"], "ok")  # as a set they are what they should be

@@ -8,7 +8,7 @@ import pytest
 
 from connectors.errors import UserError
 from rmbatch.reward_models.conversation import Encoded, Encoder
-from rmbatch.reward_models.spec import ServedModel, Steps
+from rmbatch.reward_models.spec import RewardModelSpec, Steps
 from rmbatch.rows.messages import MESSAGES, TEXT
 from tests.tiny_models import CHAT_TEMPLATE, STEP, make_tokenizer
 
@@ -34,18 +34,18 @@ def user(*said: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
 
 
-def encode(spec: ServedModel, *rows: tuple[Any, str | None]) -> Encoded:
+def encode(spec: RewardModelSpec, *rows: tuple[Any, str | None]) -> Encoded:
     prompts = pa.array([prompt for prompt, _ in rows], MESSAGES)
     return Encoder(spec).encode(prompts, pa.array([response for _, response in rows], TEXT))
 
 
-def texts(spec: ServedModel, encoded: Encoded) -> list[str | None]:
+def texts(spec: RewardModelSpec, encoded: Encoded) -> list[str | None]:
     tokenizer = Encoder(spec).tokenizer
     return [ids and tokenizer.decode(ids) for ids in encoded.ids.to_pylist()]
 
 
 def test_the_template_writes_the_whole_conversation(folder: str) -> None:
-    spec = ServedModel(model=folder, max_length=512)
+    spec = RewardModelSpec(model=folder, max_length=512)
     encoded = encode(spec, (user("hi"), "hello <b>you</b>"))
     assert texts(spec, encoded) == [
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nhello <b>you</b><|im_end|>\n"
@@ -65,7 +65,7 @@ def test_no_token_is_added_twice(tmp_path: Path) -> None:
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
     )
     tokenizer.save_pretrained(tmp_path)
-    ids = encode(ServedModel(model=str(tmp_path), max_length=512), (user("hi"), "yo")).ids[0].as_py()
+    ids = encode(RewardModelSpec(model=str(tmp_path), max_length=512), (user("hi"), "yo")).ids[0].as_py()
     assert ids.count(bos) == 1
 
 
@@ -82,20 +82,20 @@ def test_no_token_is_added_twice(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_written_says_why(folder: str, prompt: Any, response: str | None, error: str | None) -> None:
-    spec = ServedModel(model=folder, max_length=512)
+    spec = RewardModelSpec(model=folder, max_length=512)
     encoded = encode(spec, (user("fine"), "fine"), (prompt, response))
     assert encoded.error.to_pylist() == [None, error]
     assert encoded.ids.is_valid().to_pylist() == [True, error is None]  # the neighbour is not harmed
 
 
 def test_a_template_that_refuses_a_conversation_refuses_only_that(folder: str) -> None:
-    spec = ServedModel(model=folder, max_length=512, chat_template=ALTERNATING)
+    spec = RewardModelSpec(model=folder, max_length=512, chat_template=ALTERNATING)
     encoded = encode(spec, (user("a", "b"), "c"), (user("a"), "b"))
     assert encoded.error.to_pylist() == ["malformed_conversation: Conversation roles must alternate", None]
 
 
 def test_responses_to_one_prompt_share_their_number_in_any_batch(folder: str) -> None:
-    spec = ServedModel(model=folder, max_length=512)
+    spec = RewardModelSpec(model=folder, max_length=512)
     many = encode(spec, (user("a"), "1"), (user("b"), "2"), (user("a"), "3"))
     alone = encode(spec, (user("a"), "4"))
     assert many.prompt[0] == many.prompt[2] == alone.prompt[0] != many.prompt[1]
@@ -117,7 +117,7 @@ LONG = "word " * 300
 def test_truncation(
     folder: str, truncation: Any, prompt: Any, error: str | None, reason: str | None, kept: str, gone: str
 ) -> None:
-    spec = ServedModel(model=folder, max_length=100, truncation=truncation)
+    spec = RewardModelSpec(model=folder, max_length=100, truncation=truncation)
     encoded = encode(spec, (prompt, "the answer"))
     if error is not None:
         assert encoded.error[0].as_py().startswith(error)
@@ -133,14 +133,14 @@ def test_truncation(
 
 
 def test_a_system_message_stays_when_turns_are_dropped(folder: str) -> None:
-    spec = ServedModel(model=folder, max_length=100, truncation="drop_oldest_turns", system="be kind")
+    spec = RewardModelSpec(model=folder, max_length=100, truncation="drop_oldest_turns", system="be kind")
     encoded = encode(spec, (user("first", LONG, "last"), "yes"))
     assert texts(spec, encoded)[0].startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nlast")
 
 
 @pytest.mark.parametrize("truncation", ["drop_oldest_turns", "truncate_prompt"])
 def test_a_response_is_never_cut(folder: str, truncation: Any) -> None:
-    encoded = encode(ServedModel(model=folder, max_length=100, truncation=truncation), (user("hi"), LONG))
+    encoded = encode(RewardModelSpec(model=folder, max_length=100, truncation=truncation), (user("hi"), LONG))
     assert encoded.error[0].as_py().startswith("context_too_long: ")
 
 
@@ -153,7 +153,7 @@ def test_a_response_is_never_cut(folder: str, truncation: Any) -> None:
     ],
 )
 def test_steps_end_in_their_tag(folder: str, split: Any, response: str, steps: list[str]) -> None:
-    spec = ServedModel(model=folder, max_length=512, steps=Steps(tag=STEP, split=split))
+    spec = RewardModelSpec(model=folder, max_length=512, steps=Steps(tag=STEP, split=split))
     encoded = encode(spec, (user("hi"), response))
     said = texts(spec, encoded)[0].split("assistant\n")[1]
     assert said == "".join(step + STEP for step in steps) + "<|im_end|>\n"
@@ -161,7 +161,7 @@ def test_steps_end_in_their_tag(folder: str, split: Any, response: str, steps: l
 
 @pytest.mark.parametrize("place", ["prompt", "response"])
 def test_text_that_holds_the_tag_cannot_add_steps(folder: str, place: str) -> None:
-    spec = ServedModel(model=folder, max_length=512, steps=Steps(tag=STEP))
+    spec = RewardModelSpec(model=folder, max_length=512, steps=Steps(tag=STEP))
     row = (user(f"a{STEP}b"), "c") if place == "prompt" else (user("a"), f"b{STEP}c")
     assert encode(spec, row).error[0].as_py() == f"malformed_conversation: the {place} holds the steps' own tag"
 
@@ -169,18 +169,18 @@ def test_text_that_holds_the_tag_cannot_add_steps(folder: str, place: str) -> No
 def test_a_model_without_a_template_is_the_users_to_mend(tmp_path: Path) -> None:
     make_tokenizer(tmp_path, None)
     with pytest.raises(UserError, match=r"no chat template; give .* chat_template"):
-        encode(ServedModel(model=str(tmp_path), max_length=512), (user("a"), "b"))
+        encode(RewardModelSpec(model=str(tmp_path), max_length=512), (user("a"), "b"))
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        encode(ServedModel(model=str(tmp_path / "nowhere")), (user("a"), "b"))
+        encode(RewardModelSpec(model=str(tmp_path / "nowhere")), (user("a"), "b"))
 
 
 def test_a_template_file(folder: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
-    spec = ServedModel(model=folder, max_length=512, chat_template=str(path))
+    spec = RewardModelSpec(model=folder, max_length=512, chat_template=str(path))
     assert texts(spec, encode(spec, (user("a"), "b"))) == ["[a][b]"]
     with pytest.raises(UserError, match=r"gone\.jinja"):
-        encode(ServedModel(model=folder, chat_template="gone.jinja"), (user("a"), "b"))
+        encode(RewardModelSpec(model=folder, chat_template="gone.jinja"), (user("a"), "b"))

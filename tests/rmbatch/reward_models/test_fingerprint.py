@@ -15,12 +15,10 @@ import pytest
 from connectors.errors import UserError
 from rmbatch.reward_models.fingerprint import (
     READ_BYTES,
-    fingerprint,
-    local_snapshot,
-    resolved_commit,
-    scorer_fingerprint,
+    compute_fingerprint,
+    resolve_commit,
 )
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.spec import RewardModelSpec
 
 ROOT = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -54,7 +52,7 @@ def made(folder: Path) -> Path:
 
 
 def named(folder: Path | str, template: str = "{{ messages }}", **settings: Any) -> str:
-    return scorer_fingerprint(ServedModel(model=str(folder), **settings), template)
+    return compute_fingerprint(RewardModelSpec(model=str(folder), **settings), template).hex
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -171,7 +169,7 @@ def test_an_adapter_is_of_its_base(model: Path, tmp_path: Path) -> None:
 
 
 def test_details_are_for_people_and_decide_the_name(model: Path) -> None:
-    found = fingerprint(ServedModel(model=str(model), dtype="bfloat16"), "{{ messages }}")
+    found = compute_fingerprint(RewardModelSpec(model=str(model), dtype="bfloat16"), "{{ messages }}")
     read = json.loads(json.dumps(found.details))
     assert read == found.details
     assert (read["called"], read["dtype"], read["chat_template"]) == (str(model), "bfloat16", "{{ messages }}")
@@ -197,7 +195,7 @@ def test_an_endpoint_needs_a_name_for_its_weights(model: Path) -> None:
 
 
 def test_a_commit_is_taken_at_its_word() -> None:
-    assert resolved_commit(ServedModel(model="org/rm", revision=COMMIT)) == COMMIT
+    assert resolve_commit("org/rm", COMMIT) == COMMIT
     assert named("org/rm", revision=COMMIT) != named("org/rm", revision=OTHER)
 
 
@@ -217,10 +215,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_offline_the_cache_knows_the_commit(cache: Path) -> None:
-    assert resolved_commit(ServedModel(model="org/rm")) == COMMIT
-    assert resolved_commit(ServedModel(model="org/rm", revision="v2")) == OTHER
+    assert resolve_commit("org/rm", None) == COMMIT
+    assert resolve_commit("org/rm", "v2") == OTHER
     assert named("org/rm") == named("org/rm", revision=COMMIT) != named("org/rm", revision="v2")
-    assert local_snapshot(ServedModel(model="org/rm", revision="v2")) == cache / "snapshots" / OTHER
 
 
 @pytest.mark.parametrize(
@@ -228,14 +225,9 @@ def test_offline_the_cache_knows_the_commit(cache: Path) -> None:
     [("org/other", None, "'org/other' is no folder"), ("org/rm", "v9", "'v9'"), ("/no/such/folder", None, "no folder")],
 )
 def test_a_model_that_nobody_has(cache: Path, model: str, revision: str | None, said: str) -> None:
-    spec = ServedModel(model=model, revision=revision)
+    spec = RewardModelSpec(model=model, revision=revision)
     with pytest.raises(UserError, match=said):
-        scorer_fingerprint(spec, "")
-    assert local_snapshot(spec) is None
-
-
-def test_a_folder_is_its_own_snapshot(model: Path) -> None:
-    assert local_snapshot(ServedModel(model=str(model))) == model
+        compute_fingerprint(spec, "")
 
 
 @pytest.fixture
@@ -271,9 +263,8 @@ def test_online_the_hub_knows_better_than_the_cache(
 ) -> None:
     endpoint, push = hub
     script = (
-        "import sys; from rmbatch.reward_models.fingerprint import resolved_commit as commit\n"
-        "from rmbatch.reward_models.spec import ServedModel as Model\n"
-        "print(commit(Model(model=sys.argv[1])))"
+        "import sys; from rmbatch.reward_models.fingerprint import resolve_commit as commit\n"
+        "print(commit(sys.argv[1], None))"
     )
     here = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import random
 import signal
 import subprocess
 import sys
@@ -14,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pytest
 
 from connectors.storage import StorageOptions
 from rmbatch.stores import answers as answers_module
-from rmbatch.stores import key_index
-from rmbatch.stores.answers import SUFFIX, ResponseCache, key_of
-from rmbatch.stores.key_index import Places
+from rmbatch.stores.answers import ResponseCache, key_of
 from tests.servers.s3 import S3Server
 
 ROOT = Path(__file__).parents[3]
@@ -109,7 +105,7 @@ def test_half_a_line_is_no_answer_and_hides_no_other(tmp_path: Path) -> None:
     cache = opened(str(tmp_path))
     for n in range(3):
         cache.add(key(n), answer(n))
-    (segment,) = tmp_path.rglob(f"*{SUFFIX}")
+    (segment,) = tmp_path.rglob(f"*{ResponseCache.SUFFIX}")
     whole = segment.read_bytes()
     for cut in (1, 10, 40):
         segment.write_bytes(whole[:-cut])
@@ -126,7 +122,7 @@ def test_half_a_line_is_no_answer_and_hides_no_other(tmp_path: Path) -> None:
 
 def test_a_killed_process_has_lost_no_answer(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom tests.rmbatch.chat.test_cache import answer, key, opened\n"
+        "import sys\nfrom tests.rmbatch.stores.test_answers import answer, key, opened\n"
         f"cache = opened({str(tmp_path)!r})\n"
         "for n in range(10**6):\n    cache.add(key(n), answer(n))\n    print(n, flush=True)\n"
     )
@@ -154,7 +150,7 @@ def test_a_store_without_append_gets_few_objects() -> None:
     for thread in threads:
         thread.join()
     cache.flush()
-    segments = [name for name in fsspec.filesystem("memory").find(url) if name.endswith(SUFFIX)]
+    segments = [name for name in fsspec.filesystem("memory").find(url) if name.endswith(ResponseCache.SUFFIX)]
     assert 1 <= len(segments) <= 3
     assert [opened(url).find(key(n)) for n in range(0, 1000, 100)] == [answer(n) for n in range(0, 1000, 100)]
     fsspec.filesystem("memory").rm(url, recursive=True)
@@ -192,7 +188,7 @@ def added(cache: ResponseCache, *numbers: int) -> None:
 
 
 def segments(cache: ResponseCache) -> dict[str, int]:
-    return {entry.name: entry.size for entry in cache.folder.entries() if entry.name.endswith(SUFFIX)}
+    return {entry.name: entry.size for entry in cache.folder.entries() if entry.name.endswith(ResponseCache.SUFFIX)}
 
 
 def has_all(cache: ResponseCache, num: int) -> bool:
@@ -214,14 +210,14 @@ def test_small_segments_become_one_and_all_who_read_or_write_find_all(place: tup
     for cache in (one, late, opened_at(place)):
         cache.refresh()
         assert has_all(cache, 20)
-    added(one, 20)
-    added(writers[4], 21)
+    added(one, *range(20, 24))
+    added(writers[4], 24, 25)
     assert len(segments(one)) == 3
     assert [len(cache.folder.entries()) for cache in (one, reader)] == [4, 4]
     reader.refresh()
-    assert has_all(reader, 22)
+    assert has_all(reader, 26)
     assert reader.compact(grace_s=-1) == 2
-    assert has_all(opened_at(place), 22)
+    assert has_all(opened_at(place), 26)
 
 
 def test_an_own_segment_is_merged_at_once_and_the_next_answer_has_another(tmp_path: Path) -> None:
@@ -236,7 +232,7 @@ def test_an_own_segment_is_merged_at_once_and_the_next_answer_has_another(tmp_pa
 def test_large_segments_stay_and_merged_ones_are_no_larger_than_they_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers_module, "MERGED_BYTES", 10_000)
+    monkeypatch.setattr(ResponseCache, "MERGED_BYTES", 10_000)
     for n in range(0, 300, 10):
         added(opened(str(tmp_path)), *range(n, n + 10))
     large = opened(str(tmp_path))
@@ -255,7 +251,7 @@ def test_large_segments_stay_and_merged_ones_are_no_larger_than_they_may_be(
 def test_what_a_killed_writer_left_half_goes_and_what_is_damaged_stays(tmp_path: Path) -> None:
     for n in range(4):
         added(opened(str(tmp_path)), n)
-    half, damaged, *_ = sorted(tmp_path.rglob(f"*{SUFFIX}"))
+    half, damaged, *_ = sorted(tmp_path.rglob(f"*{ResponseCache.SUFFIX}"))
     half.write_bytes(half.read_bytes() + key(9).hex().encode() + b"\t{")
     damaged.write_bytes(b"of a later version\n" + damaged.read_bytes())
     assert opened(str(tmp_path)).compact(grace_s=-1) == 2
@@ -288,7 +284,7 @@ def test_nobody_misses_an_answer_while_segments_are_merged(
     place = (url, StorageOptions(endpoint=endpoint))
     num, each, grace_s = (600, 20, 60.0) if store == "local" else (120, 10, -1.0)  # an object is whole at once
     script = (
-        "from tests.rmbatch.chat.test_cache import *\n"
+        "from tests.rmbatch.stores.test_answers import *\n"
         f"place = ({url!r}, StorageOptions(endpoint={endpoint!r}))\n"
         f"for n in range(0, {num}, {each}):\n"
         f"    cache = opened_at(place)\n"
@@ -324,28 +320,3 @@ def test_two_may_merge_at_once(tmp_path: Path) -> None:
     for cache in (*caches, opened(str(tmp_path))):
         cache.refresh()
         assert has_all(cache, 60)
-
-
-def test_places_are_as_in_a_dict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_index, "_FEWEST", 20)
-    rng, places, expected = random.Random(5), Places(), dict[bytes, tuple[int, int, int]]()
-    keys = [rng.choice([b"\x00", b"\xff" * 8, b"same half"])[:8].ljust(8, b"\0") + rng.randbytes(8) for _ in range(300)]
-    for step in range(400):
-        place = (rng.randrange(5), rng.choice([step, 2**40 + step]), step)
-        some = [rng.choice(keys) for _ in range(rng.choice([1, 1, 5, 50]))]  # with some of them twice
-        if len(some) == 1:
-            places.add(some[0], place)
-        else:
-            starts, sizes = np.full(len(some), place[1]), np.full(len(some), place[2])
-            places.add_all(b"".join(some), place[0], starts, sizes)
-        for each in some:
-            expected.setdefault(each, place)
-        if step % 7 == 0:
-            places.forget(some[0])
-            expected.pop(some[0])
-        if step % 90 == 0:
-            places.forget_segments({1, 3})
-            expected = {each: place for each, place in expected.items() if place[0] not in (1, 3)}
-        assert len(places) == len(expected)
-    assert [places.find(each) for each in keys] == [expected.get(each) for each in keys]
-    assert [each in places for each in keys] == [each in expected for each in keys]

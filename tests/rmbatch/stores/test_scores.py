@@ -20,9 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.storage import Folder
-from rmbatch.stores import scores as module
-from rmbatch.stores.scores import IDS, SCORER, SUFFIX, VALUES, Keys, ScoreStore, keys_of
-from tests.connectors.crashing_store import KilledError, killed_after
+from rmbatch.stores.scores import IDS, VALUES, Keys, ScoreStore, keys_of
 
 FINGERPRINT = "0" * 32
 DETAILS = {"called": "org/rm", "dtype": "bfloat16"}
@@ -57,7 +55,7 @@ def stored(store: ScoreStore, *rows: tuple[int, Sequence[float]]) -> None:
 
 
 def segments(folder: Folder) -> list[str]:
-    return [entry.name for entry in folder.folder(FINGERPRINT).entries() if entry.name.endswith(SUFFIX)]
+    return [entry.name for entry in folder.folder(FINGERPRINT).entries() if entry.name.endswith(ScoreStore.SUFFIX)]
 
 
 def test_keys_are_of_the_tokens_and_of_nothing_else() -> None:
@@ -95,8 +93,10 @@ def test_nothing_is_written_before_there_is_something(folder: Folder) -> None:
     store.compact()
     assert folder.entries() == []
     stored(store, (1, [1.0]))
-    assert folder.folder(FINGERPRINT).read(SCORER).startswith(b'{\n  "called": "org/rm"')
-    assert [entry.name for entry in folder.folder(FINGERPRINT).entries() if entry.name == SCORER] == [SCORER]
+    assert folder.folder(FINGERPRINT).read(ScoreStore.ABOUT).startswith(b'{\n  "called": "org/rm"')
+    assert [entry.name for entry in folder.folder(FINGERPRINT).entries() if entry.name == ScoreStore.ABOUT] == [
+        ScoreStore.ABOUT
+    ]
 
 
 def test_outputs_come_back_to_the_bit(folder: Folder) -> None:
@@ -248,13 +248,13 @@ def test_a_segment_that_is_merged_between_listing_and_opening(folder: Folder, mo
     def merged_after_the_first(self: Folder, prefix: str = "") -> Any:
         found = entries(self, prefix)
         listed.append(found)
-        if len(listed) == 1:
+        if len(listed) == 2:  # a listing counts when the next one has all of it
             writer.compact()
         return found
 
     monkeypatch.setattr(Folder, "entries", merged_after_the_first)
     assert opened(folder).find(keys(0, 1, 2)).to_pylist() == [[0.0], [1.0], [2.0]]
-    assert len(listed) > 1
+    assert len(listed) >= 2 + 2  # the compaction's own, too
 
 
 def test_a_segment_that_is_merged_as_soon_as_it_stands_there(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,32 +306,10 @@ def test_segments_do_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.
     for number in range(12):
         stored(store, (number, [1.0] * 100), (100, [float(number)] * 100))
     size = folder.folder(FINGERPRINT).entries()[0].size
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 4 * size)
+    monkeypatch.setattr(ScoreStore, "MERGED_BYTES", 4 * size)
     store.compact()
     assert len(segments(folder)) == 3
     assert store.find(keys(*range(12), 100)).to_pylist() == [*[[1.0] * 100] * 12, [0.0] * 100]
-
-
-@pytest.mark.parametrize("number", range(1, 7))
-def test_a_crash_anywhere_in_a_compaction_loses_nothing(number: int) -> None:
-    folder = Folder.open(f"memory://crash-{number}")
-    store = opened(folder)
-    for each in range(3):
-        stored(store, (each, [float(each)]), (100, [float(each)]))
-    with killed_after(folder.folder(FINGERPRINT), number) as changes:  # the merged segment, then each that is in it
-        try:
-            store.compact()
-            assert changes.number < number
-        except KilledError:
-            pass
-    expected = [[0.0], [1.0], [2.0], [0.0]]
-    assert opened(folder).find(keys(0, 1, 2, 100)).to_pylist() == expected
-    after = opened(folder)
-    after.compact()
-    assert len(segments(folder)) == 1
-    for each in (after, opened(folder)):
-        assert each.find(keys(0, 1, 2, 100)).to_pylist() == expected
-    folder.remove("")
 
 
 def test_leftovers_of_a_crash_go_even_where_the_merged_segment_is_large(
@@ -345,7 +323,7 @@ def test_leftovers_of_a_crash_go_even_where_the_merged_segment_is_large(
         patch.setattr(Folder, "delete", lambda self, names: None)  # the crash
         store.compact()
     assert len(segments(folder)) == 4
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(ScoreStore, "MERGED_BYTES", 1)
     opened(folder).compact()
     assert len(segments(folder)) == 1
     assert opened(folder).find(keys(0, 1, 2)).to_pylist() == [[0.0], [1.0], [2.0]]
@@ -391,11 +369,11 @@ def test_what_is_no_segment_is_left_out_and_told(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored(opened(folder), (1, [1.0]))
-    bad = {f"{place}{SUFFIX}": content for place, content in enumerate(foreign(tmp_path).values())}
-    bad |= {"notes.txt": b"mine", f"below/it{SUFFIX}": segment_bytes(tmp_path)}
+    bad = {f"{place}{ScoreStore.SUFFIX}": content for place, content in enumerate(foreign(tmp_path).values())}
+    bad |= {"notes.txt": b"mine", f"below/it{ScoreStore.SUFFIX}": segment_bytes(tmp_path)}
     for name, content in bad.items():
         folder.folder(FINGERPRINT).write(name, content)
-    with caplog.at_level(logging.WARNING, logger="rmbatch.store"):
+    with caplog.at_level(logging.WARNING, logger="rmbatch.stores"):
         store = opened(folder)
         store.refresh()
     assert len(caplog.records) == len(bad)  # each once
@@ -410,7 +388,7 @@ def test_no_torn_segment_does_harm(tmp_path: Path) -> None:
     whole, folder = segment_bytes(tmp_path), Folder.open(str(tmp_path / "folder"))
     stored(opened(folder), (1000, [1.0]))
     for size in range(0, len(whole), 37):
-        folder.folder(FINGERPRINT).write(f"torn{size}{SUFFIX}", whole[:size])
+        folder.folder(FINGERPRINT).write(f"torn{size}{ScoreStore.SUFFIX}", whole[:size])
     assert opened(folder).find(keys(*range(50), 1000)).to_pylist() == [*[None] * 50, [1.0]]
 
 
@@ -419,17 +397,17 @@ def test_a_damaged_segment_is_not_read_over_its_end(tmp_path: Path, compact: boo
     borders, folder = np.arange(3, dtype=np.int64).tobytes(), Folder.open(str(tmp_path / "folder"))
     damaged = segment_bytes(tmp_path).replace(borders, borders[:8] + b"\1" * 8 + borders[16:])
     stored(opened(folder), (1000, [1.0]))
-    folder.folder(FINGERPRINT).write(f"damaged{SUFFIX}", damaged)
+    folder.folder(FINGERPRINT).write(f"damaged{ScoreStore.SUFFIX}", damaged)
     store = opened(folder)
     if compact:
         store.compact()  # Arrow ends the process where it takes a value at such a border
     assert store.find(keys(*range(50), 1000)).to_pylist() == [*[None] * 50, [1.0]]
-    assert folder.folder(FINGERPRINT).exists(f"damaged{SUFFIX}")
+    assert folder.folder(FINGERPRINT).exists(f"damaged{ScoreStore.SUFFIX}")
 
 
 def test_a_remote_segment_is_copied_once_for_all_processes(folder: Folder, copies: Path) -> None:
     stored(opened(folder), (1, [1.0]))
-    copied = list(copies.rglob(f"*{SUFFIX}"))
+    copied = list(copies.rglob(f"*{ScoreStore.SUFFIX}"))
     if folder.url.startswith("/"):
         assert copied == []
         return
@@ -446,13 +424,13 @@ def test_copies_of_what_is_gone_go_when_they_are_old(copies: Path) -> None:
     store = opened(folder)
     for number in range(3):
         stored(store, (number, [float(number)]))
-    old = list(copies.rglob(f"*{SUFFIX}"))
+    old = list(copies.rglob(f"*{ScoreStore.SUFFIX}"))
     store.compact()
-    assert len(list(copies.rglob(f"*{SUFFIX}"))) == 4  # another process may be about to open them
+    assert len(list(copies.rglob(f"*{ScoreStore.SUFFIX}"))) == 4  # another process may be about to open them
     for path in old:
         os.utime(path, (time.time() - 7200, time.time() - 7200))
     store.refresh()
-    assert len(list(copies.rglob(f"*{SUFFIX}"))) == 1
+    assert len(list(copies.rglob(f"*{ScoreStore.SUFFIX}"))) == 1
     assert store.find(keys(0, 1, 2)).to_pylist() == [[0.0], [1.0], [2.0]]
     folder.remove("")
 
@@ -465,7 +443,7 @@ def test_a_network_file_system_is_copied_from_as_well(
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: shared)
     folder = Folder.open(str(tmp_path / "scores"))
     stored(opened(folder), (1, [1.0]))
-    assert len(list(copies.rglob(f"*{SUFFIX}"))) == 1
+    assert len(list(copies.rglob(f"*{ScoreStore.SUFFIX}"))) == 1
     assert opened(folder).find(keys(1)).to_pylist() == [[1.0]]
 
 

@@ -13,8 +13,8 @@ from rmbatch.pipeline.actors.engines import Chunk, preferred
 from rmbatch.pipeline.actors.pools import fit, started
 from rmbatch.pipeline.actors.replica import Door, Meter
 from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.engines.deduplicated import Once
-from rmbatch.reward_models.spec import ServedModel
+from rmbatch.reward_models.engines.deduplicated import DeduplicatedEngine
+from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.stores.scores import IDS, VALUES
 from tests.tiny_models import make_model
 
@@ -68,7 +68,7 @@ def test_a_prompt_prefers_one_replica_and_moves_only_to_new_ones() -> None:
     ],
 )
 def test_how_many_replicas_fit(models: dict[str, Any], resources: dict[str, float], expected: dict[str, int]) -> None:
-    specs = {name: ServedModel(model=name, **settings) for name, settings in models.items()}
+    specs = {name: RewardModelSpec(model=name, **settings) for name, settings in models.items()}
     assert fit(specs, resources, may_grow=False) == expected
 
 
@@ -81,14 +81,17 @@ def test_how_many_replicas_fit(models: dict[str, Any], resources: dict[str, floa
     ],
 )
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], resources: dict[str, float], message: str) -> None:
-    spec = {"a": ServedModel(model="a", **settings)}
+    spec = {"a": RewardModelSpec(model="a", **settings)}
     with pytest.raises(UserError, match=message):
         fit(spec, resources, may_grow=False)
     assert fit(spec, resources, may_grow=True)["a"] == spec["a"].replica_range[0]  # nodes may still come
 
 
 def test_on_a_cluster_that_may_grow_engines_wait_for_gpus_and_never_for_cpus() -> None:
-    models = {"gpu": ServedModel(model="a", replicas=(1, 8)), "cpu": ServedModel(model="b", replicas=(1, 8), gpus=0)}
+    models = {
+        "gpu": RewardModelSpec(model="a", replicas=(1, 8)),
+        "cpu": RewardModelSpec(model="b", replicas=(1, 8), gpus=0),
+    }
     assert fit(models, {"CPU": 2, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 1}
     assert fit(models, {"CPU": 5, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 3}
 
@@ -165,7 +168,7 @@ class Counting:
 def test_equal_conversations_are_computed_once_in_flight_and_after() -> None:
     async def story() -> tuple[Counting, list[Outputs]]:
         inner = Counting()
-        once = Once(inner)
+        once = DeduplicatedEngine(inner)
         calls = [[[1, 2], [3], [1, 2]], [[3], [4], [0]]]
         found = list(await asyncio.gather(*(once.score(pa.array(call, IDS)) for call in calls)))
         found.append(await once.score(pa.array([[4], [0]], IDS)))
@@ -232,7 +235,7 @@ def test_a_conversation_that_kills_or_hangs_engines_alone_has_no_score(
     local_ray: None, dangerous: str, monkeypatch: pytest.MonkeyPatch, token: int, num_rows: int, replicas: int
 ) -> None:
     monkeypatch.setattr("rmbatch.pipeline.actors.engines.DEATHS_TO_BURY", 1)  # each death takes 20 s here
-    spec = ServedModel(model=dangerous, **SETTINGS, replicas=replicas, hang_timeout_s=10.0)
+    spec = RewardModelSpec(model=dangerous, **SETTINGS, replicas=replicas, hang_timeout_s=10.0)
     told: list[str] = []
     with started({"rm": spec}, say=told.append, may_grow=False) as pools:
         pool = pools.connections[spec.engine_key]
@@ -252,7 +255,7 @@ def test_engines_that_die_without_end_stop_the_job(
     local_ray: None, dangerous: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmbatch.pipeline.actors.engines.MAX_DEATHS", 1)
-    spec = ServedModel(model=dangerous, **SETTINGS)
+    spec = RewardModelSpec(model=dangerous, **SETTINGS)
     with (
         started({"rm": spec}, say=lambda text: None, may_grow=False) as pools,
         pytest.raises(JobError, match="engines died in a row"),

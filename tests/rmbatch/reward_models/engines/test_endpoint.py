@@ -14,7 +14,7 @@ from rmbatch.endpoints.balancer import Patience
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Engine, Outputs, open_engine
 from rmbatch.reward_models.engines.endpoint import API_KEY, EndpointEngine
-from rmbatch.reward_models.spec import ServedModel, Steps
+from rmbatch.reward_models.spec import RewardModelSpec, Steps
 from rmbatch.stores.scores import IDS, VALUES
 from tests.servers.hostile import Cut, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 from tests.servers.vllm import vllm_server
@@ -66,11 +66,11 @@ def sglang(path: str, body: Any) -> Any:
     return {"embedding": [sum(body["input_ids"])], "meta_info": {"prompt_tokens": len(body["input_ids"]), "id": "x"}}
 
 
-def spec(*servers: HostileServer, **settings: Any) -> ServedModel:
-    return ServedModel(model="rm", engine="endpoint", endpoints=[server.url for server in servers], **settings)
+def spec(*servers: HostileServer, **settings: Any) -> RewardModelSpec:
+    return RewardModelSpec(model="rm", engine="endpoint", endpoints=[server.url for server in servers], **settings)
 
 
-def scored(made: ServedModel, *conversations: list[int], patience: Patience = CALM) -> Outputs:
+def scored(made: RewardModelSpec, *conversations: list[int], patience: Patience = CALM) -> Outputs:
     """The outputs of a fresh engine."""
     return asyncio.run(_scored(EndpointEngine(made, patience), pa.array(conversations, IDS)))
 
@@ -410,10 +410,10 @@ def test_real_vllm_scores_as_transformers_does(tmp_path: Path) -> None:
         reference = transformers.AutoModelForSequenceClassification.from_pretrained(model).eval()
         expected = [float(reference(torch.tensor([ids])).logits[0, 0]) for ids in conversations]
     with vllm_server(model, log=tmp_path / "vllm.log") as url:
-        engine = open_engine(ServedModel(model=model, engine="endpoint", endpoints=[url]))
+        engine = open_engine(RewardModelSpec(model=model, engine="endpoint", endpoints=[url]))
         outputs = asyncio.run(_scored(engine, pa.array([*conversations, [5] * 3000, [10**6]], IDS)))
         with pytest.raises(ServiceError, match="not 'another'"):
-            open_engine(ServedModel(model="another", engine="endpoint", endpoints=[url]))
+            open_engine(RewardModelSpec(model="another", engine="endpoint", endpoints=[url]))
     *scores, too_long, no_token = outputs.values.to_pylist()
     assert np.abs(np.array(scores)[:, 0] - expected).max() < 1e-3
     assert np.ptp(expected) > 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmbatch.reward_models.engines.order import chunks, ordered
+from rmbatch.reward_models.engines.order import chunks, order_by_prompt
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from rmbatch.reward_models.engines.order import chunks, ordered
 def test_a_prompts_conversations_stay_together_longest_first(
     lengths: list[int], prompt: list[int], expected: list[int]
 ) -> None:
-    assert ordered(np.array(lengths, np.int64), np.array(prompt, np.int64)).tolist() == expected
+    assert order_by_prompt(np.array(lengths, np.int64), np.array(prompt, np.int64)).tolist() == expected
 
 
 @pytest.mark.parametrize(

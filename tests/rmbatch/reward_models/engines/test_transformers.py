@@ -14,7 +14,7 @@ import pytest
 
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.spec import ServedModel, Steps
+from rmbatch.reward_models.spec import RewardModelSpec, Steps
 from rmbatch.stores.scores import IDS
 from tests.tiny_models import STEP, make_model, make_tokenizer
 
@@ -36,7 +36,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 def engine(folder: str | Path, **settings: Any) -> TransformersEngine:
     given: dict[str, Any] = {"gpus": 0, "engine": "transformers", "batch_tokens": 2048, **settings}
-    return TransformersEngine(ServedModel(model=str(folder), **given))
+    return TransformersEngine(RewardModelSpec(model=str(folder), **given))
 
 
 @pytest.fixture
@@ -449,7 +449,7 @@ def test_closing_loses_what_is_in_flight(tiny: dict[str, str]) -> None:
 
 def test_a_closed_engine_holds_no_model(tiny: dict[str, str]) -> None:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny["scalar"])
-    made = TransformersEngine.around(LoadedModel(model, np.array([10, 11]), np.array([12] * 9)), batch_tokens=64)
+    made = TransformersEngine.from_model(LoadedModel(model, np.array([10, 11]), np.array([12] * 9)), batch_tokens=64)
     ask(made, random_ids(5, seed=10))
     gone = weakref.ref(model)
     del model

@@ -11,7 +11,7 @@ import pytest
 
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Outputs
-from rmbatch.reward_models.spec import ServedModel, Steps
+from rmbatch.reward_models.spec import RewardModelSpec, Steps
 from rmbatch.stores.scores import IDS
 from tests.tiny_models import STEP, make_tokenizer
 
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 def engine(folder: str, **settings: Any) -> Any:
     from rmbatch.reward_models.engines.vllm import VllmEngine
 
-    return VllmEngine(ServedModel(model=folder, **SETTINGS, **settings))
+    return VllmEngine(RewardModelSpec(model=folder, **SETTINGS, **settings))
 
 
 def random_ids(num_rows: int, seed: int, low: int = 10, high: int = 300) -> list[list[int]]:
@@ -147,7 +147,7 @@ def test_settings_that_do_not_fit(tiny: dict[str, str], settings: dict[str, Any]
     from rmbatch.reward_models.engines.vllm import VllmEngine
 
     with pytest.raises(ServiceError, match=message):
-        VllmEngine(ServedModel(model=tiny["scalar"], **{**SETTINGS, **settings}))
+        VllmEngine(RewardModelSpec(model=tiny["scalar"], **{**SETTINGS, **settings}))
 
 
 def test_a_model_that_gives_no_scores(tiny: dict[str, str], tmp_path: Path) -> None:
