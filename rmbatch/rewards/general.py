@@ -7,14 +7,16 @@ import math
 import re
 from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.texts import Once, Verdict, as_scores, floats, per_pair, series
+from rmbatch.rewards.texts import Once, Verdict, as_scores, both_valid, series
 from rmbatch.rewards.tokenizers import TokenizerName
 from rmbatch.rewards.tokenizers import tokenizer as load_tokenizer
+from rmbatch.rewards.words import Numbers, count_shared, f_measure, in_parts, pair_words
 
 _NUMBER = r"-?\d+\.?\d*"
 
@@ -49,24 +51,15 @@ class F1Score:
     def __init__(
         self, *, tokenizer: TokenizerName = "words", encoding_name: str = "cl100k_base", chinese_only: bool = False
     ) -> None:
-        self._tokenize = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
+        self._cut = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
-        references = Once(self._tokens)  # the candidates of one prompt share a reference
-        return floats(per_pair(response, reference, lambda text, gold: _f1(self._tokens(text), references[gold])))
+        score = in_parts(self._f1, response, reference)
+        return pc.if_else(both_valid(response, reference), pa.array(score), None)
 
-    def _tokens(self, text: str) -> set[str]:
-        return set(self._tokenize(text.strip().lower()))
-
-
-def _f1(response: set[str], reference: set[str]) -> float:
-    if not response and not reference:
-        return 1.0
-    common = len(response & reference)
-    if not common:
-        return 0.0
-    precision, recall = common / len(response), common / len(reference)
-    return 2 * precision * recall / (precision + recall)
+    def _f1(self, response: pa.Array, reference: pa.Array) -> Numbers:
+        num_ours, num_theirs, common = count_shared(*pair_words(response, reference, self._cut))
+        return np.where(num_ours + num_theirs > 0, f_measure(common, num_ours, num_theirs), 1.0)
 
 
 @reward("number_accuracy", writes_reason=False)
