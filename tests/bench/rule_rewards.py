@@ -408,15 +408,17 @@ def rm_gallery_rate(name: str, rows: list[Row]) -> Scored:
 
     knobs = {"tokenizer_type": "simple"} if name in ("f1_score", "ngram_repetition_penalty") else {}
     reward = RewardRegistry.get(name)(**knobs)
+    scores: list[float | None] = []
     size = 25
     while True:
-        samples = list(map(sample, rows[:size]))
+        samples = list(map(sample, rows[len(scores) : len(scores) + size]))  # rows that no cache of it knows
         started = time.process_time()
         scored = reward.evaluate_batch(samples)
         taken = time.process_time() - started
-        if taken > SECONDS / 2 or size >= len(rows):
-            return len(samples) / taken, [each.output[0].answer.reward.score for each in scored]
-        size *= 4
+        scores += [each.output[0].answer.reward.score for each in scored]
+        if taken > SECONDS / 2 or len(scores) + size > len(rows):
+            return len(samples) / taken, scores
+        size *= 3
 
 
 def same(ours: float | None, theirs: float | None) -> bool:
