@@ -10,7 +10,7 @@ from connectors.errors import UserError
 EXTRAS = {
     "judge": ("jinja2", "jsonschema_rs", "openai", "httpx2"),
     "transformers": ("transformers", "jinja2"),
-    "rules": ("sacrebleu", "jsonschema_rs", "py3langid"),
+    "rules": ("cydifflib", "sacrebleu", "jsonschema_rs", "py3langid"),
     "tokenizers": ("jieba", "tiktoken"),
 }
 """By extra in ``pyproject.toml``: the modules that it brings."""

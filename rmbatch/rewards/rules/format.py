@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,8 +10,10 @@ from pydantic import Field
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
+from rmbatch.rewards.rules.texts import per_text
 from rmbatch.rewards.rules.tokenizers import TokenizerName
 from rmbatch.rewards.rules.tokenizers import tokenizer as load_tokenizer
+from rmbatch.rewards.rules.words import Numbers, in_parts
 from rmbatch.rows.messages import TEXT
 
 Tag = Annotated[str, Field(min_length=1)]
@@ -102,38 +105,34 @@ class NgramRepetitionPenalty:
         self._n = n
         self._threshold, self._rate = penalty_threshold, penalty_rate
         self._soft, self._max_penalty, self._min_scaling = use_soft_penalty, max_penalty, min_scaling
-        self._tokenize = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
-        self._lower = tokenizer != "jieba"
+        self._cut = load_tokenizer(
+            tokenizer, encoding_name=encoding_name, chinese_only=chinese_only, lower=tokenizer != "jieba"
+        )
         self._thought_only = analyze_scope == "thought"
 
     def __call__(self, response: pa.Array) -> Scores:
-        scored = [(None, None) if text is None else self._score(text) for text in response.to_pylist()]
-        return Scores(
-            pa.array([score for score, _ in scored], pa.float64()),
-            reason=pa.array([reason for _, reason in scored], TEXT),
-        )
-
-    def _score(self, text: str) -> tuple[float, str | None]:
+        too_short = pa.scalar(f"fewer than {self._n} tokens", TEXT)
         if self._thought_only:
-            text = " ".join(between(text, "<think>", "</think>"))
-            if not text:
-                return 0.0, "no thought to analyse"
-        text = text.strip()
-        tokens = self._tokenize(text.lower() if self._lower else text)
-        num_ngrams = len(tokens) - self._n + 1
-        if num_ngrams < 1:
-            return 0.0, f"fewer than {self._n} tokens"
-        num_different = len(set(zip(*(tokens[start:] for start in range(self._n)))))
-        return self._penalty(1 - num_different / num_ngrams), None
+            thoughts = per_text(response, lambda text: " ".join(between(text, "<think>", "</think>")))
+            response = pa.array(thoughts, TEXT)
+            too_short = pc.if_else(pc.equal(response, ""), pa.scalar("no thought to analyse", TEXT), too_short)
+        num_ngrams, num_different = in_parts(self._count, response)
+        is_read = pa.array(num_ngrams > 0)
+        rate = 1 - num_different / np.maximum(num_ngrams, 1)
+        score = pc.if_else(is_read, pa.array(self._penalty(rate)), 0.0)
+        reason = pc.if_else(is_read, pa.scalar(None, TEXT), too_short)
+        return Scores(*(pc.if_else(response.is_valid(), column, None) for column in (score, None, reason)))
 
-    def _penalty(self, rate: float) -> float:
+    def _count(self, texts: pa.Array) -> Numbers:
+        ngrams = self._cut(texts).ngrams(self._n)
+        return np.stack([ngrams.num_words, ngrams.count_different()])
+
+    def _penalty(self, rate: Numbers) -> Numbers:
         if not self._soft:
-            return -(rate - self._threshold) * self._rate if rate > self._threshold else 0.0
-        if rate < self._min_scaling:
-            rate = 0.0
-        elif rate > self._min_scaling:
-            rate = (rate - self._min_scaling) / (1 - self._min_scaling)
-        return rate * self._max_penalty
+            return np.where(rate > self._threshold, -(rate - self._threshold) * self._rate, 0.0)
+        stretched = (rate - self._min_scaling) / (1 - self._min_scaling)
+        kept = np.where(rate == self._min_scaling, rate, np.maximum(stretched, 0.0))
+        return kept * self._max_penalty
 
 
 def between(text: str, opening: str, closing: str) -> list[str]:

@@ -7,16 +7,21 @@ import math
 import re
 from typing import Annotated
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, floats, per_pair, series
+from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, both_valid, series
 from rmbatch.rewards.rules.tokenizers import TokenizerName
 from rmbatch.rewards.rules.tokenizers import tokenizer as load_tokenizer
+from rmbatch.rewards.rules.words import Numbers, count_shared, f_measure, in_parts, pair_words
+from rmbatch.rows.messages import TEXT
 
 _NUMBER = r"-?\d+\.?\d*"
+_NO_NUMBER = "unparsable_reference: no number in it"
 
 
 @reward("accuracy")
@@ -49,24 +54,15 @@ class F1Score:
     def __init__(
         self, *, tokenizer: TokenizerName = "words", encoding_name: str = "cl100k_base", chinese_only: bool = False
     ) -> None:
-        self._tokenize = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
+        self._cut = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
-        references = Once(self._tokens)  # the candidates of one prompt share a reference
-        return floats(per_pair(response, reference, lambda text, gold: _f1(self._tokens(text), references[gold])))
+        score = in_parts(self._f1, response, reference)
+        return pc.if_else(both_valid(response, reference), pa.array(score), None)
 
-    def _tokens(self, text: str) -> set[str]:
-        return set(self._tokenize(text.strip().lower()))
-
-
-def _f1(response: set[str], reference: set[str]) -> float:
-    if not response and not reference:
-        return 1.0
-    common = len(response & reference)
-    if not common:
-        return 0.0
-    precision, recall = common / len(response), common / len(reference)
-    return 2 * precision * recall / (precision + recall)
+    def _f1(self, response: pa.Array, reference: pa.Array) -> Numbers:
+        num_ours, num_theirs, common = count_shared(*pair_words(response, reference, self._cut))
+        return np.where(num_ours + num_theirs > 0, f_measure(common, num_ours, num_theirs), 1.0)
 
 
 @reward("number_accuracy", writes_reason=False)
@@ -87,28 +83,36 @@ def number_accuracy(
     golds: Once[str, list[float]] = Once(lambda gold: [_float(number) for number in re.findall(_NUMBER, gold)])
     wanted = [None if gold is None else golds[gold] for gold in reference.to_pylist()]
     most = max((len(numbers) for numbers in wanted if numbers), default=0)
+    if most <= 1:
+        return _one_number(response, wanted, tolerance)
 
     def verdict(found: list[float] | None, gold: list[float] | None) -> Verdict | None:
         if found is None or gold is None:
             return None
         if not gold:
-            return None, "unparsable_reference: no number in it", None
+            return None, _NO_NUMBER, None
         num_right = sum(abs(number - right) <= tolerance for number, right in zip(found, gold))
         return num_right / len(gold), None, None
 
-    return as_scores(map(verdict, _numbers(response, most), wanted), reasons=False)
-
-
-def _numbers(response: pa.Array, most: int) -> list[list[float] | None]:
-    """The first ``most`` numbers of each text."""
     # Measured: Rust's regex finds all numbers 20 times as fast as re.findall, and the first alone 4 times faster again.
-    texts = series(response)
-    if most <= 1:
-        first = texts.str.extract(f"({_NUMBER})").to_list()
-        present = response.is_valid().to_pylist()
-        return [[_float(one)] if one else [] if valid else None for one, valid in zip(first, present)]
-    found = texts.str.extract_all(_NUMBER).list.head(most).to_list()
-    return [None if numbers is None else [_float(number) for number in numbers] for numbers in found]
+    texts = series(response).str.extract_all(_NUMBER).list.head(most).to_list()
+    found = [None if numbers is None else [_float(number) for number in numbers] for numbers in texts]
+    return as_scores(map(verdict, found, wanted), reasons=False)
+
+
+def _one_number(response: pa.Array, wanted: list[list[float] | None], tolerance: float) -> Scores:
+    """The scores where no reference has more than one number."""
+    first = series(response).str.extract(f"({_NUMBER})")
+    found = first.cast(pl.Float64, strict=False)
+    unread = (found.is_null() & first.is_not_null()).arg_true()
+    found = found.scatter(unread, list(map(_float, first.gather(unread).to_list())))
+    gold = pl.Series([numbers[0] if numbers else None for numbers in wanted], dtype=pl.Float64)
+    right = (found - gold).abs() <= tolerance  # a difference that is not a number is greater than any
+    no_gold = pa.array([numbers is not None and not numbers for numbers in wanted])
+    error = pc.if_else(pc.and_(no_gold, response.is_valid()), _NO_NUMBER, pa.scalar(None, TEXT))
+    score = pc.fill_null(pc.cast(right.to_arrow(), pa.float64()), 0.0)
+    asked = pc.and_(response.is_valid(), pa.array([bool(numbers) for numbers in wanted]))
+    return Scores(pc.if_else(asked, score, None), error)
 
 
 def _float(digits: str) -> float:

@@ -42,9 +42,10 @@ def privacy_leakage(response: pa.Array, *, penalty_per_leak: float = -0.5) -> Sc
     """
     texts = series(response)
     score = pl.Series([0.0] * len(texts), dtype=pl.Float64).set(texts.is_null(), None)
-    plain = texts.str.len_bytes() == texts.str.len_chars()
-    suspect = (texts.str.contains(_ASCII_SIGNS) | (~plain & texts.str.contains(_SIGNS))).fill_null(False)
-    places = suspect.arg_true()
+    suspect = texts.str.contains(_ASCII_SIGNS)
+    wide = (texts.str.len_bytes() > texts.str.len_chars()).arg_true()
+    suspect = suspect.scatter(wide, suspect.gather(wide) | texts.gather(wide).str.contains(_SIGNS))
+    places = suspect.fill_null(False).arg_true()
     reasons: list[str | None] = [None] * len(texts)
     penalties = []
     for place, text in zip(places.to_list(), texts.gather(places).to_list()):

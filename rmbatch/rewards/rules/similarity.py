@@ -7,8 +7,7 @@ are sacrebleu's, the fuzzy ratios RapidFuzz's. Equal or not, as a whole: ``gener
 import inspect
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -17,11 +16,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, per_different_pair, per_pair, too_long
+from rmbatch.rewards.rules.texts import (
+    Once,
+    Verdict,
+    as_scores,
+    both_valid,
+    per_different_pair,
+    per_pair,
+    series,
+    too_long,
+)
+from rmbatch.rewards.rules.words import (
+    Cut,
+    Measure,
+    Numbers,
+    count_shared,
+    f_measure,
+    in_parts,
+    letter_words,
+    pair_words,
+    white_space_words,
+)
 from rmbatch.rows.messages import TEXT
 from rmbatch.settings.extras import require
 
-Measure = Literal["f1", "precision", "recall"]
 Fuzzy = Literal["ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio", "WRatio"]
 
 MAX_PRODUCT = 20_000_000_000
@@ -29,8 +47,6 @@ MAX_PRODUCT = 20_000_000_000
 MAX_CHARACTERS = 100_000
 """Characters of a text whose n-grams are counted in Python."""
 _WORDS = re.compile(r"\w+")
-_LETTERS = re.compile(r"[a-z0-9]+")
-_NO_LETTERS = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 @reward("rouge", writes_reason=False)
@@ -43,15 +59,7 @@ def rouge(response: pa.Array, reference: pa.Array) -> Scores:
     Source: RM-Gallery, ``rouge``, https://github.com/modelscope/RM-Gallery.
     Deviation: a missing reference is null; RM-Gallery compares with "".
     """
-    golds: Once[str, list[str]] = Once(lambda gold: gold.strip().lower().split())
-
-    def verdict(text: str, gold: str) -> Verdict:
-        words, right = text.strip().lower().split(), golds[gold]
-        if not words and not right:
-            return 1.0, None, None
-        return _longest_common(words, right, "f1")
-
-    return as_scores(per_pair(response, reference, verdict), reasons=False)
+    return _scores(response, reference, *_rouge_l(response, reference, white_space_words, "f1"))
 
 
 @reward("rouge1", writes_reason=False)
@@ -155,12 +163,8 @@ def rouge_l(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1")
     Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
     (rouge).
     """
-    golds = Once(_letter_words)
-
-    def verdict(text: str, gold: str) -> Verdict:
-        return _longest_common(_letter_words(text), golds[gold], measure) if golds[gold] else _NO_WORD
-
-    return as_scores(per_pair(response, reference, verdict), reasons=False)
+    score, too_long_error = _rouge_l(response, reference, letter_words, measure)
+    return _scores(response, reference, score, pc.coalesce(_without_words(reference), too_long_error))
 
 
 @reward("bleu")
@@ -242,44 +246,51 @@ def edit_similarity(response: pa.Array, reference: pa.Array, *, normalise: bool 
     return _fuzzy(response, reference, Levenshtein.normalized_similarity, normalise, 1.0)
 
 
-_NO_WORD: Verdict = (None, "unparsable_reference: no word of the letters a to z or digits in it", None)
-
-
-def _letter_words(text: str) -> list[str]:
-    if text.isascii():  # three times as fast as the search
-        return text.lower().translate(_NO_LETTERS).split()
-    return _LETTERS.findall(text.lower())
-
-
-def _longest_common(words: Sequence[str], gold: Sequence[str], measure: Measure) -> Verdict:
-    from rapidfuzz.distance import LCSseq
-
-    if (product := len(words) * len(gold)) > MAX_PRODUCT:
-        return too_long("words times words", product, MAX_PRODUCT)
-    common = LCSseq.similarity(words, gold) if product else 0
-    return _measured(common, len(words), len(gold), measure), None, None
-
-
 def _rouge_n(response: pa.Array, reference: pa.Array, n: int, measure: Measure) -> Scores:
-    def ngrams(words: list[str]) -> Iterable[Any]:
-        return words if n == 1 else zip(*(words[start:] for start in range(n)))
+    def score(text: pa.Array, gold: pa.Array) -> Numbers:
+        ours, theirs = pair_words(text, gold, letter_words, n)
+        common = count_shared(ours, theirs, repeats=True)[2]
+        return f_measure(common, ours.num_words, theirs.num_words, measure)
 
-    def counted(gold: str) -> tuple[Counter[Any], bool]:
-        words = _letter_words(gold)
-        return Counter(ngrams(words)), bool(words)
+    return _scores(response, reference, in_parts(score, response, reference), _without_words(reference))
 
-    golds = Once(counted)
 
-    def verdict(text: str, gold: str) -> Verdict:
-        right, has_words = golds[gold]
-        if not has_words:
-            return _NO_WORD
-        words = _letter_words(text)
-        found = Counter(filter(right.__contains__, ngrams(words)))
-        common = sum(min(number, right[ngram]) for ngram, number in found.items())
-        return _measured(common, max(len(words) - n + 1, 0), right.total(), measure), None, None
+def _rouge_l(response: pa.Array, reference: pa.Array, cut: Cut, measure: Measure) -> tuple[Numbers, pa.Array]:
+    """The scores, 1.0 where neither has a word, and the errors of the pairs that are too long."""
 
-    return as_scores(per_pair(response, reference, verdict), reasons=False)
+    def score(text: pa.Array, gold: pa.Array) -> Numbers:
+        ours, theirs = pair_words(text, gold, cut)
+        product = ours.num_words * theirs.num_words
+        asked = np.flatnonzero((product > 0) & (product <= MAX_PRODUCT))
+        common = np.zeros(len(text), np.int64)
+        lines = (words.take(asked).as_strings() for words in (ours, theirs))
+        common[asked] = cpdist(*lines, scorer=LCSseq.similarity, dtype=np.int64)
+        measured = f_measure(common, ours.num_words, theirs.num_words, measure)
+        return np.stack([np.where(ours.num_words + theirs.num_words > 0, measured, 1.0), product])
+
+    from rapidfuzz.distance import LCSseq
+    from rapidfuzz.process import cpdist
+
+    scored, product = in_parts(score, response, reference)
+    errors = pa.nulls(len(product), TEXT)
+    over = product > MAX_PRODUCT
+    if over.any():
+        said = [too_long("words times words", int(size), MAX_PRODUCT)[1] for size in product[over]]
+        errors = pc.replace_with_mask(errors, pa.array(over), pa.array(said, TEXT))
+    return scored, errors
+
+
+def _without_words(reference: pa.Array) -> pa.Array:
+    has_word = series(reference).str.to_lowercase().str.contains("[a-z0-9]").to_arrow()
+    said = pa.scalar("unparsable_reference: no word of the letters a to z or digits in it", TEXT)
+    return pc.if_else(has_word, pa.scalar(None, TEXT), said)
+
+
+def _scores(response: pa.Array, reference: pa.Array, score: Numbers, error: pa.Array) -> Scores:
+    """The scores of the pairs without an error; null, for the contract to explain, where either text is null."""
+    error = pc.if_else(both_valid(response, reference), error, None)
+    asked = pc.and_(both_valid(response, reference), error.is_null())
+    return Scores(pc.if_else(asked, pa.array(score), None), error)
 
 
 def _overlap(
@@ -298,15 +309,6 @@ def _overlap(
         return num_common / len(right), None, f"{num_common} of {len(right)} {kind}s"
 
     return as_scores(per_pair(response, reference, verdict))
-
-
-def _measured(common: int, num_response: int, num_reference: int, measure: Measure) -> float:
-    if not common:
-        return 0.0
-    precision, recall = common / num_response, common / num_reference
-    if measure == "f1":
-        return 2 * precision * recall / (precision + recall)
-    return precision if measure == "precision" else recall
 
 
 def _sacrebleu() -> Any:

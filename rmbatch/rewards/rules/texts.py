@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores
@@ -51,9 +52,11 @@ def per_pair(response: pa.Array, reference: pa.Array, score: Callable[[str, str]
 
 
 def per_different_pair(response: pa.Array, reference: pa.Array, score: Callable[[str, str], _V]) -> list[_V | None]:
-    """As ``per_pair``, for what costs more than a look-up: equal pairs of the batch are scored once."""
+    """As ``per_pair``, for what costs more than a look-up: equal pairs of the batch are scored once, in order."""
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))
-    scored: dict[Any, _V | None] = {(text, gold): score(text, gold) for text, gold in set(pairs) if _both(text, gold)}
+    scored: dict[Any, _V | None] = {
+        (text, gold): score(text, gold) for text, gold in dict.fromkeys(pairs) if _both(text, gold)
+    }
     return [scored.get(pair) for pair in pairs]
 
 
@@ -70,6 +73,11 @@ def as_scores(verdicts: Iterable[Verdict | None], *, reasons: bool = True) -> Sc
 def floats(scores: Iterable[float | None]) -> pa.Array:
     """Scores as float64, None as null."""
     return pa.array(list(scores), pa.float64())
+
+
+def both_valid(response: pa.Array, reference: pa.Array) -> pa.Array:
+    """[n] bool: where neither is null."""
+    return pc.and_(response.is_valid(), reference.is_valid())
 
 
 def series(column: pa.Array) -> pl.Series:

@@ -1,10 +1,10 @@
 """The tokenizers that text rewards share: ``words``, ``jieba``, ``tiktoken``.
 
 A tokenizer that cannot be had is an error when the reward is made, never another tokenizer in its place: scores of two
-runs would differ with no trace. They take text as it is; lower-casing is the reward's business.
+runs would differ with no trace.
 
-    tokenize = tokenizer("words")
-    tokenize("the cat")    # ["the", "cat"]
+    cut = tokenizer("words")
+    cut(pa.array(["the cat", "the dog"])).ids    # [0, 1, 0, 2]
 """
 
 import logging
@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+import pyarrow as pa
+
 from connectors.errors import UserError
+from rmbatch.rewards.rules.words import Cut, Words, listed_words, white_space_words
 from rmbatch.settings.extras import require
 
 TokenizerName = Literal["words", "jieba", "tiktoken"]
@@ -21,21 +24,32 @@ Tokenize = Callable[[str], list[str]]
 _NOT_CHINESE = re.compile(r"[^\u4e00-\u9fff]+")
 
 
-def tokenizer(name: TokenizerName, *, encoding_name: str = "cl100k_base", chinese_only: bool = False) -> Tokenize:
-    """A function from text to its tokens.
+def tokenizer(
+    name: TokenizerName, *, encoding_name: str = "cl100k_base", chinese_only: bool = False, lower: bool = True
+) -> Cut:
+    """A function from texts to their tokens; the texts are lower-cased and white space at both ends is dropped.
 
     ``words`` splits at white space; ``jieba`` cuts Chinese words (white space is no token); ``tiktoken`` gives the text
-    of each token of ``encoding_name``. ``chinese_only`` first drops all but the characters U+4E00 to U+9FFF.
+    of each token of ``encoding_name``. ``chinese_only`` first drops all but the characters U+4E00 to U+9FFF. ``lower``
+    False: the case stays, and counts.
     Raises UserError where the package or the encoding cannot be loaded.
     """
+    if name == "words" and lower and not chinese_only:
+        return white_space_words
     tokenize: Tokenize = str.split
     if name == "jieba":
         tokenize = _jieba()
     elif name == "tiktoken":
         tokenize = _tiktoken(encoding_name)
-    if not chinese_only:
-        return tokenize
-    return lambda text: tokenize(_NOT_CHINESE.sub("", text))
+
+    def tokens(text: str) -> list[str]:
+        text = text.strip().lower() if lower else text.strip()
+        return tokenize(_NOT_CHINESE.sub("", text) if chinese_only else text)
+
+    def cut(texts: pa.Array) -> Words:
+        return listed_words([tokens(text) for text in texts.to_pylist()])
+
+    return cut
 
 
 def _jieba() -> Tokenize:

@@ -19,6 +19,9 @@ from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, per_pair, per_
 Calls = Counter[tuple[str, str | None]]
 """How often each call is made: its name and its arguments as canonical JSON, None where they do not matter."""
 
+SHORT = 900
+"""Characters that hold no number too long and no nesting too deep for json, where orjson would take them."""
+
 
 @reward("reasoning_tool_call_format")
 def reasoning_tool_call_format(response: pa.Array) -> Scores:
@@ -86,7 +89,8 @@ def _form(text: str) -> Verdict:
         once = all(text.count(tag) == 1 for tag in ("<answer>", "</answer>"))
         closed = once and _encloses(rest, "<answer>", "</answer>")
         return (1.0, None, None) if closed else (0.0, None, "<answer></answer> is not the rest, once")
-    paired = text.count("<tool_call>") == text.count("</tool_call>") and not _doubled(text)
+    num_calls = text.count("<tool_call>")
+    paired = num_calls == text.count("</tool_call>") and not (num_calls > 1 and _doubled(text))
     if not paired or not _encloses(rest, "<tool_call>", "</tool_call>"):
         return 0.0, None, "<tool_call></tool_call> are not the rest, in pairs"
     return next(filter(None, map(_fault_of_call, bodies)), (1.0, None, None))
@@ -113,7 +117,7 @@ def _doubled(text: str) -> bool:
 
 def _fault_of_call(body: str) -> Verdict | None:
     try:
-        call = json.loads(body.strip())  # not orjson: NaN and lone surrogates pass in RM-Gallery
+        call = _json(body)
     except json.JSONDecodeError:
         return 0.0, None, "a tool call is no JSON"
     except RecursionError:
@@ -126,6 +130,14 @@ def _fault_of_call(body: str) -> Verdict | None:
     if isinstance(call, list | str) and not ("name" in call and "arguments" in call):
         return 0.0, None, "a tool call has no name or arguments"
     return None, f"malformed_tool_call: a tool call is a {type(call).__name__}, not an object", None
+
+
+def _json(body: str) -> Any:
+    """What ``json.loads`` gives, and raises."""
+    if len(body) < SHORT:
+        with suppress(orjson.JSONDecodeError):  # NaN, a lone surrogate: json takes them, and so does RM-Gallery
+            return orjson.loads(body)
+    return json.loads(body.strip())
 
 
 def _calls(text: str, compare: str) -> tuple[Calls, int]:
