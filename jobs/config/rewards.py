@@ -113,7 +113,11 @@ def _read_judge(written: Any) -> JudgeKind:
     return kind.model_validate(settings)
 
 
-class JudgeConfig(RootModel[Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]]):
+AnyJudge = Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]
+"""A judge of any kind, with the settings of its kind."""
+
+
+class JudgeConfig(RootModel[AnyJudge]):
     """A judge: `judge` (a kind, or a name of the alignment library) and its settings."""
 
     def build(self) -> Reward:

@@ -18,15 +18,11 @@ import numpy as np
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference
 from rmbatch.judges.asking import ask
-from rmbatch.judges.kinds.base import QuestionWriter
-from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.base import JudgeKind, QuestionWriter
 from rmbatch.judges.kinds.outcomes import Outcome
-from rmbatch.judges.kinds.pairwise import Pairwise
 from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import Principle, PrincipleSet
 
-Comparing = Pairwise | Listwise
-"""Judges that say which of several answers is better."""
 _WAVE = 4
 """Cases are judged in waves of so many times what may be in flight, so that progress is seen and memory is bounded."""
 
@@ -62,8 +58,8 @@ class CaseResult:
 class Trial:
     """One judge and what it judges."""
 
-    def __init__(self, spec: Comparing, about: str) -> None:
-        """Raises UserError for a judge whose prompt needs more than a prompt and answers."""
+    def __init__(self, spec: JudgeKind, about: str) -> None:
+        """``spec``: a judge that compares. Raises UserError where its prompt needs more than a prompt and answers."""
         self.spec, self.about = spec, about
         self._prompt = spec.make_prompt(spec.template)
         if spec.reference or self._prompt.columns or (spec.template is not None and self._prompt.shows_reference):

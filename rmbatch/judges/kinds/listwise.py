@@ -1,7 +1,7 @@
 """Judges all responses of a prompt at once: which is best, or in which order they are.
 
-The order in which they are shown follows from ``shuffle_seed`` and the texts, and turns with each vote: a judge that
-likes a place likes no response, and the same responses are shown alike wherever they stand in their row.
+The order in which the judge sees them follows from ``shuffle_seed`` and the texts, not from their places in the row. It
+rotates with each vote, so a judge that prefers a place favours no response.
 """
 
 from typing import Any, Literal
