@@ -1,4 +1,4 @@
-"""One entry of ``rewards:`` in a job file: a reward with its knobs, or one made of others, nested as one likes.
+"""An entry of ``rewards:`` in a job file: a reward with its knobs, or a composition of others, to any depth.
 
 math: {reward: math_verify}
 tidy: {gate: {require: {reward: reasoning_format}, then: {reward: math_verify}, otherwise: 0.0}}
@@ -125,11 +125,11 @@ class JudgeConfig(RootModel[AnyJudge]):
         return JudgeReward(self.root)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the scores, as plain values; the service is among the files, so that another one is no error."""
+        """What decides the scores, as plain values. The service is in ``files``: another one is a warning, no error."""
         return {**self.root.identity(), "service": self.root.service}
 
     def files(self, name: str) -> dict[str, str]:
-        """Template, principles and service: a digest, or the service's name, by what it is of the reward ``name``."""
+        """Digests of the template and principles of the reward ``name``, and the name of its service."""
         with suppress(UserError):  # a file may be gone since the job has finished
             judge = JudgeReward(self.root)
             principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
@@ -198,7 +198,7 @@ _CONFIGS = {
 
 
 def _find_config(written: Any) -> str:
-    """The class of an entry's settings. Raises ValueError unless the entry says just one reward."""
+    """The name of the class of an entry's settings. Raises ValueError unless it says just one reward."""
     if isinstance(written, BaseModel):
         return type(written).__name__
     chosen = _find_keys(written) if isinstance(written, Mapping) else []
@@ -217,8 +217,9 @@ def _find_keys(written: Mapping[str, Any]) -> list[str]:
 
 
 def _write_out(written: Any) -> Any:
+    """An entry as a mapping; raises ValueError for what is none, as a discriminator may not."""
     written = {"reward": written} if isinstance(written, str) else written
-    _find_config(written)  # here, for what it raises there is no one-line mistake
+    _find_config(written)
     return written
 
 

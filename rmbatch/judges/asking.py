@@ -78,7 +78,7 @@ def _split_into_requests(spec: JudgeSpec, question: Question) -> list[tuple[int,
 
 
 def _seed_of_vote(spec: JudgeSpec, number: int) -> int | None:
-    """The seed of a vote's request. Without a seed in the settings, the first vote has none and each other its number."""
+    """The seed of a vote's request. Without a seed in the settings the first vote has none, each other its number."""
     if spec.seed is None:
         return number or None
     return spec.seed + number

@@ -1,4 +1,4 @@
-r"""Reads what a judge said, strictly: a verdict that is missing, doubled or out of range is none, and the reason says why.
+r"""Reads what a judge said, strictly: a verdict that is missing, doubled or out of range is none, and has a reason.
 
 Nothing is guessed or searched for. An answer is one object or one tag and nothing else, which holds the value alone: a
 verdict inside other text may be a quotation.
@@ -110,7 +110,7 @@ def read_choice(said: object, labels: Mapping[str, T]) -> Reading[T]:
 
 
 def read_number(said: object, low: float, high: float, *, whole: bool = False) -> Reading[float]:
-    """Read a number that stands alone, on a scale from ``low`` to ``high``; ``7/10`` only where the scale ends at 10."""
+    """Read a number that stands alone, from ``low`` to ``high``; ``7/10`` only where the scale ends at 10."""
     if isinstance(said, int | float) and not isinstance(said, bool):
         is_huge = isinstance(said, int) and abs(said) > 2**1000  # float() would raise
         return _on_scale(math.inf if is_huge else float(said), None, low, high, whole)

@@ -58,7 +58,7 @@ class QuestionWriter:
         number: int = 0,
         **judged: Any,
     ) -> Question:
-        """Write the question about ``texts``, which the template shows as ``judged``; ``seen`` is the rest that it shows.
+        """Write the question about ``texts``, shown as ``judged``; ``seen``: the rest that the template shows.
 
         ``number``: which of several votes it is for.
         """
@@ -126,7 +126,7 @@ def load_kind(name: str) -> type[JudgeKind]:
 
 
 def resolve_judge(written: Mapping[str, Any]) -> tuple[type[JudgeKind], dict[str, Any]]:
-    """The kind that ``judge`` names, directly or by a name of the library, and the settings with the library's defaults.
+    """The kind that ``judge`` names, or its name in the library stands for, and the settings with the library's.
 
     Raises UserError for an unknown name.
     """

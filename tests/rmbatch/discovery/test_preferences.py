@@ -125,8 +125,8 @@ def test_one_prompt_cannot_be_split() -> None:
 
 
 def test_the_order_of_answers_says_nothing() -> None:
-    first = [each.shown(seed=0).index(each.chosen) for each in preferences(200, num_rejected=3)]
+    first = [each.shuffle_answers(seed=0).index(each.chosen) for each in preferences(200, num_rejected=3)]
     assert all(30 < first.count(place) < 75 for place in range(4))
     one = preferences(1, num_rejected=3)[0]
     turned = Preference(one.row, one.messages, one.rejected[0], (one.rejected[2], one.chosen, one.rejected[1]))
-    assert turned.shown(seed=0) == one.shown(seed=0)
+    assert turned.shuffle_answers(seed=0) == one.shown(seed=0)
