@@ -39,7 +39,7 @@ def job(rewards: str) -> dict[str, object]:
         (SUM, [("a b", "a", "m"), ("a", None, "m")], [1 / 3, None], ["", "exact", "words"]),
     ],
 )
-def test_a_composition_in_a_job_file(
+def test_composition_in_job_file_scores(
     rewards: str, rows: list[tuple[str, ...]], expected: list[object], scores: list[str]
 ):
     parsed = parse_job(job(rewards), "JOB")
@@ -93,13 +93,13 @@ def test_a_composition_in_a_job_file(
         ("{x: {sum: {parts: {a.b: accuracy}, weights: {a.b: 1}}}}", "the name 'a.b' becomes part of column names"),
     ],
 )
-def test_a_mistake_in_a_composition_is_told_with_its_place(rewards: str, message: str) -> None:
+def test_mistake_in_composition_names_its_key(rewards: str, message: str) -> None:
     with pytest.raises(UserError) as mistake:
         fitted(parse_job(job(rewards), "JOB"), SCHEMA)
     assert message in str(mistake.value)
 
 
-def test_a_part_that_was_not_asked_has_not_failed() -> None:
+def test_part_that_was_not_reached_counts_as_no_null() -> None:
     tally = {"scored.x": 10, "scored.x.then": 0, "null.x.then.not_reached": 10, "null.x.then.timeout": 1}
     assert null_codes(tally, "x") == {}
     assert null_codes(tally, "x.then") == {"not_reached": 10, "timeout": 1}
