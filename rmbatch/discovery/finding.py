@@ -111,5 +111,5 @@ def find_principles(
 def _add_source(candidate: Candidate) -> Principle:
     rows = candidate.rows
     more = f" and {len(rows) - _MAX_ROWS_TOLD:,} more" if len(rows) > _MAX_ROWS_TOLD else ""
-    told = f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:_MAX_ROWS_TOLD])}{more}"
-    return candidate.principle.model_copy(update={"source": told})
+    source = f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:_MAX_ROWS_TOLD])}{more}"
+    return candidate.principle.model_copy(update={"source": source})

@@ -70,8 +70,8 @@ class PrincipleSet(Settings):
     @property
     def digest(self) -> str:
         """Digest of what a judge sees: ``about``, names and texts, in order; 16 hexadecimal digits."""
-        shown = [self.about, *([each.name, each.text] for each in self.principles)]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+        seen = [self.about, *([each.name, each.text] for each in self.principles)]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def load_principles(what: str | Sequence[str] | PrincipleSet) -> PrincipleSet:

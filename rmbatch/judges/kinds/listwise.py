@@ -44,10 +44,10 @@ class Listwise(JudgeKind):
             orders = [order_for_vote(list(texts), seen["prompt"], self.shuffle_seed, vote) for vote in range(self.n)]
             lists.append((group, orders))
             make = form.best_of_list if self.score == "best" else form.order_of_list
-            asked = make(len(texts), critique=self.critique)
+            verdict_form = make(len(texts), critique=self.critique)
             questions += [
-                writer.write(asked, seen, 1, list(texts), number=vote, responses=shown)
-                for vote, shown in enumerate(orders)
+                writer.write(verdict_form, seen, 1, list(texts), number=vote, responses=ordered)
+                for vote, ordered in enumerate(orders)
             ]
 
         def outcomes(votes: list[list[Vote]]) -> Parts:

@@ -82,23 +82,23 @@ class Pairwise(JudgeKind):
 
     def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
         """A question for each pair and order."""
-        asked = form.better_of_two(ties=self.ties, critique=self.critique)
+        verdict_form = form.better_of_two(ties=self.ties, critique=self.critique)
         missing = [responses.find_missing(place) for place in range(len(responses))]
         prompts: list[_Prompt] = []
         questions: list[Question] = []
         for places in responses.places_by_prompt():
-            there = {str(responses.responses[place]): place for place in places if missing[place] is None}
-            if len(there) < 2:
+            by_text = {str(responses.responses[place]): place for place in places if missing[place] is None}
+            if len(by_text) < 2:
                 continue
-            seen = responses.template_variables(next(iter(there.values())))
-            texts = shuffle_texts(list(there), seen["prompt"], self.shuffle_seed, 0)
+            seen = responses.template_variables(next(iter(by_text.values())))
+            texts = shuffle_texts(list(by_text), seen["prompt"], self.shuffle_seed, 0)
             prompt = _Prompt(places, texts, _schedule_pairs(self, texts, seen["prompt"]))
             prompts.append(prompt)
             for pair in prompt.pairs:
                 both = [texts[pair.first], texts[pair.second]]
                 for first_is_a in pair.orders:
                     a, b = both if first_is_a else both[::-1]
-                    questions.append(writer.write(asked, seen, self.n, both, response_a=a, response_b=b))
+                    questions.append(writer.write(verdict_form, seen, self.n, both, response_a=a, response_b=b))
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
             scores = [why or without_comparison(self.alone) for why in missing]
