@@ -106,6 +106,8 @@ def _find_cure(model: type[BaseModel], data: Any, error: Mapping[str, Any]) -> s
     if error["type"] in ("model_type", "model_attributes_type"):
         owner = _find_model(model, data, error["loc"])
         return f"keys and values: {', '.join(owner.model_fields)}" if owner else "keys and values"
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ").removeprefix("write ")
     if error["type"] not in _CURES:
         return f"something else: {error['msg'][0].lower()}{error['msg'][1:]}"
     return _CURES[error["type"]].format(**error.get("ctx", {}))

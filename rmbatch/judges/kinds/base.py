@@ -115,8 +115,8 @@ class JudgeKind(JudgeSpec):
 
     @classmethod
     def model_for(cls, written: Mapping[str, Any]) -> "type[JudgeKind]":
-        """The kind that settings are for."""
-        return resolve_judge(written)[0]
+        """The kind that settings are for; in a job file `reward` may stand for `judge`."""
+        return resolve_judge({"judge": written.get("reward"), **written})[0]
 
 
 def load_kind(name: str) -> type[JudgeKind]:

@@ -66,6 +66,16 @@ def test_composition_in_job_file_scores(
             "{x: {gate: {require: {rewad: accuracy}, then: accuracy}}}",
             "JOB: rewards.x.gate.require: write which reward it is, like {reward: f1_score}, {model: FOLDER} or",
         ),
+        (
+            "{x: {gate: {require: {reward: base_honesty_pointwise, scal: 1}, then: accuracy}}}",
+            "JOB: rewards.x.gate.require.scal: unknown key; did you mean 'scale'?",
+        ),
+        ("{x: {judge: pairwise, model: m}}", "JOB: rewards.x.endpoints: missing; it has no default"),
+        ("{x: {reward: [accuracy]}}", "JOB: rewards.x.reward: got ['accuracy']; write text in quotes"),
+        (
+            "{x: {route: {to: {a: 3}}}}",
+            "rewards.x.route.to.a: got 3; write keys and values: when, then or which reward it",
+        ),
         ("{x: {gate: {require: acuracy, then: accuracy}}}", "no reward 'acuracy': did you mean 'accuracy'"),
         ("{x: {reward: f1_score, gate: {}}}", "and not several of them (gate, reward)"),
         (
