@@ -1,8 +1,7 @@
-"""Reads a job file: YAML that is data, environment variables by name, values replaced on the command line.
+"""Reads a job file: replaces values by those of the command line, puts in environment variables, refuses secrets.
 
 ``${NAME}`` stands for an environment variable (``$${`` for the text itself) and is put in after the YAML is parsed, so
-a value can never become YAML. Secrets do not belong into a job file, not even by reference: the job is written beside
-the output. A mistake is one line: the file, the key, the value, what to write instead.
+a value can never become YAML. A job file holds no secrets, not even by reference, because it is kept beside the output.
 
     data = read_job_file("job.yaml", ["input.path=s3://team/rollouts/", "select.keep=2"], os.environ)
     job = parse_job(data, "job.yaml")

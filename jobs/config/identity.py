@@ -1,6 +1,6 @@
-"""What a job is known by: the part of its file that decides its result, and the files behind its rewards.
+"""The identity of a job: the part of its file that decides its result, and digests of the files behind its rewards.
 
-The plan of an output keeps it, so that another job does not write there.
+An output's plan keeps it, so that another job does not write to the same output.
 
     job_identity(job)                                          # plain values, as they come back from JSON
     differences(planned, job_identity(job))                    # ["select.keep: 1 -> 2"]

@@ -1,4 +1,4 @@
-"""The rewards of a job file, or of a dict as its ``rewards:`` is, and the one that is the score.
+"""Loads the rewards of a job file, or of a dict like its ``rewards:``, and chooses the one that is the score.
 
 name, reward = load_rewards("job.yaml").choose()
 load_rewards({"math": {"reward": "math_verify"}, "form": {"reward": "reasoning_format"}}).choose(by="math")
@@ -38,7 +38,7 @@ class JobRewards:
     """``input.columns``."""
 
     def choose(self, by: str | None = None) -> tuple[str, Reward]:
-        """The score and its name: ``by``, else what the job selects by, its total, or its only reward.
+        """Choose the score: the reward ``by``, else what the job selects by, its total, or its only reward.
 
         Raises UserError where nothing says which one, or there is none of this name.
         """
@@ -58,7 +58,7 @@ class JobRewards:
 
 
 class _Rewards(Settings):
-    """What a dict says: ``rewards:`` and ``combine:`` of a job file."""
+    """The ``rewards:`` and ``combine:`` of a dict."""
 
     rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     combine: CombineRule | None = None
@@ -84,7 +84,7 @@ _PARTS = {"parts", "require", "to"}
 
 
 def load_rewards(written: str | Mapping[str, Any]) -> JobRewards:
-    """The rewards of a job file (a path or a URL) or of a dict; raises UserError for what cannot be read."""
+    """Load the rewards of a job file (a path or a URL) or of a dict; raises UserError for what cannot be read."""
     if isinstance(written, str):
         job = parse_job(read_job_file(written, [], os.environ), written)
         if not isinstance(job, RewardJob):

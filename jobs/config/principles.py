@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from jobs.config.rewards import AnyJudge
 from jobs.config.sections import InputConfig, JobConfig, PlaceConfig, Text
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
-from rmbatch.discovery.trial import Comparing
+from rmbatch.judges.kinds import KINDS
+from rmbatch.judges.kinds.base import JudgeKind, load_kind
 from rmbatch.settings.base import PlainName, Settings
 
 MOST_ROWS = 5000
@@ -67,8 +69,8 @@ class PrinciplesJob(JobConfig):
     """A short name of the principles, of letters, digits, _ and -."""
     about: Text
     """What is judged, in a sentence or two, for the prompts and for the file."""
-    judge: Annotated[Comparing, Field(discriminator="judge")]
-    """Who judges by the principles: a pairwise judge (which `judge` may leave out) or a listwise one."""
+    judge: AnyJudge
+    """Who judges by the principles: a pairwise judge (which `judge` may leave out), or another kind that compares."""
     writer: ChatSpec | None = None
     """Who writes principles. None: whom the judge asks, with temperature 0.7."""
     propose: ProposeConfig = ProposeConfig()
@@ -87,14 +89,16 @@ class PrinciplesJob(JobConfig):
     def _compares(cls, written: Any) -> Any:
         if not isinstance(written, Mapping):
             return written
-        kind = written.get("judge", "pairwise")
-        if kind not in ("pairwise", "listwise"):
-            raise ValueError(f"{kind!r} is no judge that compares answers; write judge: pairwise or judge: listwise")
-        return {**written, "judge": kind}
+        name = written.get("judge", "pairwise")
+        comparing = [each for each in KINDS if load_kind(each).compares]
+        if name not in comparing:
+            ways = " or ".join(f"judge: {each}" for each in comparing)
+            raise ValueError(f"{name!r} is no judge that compares answers; write {ways}")
+        return {**written, "judge": name}
 
     @field_validator("judge")
     @classmethod
-    def _has_no_principles(cls, judge: Comparing) -> Comparing:
+    def _has_no_principles(cls, judge: JudgeKind) -> JudgeKind:
         if judge.principles is not None:
             raise ValueError("principles: these are what the job finds; leave them out")
         return judge

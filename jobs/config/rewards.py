@@ -1,4 +1,4 @@
-"""One entry of ``rewards:`` in a job file: a reward with its knobs, or one made of others, nested as one likes.
+"""An entry of ``rewards:`` in a job file: a reward with its knobs, or a composition of others, to any depth.
 
 math: {reward: math_verify}
 tidy: {gate: {require: {reward: reasoning_format}, then: {reward: math_verify}, otherwise: 0.0}}
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -70,10 +70,6 @@ class RuleConfig(Settings):
         """The function with its knobs; raises UserError for an unknown reward or knob."""
         return bind(self.reward, self.knobs)
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the scores, as plain values."""
-        return self.model_dump(mode="json")
-
     def files(self, name: str) -> dict[str, str]:
         """The user's file that holds the function: a digest by its path."""
         del name
@@ -113,7 +109,11 @@ def _read_judge(written: Any) -> JudgeKind:
     return kind.model_validate(settings)
 
 
-class JudgeConfig(RootModel[Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]]):
+AnyJudge = Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]
+"""A judge of any kind, with the settings of its kind."""
+
+
+class JudgeConfig(RootModel[AnyJudge]):
     """A judge: `judge` (a kind, or a name of the alignment library) and its settings."""
 
     def build(self) -> Reward:
@@ -121,11 +121,11 @@ class JudgeConfig(RootModel[Annotated[SerializeAsAny[JudgeKind], BeforeValidator
         return JudgeReward(self.root)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the scores, as plain values; the service is among the files, so that another one is no error."""
+        """What decides the scores, as plain values. The service is in ``files``: another one is a warning, no error."""
         return {**self.root.identity(), "service": self.root.service}
 
     def files(self, name: str) -> dict[str, str]:
-        """Template, principles and service: a digest, or the service's name, by what it is of the reward ``name``."""
+        """Digests of the template and principles of the reward ``name``, and the name of its service."""
         with suppress(UserError):  # a file may be gone since the job has finished
             judge = JudgeReward(self.root)
             principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
@@ -137,30 +137,31 @@ class JudgeConfig(RootModel[Annotated[SerializeAsAny[JudgeKind], BeforeValidator
 class _Composition(Settings):
     """What holds other rewards."""
 
-    def parts_by_end(self) -> "Mapping[str, RewardConfig | CaseConfig | _Composition]":
-        """Its parts, by the end of their names; "" for one that has its name."""
-        raise NotImplementedError
-
     def identity(self) -> dict[str, Any]:
         """What decides the scores, as plain values, those of its parts among them."""
         return identity_of_fields(self)
 
     def files(self, name: str) -> dict[str, str]:
-        """The files of all parts."""
-        found = [part.files(f"{name}.{end}" if end else name) for end, part in self.parts_by_end().items()]
-        return {path: digest for each in found for path, digest in each.items()}
+        """The files of all parts, whose names begin with ``name``."""
+        found: dict[str, str] = {}
+        for field, value in self:
+            for end, part in value.items() if isinstance(value, Mapping) else [(field, value)]:
+                if hasattr(part, "files"):
+                    found |= part.files(f"{name}.{end}")
+        return found
 
 
 class _Composed(_Composition):
     """A composition under the key that says which; it has just this field."""
 
-    def parts_by_end(self) -> "Mapping[str, _Composition]":
-        return {"": next(value for _, value in self)}
+    def files(self, name: str) -> dict[str, str]:
+        """The files of all parts, whose names begin with ``name``."""
+        return {path: digest for _, value in self for path, digest in value.files(name).items()}
 
     def build(self) -> Reward:
         """The composition, its parts bound to their knobs; raises UserError for an unknown reward or knob."""
-        made: Reward = next(value for _, value in self).build()
-        return made
+        (made,) = [value.build() for _, value in self]
+        return cast(Reward, made)
 
 
 class SumReward(_Composed):
@@ -194,7 +195,7 @@ _CONFIGS = {
 
 
 def _find_config(written: Any) -> str:
-    """The class of an entry's settings. Raises ValueError unless the entry says just one reward."""
+    """The name of the class of an entry's settings. Raises ValueError unless it says just one reward."""
     if isinstance(written, BaseModel):
         return type(written).__name__
     chosen = _find_keys(written) if isinstance(written, Mapping) else []
@@ -213,8 +214,9 @@ def _find_keys(written: Mapping[str, Any]) -> list[str]:
 
 
 def _write_out(written: Any) -> Any:
+    """An entry as a mapping; raises ValueError for what is none, as a discriminator may not."""
     written = {"reward": written} if isinstance(written, str) else written
-    _find_config(written)  # here, for what it raises there is no one-line mistake
+    _find_config(written)
     return written
 
 
@@ -230,7 +232,7 @@ RewardConfig = Annotated[
     BeforeValidator(_write_out),
 ]
 """A reward: a function and its knobs, a served model or a judge and its settings, or one of sum, gate, route and
-cascade. Each has ``build``, ``identity`` and ``files``."""
+cascade. Each has ``build`` and ``files``, and ``identity`` where not all of it decides its scores."""
 
 Parts = Annotated[dict[Name, RewardConfig], Field(min_length=1)]
 
@@ -242,9 +244,6 @@ class SumConfig(_Composition):
     """By the name that their columns end in."""
     weights: CombineRule
     """Weight by part, and `on_null`: what a part without a score does to the sum."""
-
-    def parts_by_end(self) -> Parts:
-        return self.parts
 
     def build(self) -> Reward:
         return WeightedSum(_built(self.parts), self.weights)
@@ -264,9 +263,6 @@ class GateConfig(_Composition):
     on_null: Literal["null", "closed"] | None = "null"
     """What no score of `require` means: no score, or a closed gate."""
 
-    def parts_by_end(self) -> Mapping[str, RewardConfig]:
-        return {"require": self.require, "then": self.then}
-
     def build(self) -> Reward:
         return Gate(
             self.require.build(),
@@ -284,9 +280,6 @@ class CaseConfig(_Composition):
     """Which rows take it; the first route whose condition holds is taken."""
     then: RewardConfig
     """What scores them."""
-
-    def parts_by_end(self) -> Mapping[str, RewardConfig]:
-        return {"then": self.then}
 
 
 class RouteConfig(_Composition):
@@ -306,9 +299,6 @@ class RouteConfig(_Composition):
                 wanted = "a reward" if self.by else "{when: {column: ...}, then: ...}, or name a column in by"
                 raise ValueError(f"to.{name}: write {wanted}")
         return self
-
-    def parts_by_end(self) -> Mapping[str, CaseConfig | RewardConfig]:
-        return {**self.to} if self.default is None else {**self.to, "default": self.default}
 
     def build(self) -> Reward:
         routes = {}
@@ -330,9 +320,6 @@ class CascadeConfig(_Composition):
     """By part, for all but the last: the scores, both ends included, where the next part decides."""
     on_null: Literal["null", "next"] | None = "null"
     """What no score of a part means: no score, or that the next part decides."""
-
-    def parts_by_end(self) -> Parts:
-        return self.parts
 
     def build(self) -> Reward:
         return Cascade(_built(self.parts), self.bands, on_null=self.on_null or "null")

@@ -1,5 +1,5 @@
-"""Finds the principles behind preferences: proposed row by row, tried, selected, and measured on rows held out.
+"""Finds the principles behind preferences: it proposes them row by row, tries and selects them, and measures them.
 
-How a judge uses principles is ``rmbatch/judges/``; files and output folders are ``jobs/principles.py``. Importing this
+Judges use principles in ``rmbatch/judges/``; ``jobs/principles.py`` reads and writes the files. Importing this
 package loads nothing.
 """

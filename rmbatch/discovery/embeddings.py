@@ -1,4 +1,4 @@
-"""Vectors of texts from a server that speaks OpenAI's ``/v1/embeddings``; they are kept, as answers are.
+"""Gets vectors of texts from a server with OpenAI's ``/v1/embeddings``, and keeps them as answers are kept.
 
 vectors = embed_texts(Embeddings(endpoint="http://host:8001", model="Qwen/Qwen3-Embedding-0.6B"), texts, folder)
 """
@@ -24,7 +24,7 @@ IN_FLIGHT = 8
 
 
 class Embeddings(Settings):
-    """Who makes vectors of texts."""
+    """The server that makes vectors of texts."""
 
     endpoint: Annotated[str, Field(min_length=1)]
     """Base URL of a server."""
@@ -48,7 +48,7 @@ class Embeddings(Settings):
 
 
 def embed_texts(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
-    """A vector for each text, [n, dimensions]; ``kept``: where they are kept.
+    """Get a vector for each text, [n, dimensions]; ``kept``: the folder that keeps them.
 
     Raises UserError where the server refuses, and JobError where it cannot be asked any more.
     """
@@ -77,7 +77,7 @@ def embed_texts(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors
 
 
 async def _request(spec: Embeddings, texts: Sequence[str], keep: Callable[[str, list[float]], None]) -> None:
-    """Have each vector kept as soon as it is there."""
+    """Request the vectors, and call ``keep`` with each as it arrives."""
     from rmbatch.endpoints.balancer import Ask, Endpoints, Post
     from rmbatch.endpoints.http import BadAnswer, Refused, Reply
 

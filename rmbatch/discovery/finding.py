@@ -1,6 +1,6 @@
-"""From preferences to a small set of principles and what they are worth: propose, select, measure.
+"""Finds a small set of principles behind preferences, and measures what they are worth.
 
-It reads and writes no files; what is asked follows from its arguments alone.
+It reads and writes no files. Its requests depend on its arguments alone.
 
     found = find_principles(writer, trial, train, held_out, Selection(keep=8))
     found.principles, found.worth
@@ -28,11 +28,11 @@ from rmbatch.discovery.worth import Worth, count_cases, count_trials, measure_us
 from rmbatch.judges.principles import Principle
 
 POOL = 4
-"""So many times the principles that are kept are tried on rows."""
+"""How many times more principles are tried on rows than are kept."""
 _MAX_ROWS_TOLD = 5
 
 Stage = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
-"""Name, total and unit of a piece of work; what is entered is told how far it is."""
+"""Called with name, total and unit of a piece of work; its context is a function that takes the progress."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found."""
+    """The proposals, the chosen principles, and what these are worth."""
 
     proposals: list[Proposal]
     num_candidates: int
@@ -80,9 +80,9 @@ def find_principles(
     seed: int = 0,
     stage: Stage = _no_progress,
 ) -> Findings:
-    """The principles behind ``train``, and what they are worth on ``held_out``. Raises JobError where all must stop.
+    """Find the principles behind ``train``, and measure them on ``held_out``. Raises JobError where all must stop.
 
-    ``rounds``: the most revisions of a row's principles; ``seed``: of which rows principles are tried on.
+    ``rounds``: the most revisions of a row's principles; ``seed`` decides on which rows principles are tried.
     """
     with stage("propose", len(train), "rows") as advance_to:
         proposals = propose_principles(writer, trial, train, rounds, advance_to)
@@ -111,5 +111,5 @@ def find_principles(
 def _add_source(candidate: Candidate) -> Principle:
     rows = candidate.rows
     more = f" and {len(rows) - _MAX_ROWS_TOLD:,} more" if len(rows) > _MAX_ROWS_TOLD else ""
-    told = f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:_MAX_ROWS_TOLD])}{more}"
-    return candidate.principle.model_copy(update={"source": told})
+    source = f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:_MAX_ROWS_TOLD])}{more}"
+    return candidate.principle.model_copy(update={"source": source})

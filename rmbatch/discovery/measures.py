@@ -1,6 +1,6 @@
-"""What verdicts say of principles: accuracy, coverage, precision and differences, each with its 95 % interval.
+"""Accuracy, coverage and precision of a judge on some rows, and differences of two, each with its 95 % interval.
 
-Rows without a verdict are in no share but coverage, and are counted by their reason. Nothing is judged here.
+Rows without a verdict are in no share but coverage; they are counted by their reason.
 
     count_results([CaseResult("right"), CaseResult("tie")]).accuracy.value      # 0.5
     compare_results(with_them, without)                       # of the rows that the judge decided in both
@@ -32,7 +32,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two accuracies on the same rows, in [-1, 1]."""
+    """The difference of two accuracies on the same rows, in [-1, 1]."""
 
     value: float
     low: float
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ResultCounts:
-    """How a judge did on some rows."""
+    """How often a judge was right on some rows."""
 
     num_rows: int
     right: int
@@ -78,14 +78,14 @@ class ResultCounts:
 
 
 def count_results(results: Sequence[CaseResult]) -> ResultCounts:
-    """The counts of these verdicts."""
+    """Count the results."""
     counts = Counter(each.outcome for each in results)
     nulls = Counter(each.code for each in results if each.outcome is None)
     return ResultCounts(len(results), counts["right"], counts["wrong"], counts["tie"], dict(sorted(nulls.items())))
 
 
 def estimate_share(hits: int, num_rows: int) -> Share | None:
-    """The share with its Wilson score interval; None of no rows. Source: Wilson 1927, JASA 22."""
+    """Estimate a share with its Wilson score interval; None for no rows. Source: Wilson 1927, JASA 22."""
     if num_rows == 0:
         return None
     value, squared = hits / num_rows, Z * Z / num_rows
@@ -95,9 +95,9 @@ def estimate_share(hits: int, num_rows: int) -> Share | None:
 
 
 def compare_results(first: Sequence[CaseResult], second: Sequence[CaseResult]) -> Difference | None:
-    """How much more often the first is right, of the same rows; None where no row has a verdict in both.
+    """How much more often the first is right on the same rows; None where no row has a verdict in both.
 
-    The interval knows that rows are the same, and does not shrink to nothing where all agree.
+    The interval is that of paired rows, and keeps a width where all rows agree.
     Source: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
     paired data", Statistics in Medicine 17, method 10.
     """
@@ -119,7 +119,7 @@ def compare_results(first: Sequence[CaseResult], second: Sequence[CaseResult]) -
 
 
 def as_plain(each: Share | Difference | None) -> dict[str, float] | None:
-    """As plain values, rounded to four digits."""
+    """Plain values, rounded to four digits."""
     return None if each is None else {name: round(value, 4) for name, value in asdict(each).items()}
 
 
@@ -128,7 +128,7 @@ def _length(one: float, other: float, phi: float) -> float:
 
 
 def _correlation(both: int, gained: int, lost: int, none: int) -> float:
-    """Of being right twice, with Newcombe's correction for continuity."""
+    """The correlation of being right in both, with Newcombe's correction for continuity."""
     margins = (both + gained) * (lost + none) * (both + lost) * (gained + none)
     if margins == 0:
         return 0.0

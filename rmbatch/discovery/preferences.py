@@ -1,6 +1,6 @@
-"""Preferences: a prompt, the answer that was preferred and those that were not, out of the rows of a table.
+"""Reads preferences from the rows of a table: a prompt, the answer that was preferred, and the others.
 
-What cannot be used is counted by its reason and is no preference. Nothing is judged here.
+Rows that cannot be used are counted by their reason.
 
     found = read_preferences(table, roles, PreferenceColumns(chosen="chosen", rejected="rejected"), ids)
     found.preferences, found.unusable                    # [Preference(…), …], {"chosen_missing": 2}
@@ -49,14 +49,14 @@ class PreferenceColumns(Settings):
         return self
 
     def columns(self) -> list[str]:
-        """All that are named."""
+        """The columns that are named."""
         several = self.responses if isinstance(self.responses, tuple) else (self.responses,)
         return [name for name in (self.chosen, self.rejected, *several, self.best) if name is not None]
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One row."""
+    """A prompt with a preferred answer and others."""
 
     row: str
     """Its id, or its place in the input."""
@@ -71,14 +71,14 @@ class Preference:
         """The conversation as text."""
         return format_conversation(self.messages)
 
-    def shown(self, seed: int) -> list[str]:
-        """All answers in an order that says nothing of which is preferred."""
+    def shuffle_answers(self, seed: int) -> list[str]:
+        """All answers, in an order that does not tell which is preferred."""
         return shuffle_texts([self.chosen, *self.rejected], self.prompt, seed, 0)
 
 
 @dataclass(frozen=True)
 class ReadPreferences:
-    """What a table holds."""
+    """The preferences of a table, and how many of its rows are none."""
 
     preferences: list[Preference]
     unusable: Mapping[str, int]
@@ -86,7 +86,7 @@ class ReadPreferences:
 
 
 def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, rows: Sequence[str]) -> ReadPreferences:
-    """The preferences in a table; ``rows`` names its rows. Raises UserError for a column that cannot be read."""
+    """Read the preferences of a table; ``rows`` names its rows. Raises UserError for a column that cannot be read."""
     for name in columns.columns():
         if name not in table.column_names:
             raise UserError(f"preferences: no column {name!r}; {nearest(name, table.column_names)}")
@@ -117,7 +117,7 @@ def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, 
 def split_by_prompt(
     preferences: Sequence[Preference], held_out: float, seed: int
 ) -> tuple[list[Preference], list[Preference]]:
-    """Rows to learn from and rows to measure on, about ``held_out`` of the prompts; no prompt is in both.
+    """Split into rows to learn from and rows to measure on, about ``held_out`` of the prompts; no prompt is in both.
 
     Raises UserError where one of them would be empty.
     """
@@ -134,7 +134,7 @@ def split_by_prompt(
 
 
 def _read_answers(table: pa.Table, columns: PreferenceColumns) -> Iterator[tuple[str | None, list[str | None]]]:
-    """Of each row the preferred answer, None where there is none, and the others."""
+    """For each row: the preferred answer, or None, and the other answers."""
     if columns.chosen is not None and columns.rejected is not None:
         chosen = flatten(table, Roles(response=columns.chosen)).column("response").to_pylist()
         yield from zip(chosen, _read_answer_lists(table, columns.rejected), strict=True)
@@ -150,7 +150,7 @@ def _read_answers(table: pa.Table, columns: PreferenceColumns) -> Iterator[tuple
 
 
 def _read_answer_lists(table: pa.Table, column: str) -> list[list[str | None]]:
-    """The answers of a column in which a row has one, or a list of them."""
+    """The answers of a column that holds one answer a row, or a list of them."""
     field = table.schema.field(column)
     if (field.metadata or {}).get(JSON_MARK[0]) == JSON_MARK[1]:
         values = json_values(one_array(table[column]), column)
@@ -184,7 +184,7 @@ def _has_text(text: str | None) -> bool:
 
 
 def _normalise_prompt(preference: Preference) -> str:
-    """The prompt without what makes no other prompt: case and spaces."""
+    """The prompt without case and repeated spaces, which make no other prompt."""
     return " ".join(preference.prompt.casefold().split())
 
 

@@ -1,7 +1,7 @@
-"""Principles out of single rows: proposed from the preferred answer, tried on the row, revised where that goes wrong.
+"""Proposes principles from single rows, tries them on the row, and has them revised where the judge goes wrong.
 
-A row's principles count only if the judge, who goes by them alone, prefers the answer that was preferred. All rows go
-step by step together, so that each step is one wave of requests; what is asked never depends on who answers first.
+A row's principles count only if a judge that follows them alone prefers the preferred answer. All rows take each step
+together, so a step is one wave of requests, and no request depends on which answer comes first.
 Source: "Auto-Rubric: Learning to Extract Generalizable Criteria for Reward Modeling", arXiv 2510.17314 (propose,
 evaluate, revise).
 
@@ -54,7 +54,7 @@ _FORM = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """What came of one row in one round."""
+    """The result of one row in one round."""
 
     row: str
     round: int
@@ -80,7 +80,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the writer has said to one question."""
+    """The writer's answer to one question."""
 
     reading: Reading[tuple[Principle, ...]]
     text: str | None = None
@@ -88,19 +88,19 @@ class _Answer:
 
 
 class Writer:
-    """Who writes principles."""
+    """The model that writes principles."""
 
     def __init__(self, spec: ChatSpec, about: str, per_row: int, seed: int) -> None:
-        """``seed``: of the order in which answers are shown."""
+        """``seed`` decides the order in which answers are shown."""
         self.spec, self._about, self._per_row, self._seed = spec, about, per_row, seed
 
     def first_question(self, row: Preference) -> str:
-        """What is asked about a row at first."""
-        return f"{self._shown(row)}\n\n{self._write_task()}\n\n{_FORM}"
+        """The first question about a row."""
+        return f"{self._show_row(row)}\n\n{self._write_task()}\n\n{_FORM}"
 
     def revision_question(self, row: Preference, principles: Sequence[Principle], result: CaseResult) -> str:
-        """What is asked where a judge was misled by principles."""
-        answers = row.shown(self._seed)
+        """The question about principles that misled the judge."""
+        answers = row.shuffle_answers(self._seed)
         if len(result.liked) == 1:
             liked = f"answer {answers.index(result.liked[0]) + 1}"
         else:
@@ -111,7 +111,7 @@ class Writer:
         )
         mark = make_mark(row.prompt, answers)
         return (
-            f"{self._shown(row)}\n\nA judge that went by the following principles alone preferred {liked}.\n\n"
+            f"{self._show_row(row)}\n\nA judge that went by the following principles alone preferred {liked}.\n\n"
             f"{listed}\n\n"
             "Its reasons, in which letters and numbers of answers are its own:\n"
             f"<reasons-{mark}>\n{result.reason[:_MAX_REASON]}\n</reasons-{mark}>\n\n"
@@ -120,7 +120,7 @@ class Writer:
         )
 
     def ask(self, talks: Sequence[Sequence[dict[str, str]]]) -> list[_Answer]:
-        """What is said to each. Raises JobError where all must stop."""
+        """Ask the writer, and return its answers. Raises JobError where all must stop."""
         from rmbatch.chat.client import ChatRequest
 
         if not talks:
@@ -155,8 +155,8 @@ class Writer:
             )
         return Reading(drop_repeated_names(list(found.values())[: self._per_row]))
 
-    def _shown(self, row: Preference) -> str:
-        answers = row.shown(self._seed)
+    def _show_row(self, row: Preference) -> str:
+        answers = row.shuffle_answers(self._seed)
         mark = make_mark(row.prompt, answers)
         fenced = "\n\n".join(
             f"<answer-{place}-{mark}>\n{text}\n</answer-{place}-{mark}>" for place, text in enumerate(answers, 1)
@@ -185,9 +185,9 @@ def propose_principles(
     rounds: int,
     advance_to: Callable[[int], object] = lambda done: None,
 ) -> list[Proposal]:
-    """What came of each row in each round, round by round; ``rounds``: the most revisions of a row.
+    """Propose and revise principles for each row, and return all proposals, round by round.
 
-    A row without a verdict is not revised, for nobody knows what it would take. Raises JobError where all must stop.
+    ``rounds``: the most revisions of a row. A row without a verdict is not revised. Raises JobError.
     """
     proposals: list[Proposal] = []
     talks = [_Conversation(row, [_user_message(writer.first_question(row))]) for row in rows]
@@ -217,14 +217,14 @@ def propose_principles(
 
 
 def count_outcomes(proposals: Sequence[Proposal]) -> dict[str, int]:
-    """How many rows ended how: right, wrong, tie or a code."""
+    """Count rows by how they ended: right, wrong, tie or an error's code."""
     last = {each.row: each for each in proposals}
     return dict(sorted(Counter(each.outcome for each in last.values()).items()))
 
 
 @dataclass(frozen=True)
 class _Conversation:
-    """What the writer is asked next about a row."""
+    """The messages to the writer about a row."""
 
     row: Preference
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -235,7 +235,7 @@ def _user_message(text: str) -> dict[str, str]:
 
 
 def drop_repeated_names(principles: Sequence[Principle]) -> tuple[Principle, ...]:
-    """The same, those without a name whose name another one has."""
+    """Remove the name of each principle whose name an earlier one has."""
     seen: set[str] = set()
     apart = []
     for each in principles:

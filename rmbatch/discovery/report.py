@@ -1,4 +1,4 @@
-"""The report of principles that were found: one page for people, out of the plain values that programs read.
+"""The report of a principles job as a page, made from the same plain values that programs read.
 
 write_page(report)                                         # Markdown
 summarise_worth(report["worth"])                        # "On 120 held-out rows the judge is right on …"
@@ -21,7 +21,7 @@ Plain = Mapping[str, Any]
 
 
 def summarise_worth(worth: Plain) -> str:
-    """What was found on held-out rows, in a few honest sentences."""
+    """The result on held-out rows, in a few sentences."""
     num_rows = worth["with"]["num_rows"]
     if worth["gain"] is None:
         said = f"Of {num_rows:,} held-out rows none has a verdict both with and without the principles."
@@ -35,7 +35,7 @@ def summarise_worth(worth: Plain) -> str:
 
 
 def write_page(report: Plain) -> str:
-    """The whole page."""
+    """The page as Markdown."""
     worth, rows = report["worth"], report["rows"]
     lines = [
         f"# Principles: {report['topic']}",

@@ -1,4 +1,4 @@
-"""A small set out of many principles: each as useful, and as unlike the others, as can be found. No model is asked.
+"""Selects a small set of principles: each useful, and unlike the others. It asks no model.
 
 A set is worth its coding rate, the number of nats that its vectors take at a given precision,
 
@@ -41,7 +41,7 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class Candidate:
-    """A principle that has converged somewhere."""
+    """A principle of at least one row that converged."""
 
     principle: Principle
     rows: tuple[str, ...]
@@ -49,7 +49,7 @@ class Candidate:
 
 
 def list_candidates(proposals: Sequence[Proposal]) -> list[Candidate]:
-    """The principles of rows that converged, equal ones once, as first written, in order of their rows."""
+    """List the principles of rows that converged, equal ones once, as first written, in order of their rows."""
     found: dict[str, tuple[Principle, dict[str, None]]] = {}
     for proposal in proposals:
         if proposal.converged:
@@ -94,7 +94,7 @@ def reduce_dimensions(vectors: Vectors) -> Vectors:
 
 
 def measure_support(vectors: Vectors, pool: Sequence[Candidate]) -> Vectors:
-    """How much of the pool says the like of each, counted by rows and relative to the most: weights in (0, 1]."""
+    """How many rows of the pool say the like of each, relative to the most: weights in (0, 1]."""
     num_rows = np.array([len(each.rows) for each in pool], dtype=np.float64)
     likeness = np.maximum(vectors @ vectors.T, 0) ** 2
     np.fill_diagonal(likeness, 1)
@@ -117,9 +117,9 @@ def select_diverse(
 ) -> list[int]:
     """The places of the chosen vectors, in the order in which they were chosen; none whose weight is 0.
 
-    ``epsilon``: the error at which vectors are coded, their own length being 1; the smaller, the less alike must two
-    be to count as two. ``min_gain``: as a share of what a vector of length 1 in a
-    new direction would add; below, it ends (a copy adds nothing, or less). None: it goes on to ``keep``.
+    ``epsilon``: the error at which vectors of length 1 are coded; with a smaller one, vectors that are more alike count
+    as two. ``min_gain``: the least that the next vector adds, as a share of what one in a new direction would add.
+    None: ``keep`` vectors are chosen.
     """
     scaled = np.asarray(vectors) * np.sqrt(np.clip(weights, 0, 1))[:, None]
     useful = np.flatnonzero(np.asarray(weights) > 0).tolist()
@@ -137,7 +137,7 @@ def select_diverse(
 
 
 def _largest_gain(chosen: Vectors, epsilon: float, rate: float) -> float:
-    """What a vector of length 1 would add that stands at right angles to all others."""
+    """What a vector of length 1 at right angles to all others would add."""
     num = len(chosen) + 1
     scale = DIMENSIONS / (num * epsilon**2)
     with_it = np.linalg.slogdet(np.eye(num - 1) + scale * chosen @ chosen.T)[1] + np.log1p(scale)

@@ -1,11 +1,10 @@
-"""Tries principles on preferences: a judge that goes by them compares the answers, and is right, wrong or undecided.
+"""Tries principles on preferences: a judge that follows them compares the answers, and is right, wrong or undecided.
 
-Any row may be tried with principles of its own, all in parallel. What the judge says is read as everywhere
-(``rmbatch/judges/``): what cannot be read is no verdict, neither right nor wrong. It proposes nothing and counts
-nothing.
+Each row may be tried with principles of its own; all are asked in parallel. A verdict that cannot be read is neither
+right nor wrong (``rmbatch/judges/``).
 
     trial = Trial(Pairwise(endpoint="http://host:8000", model="qwen3-32b"), about="What counts is …")
-    trial.judged([Case(preference, [Principle(text="It names the next step.")]), Case(preference)])
+    trial.run([Case(preference, [Principle(text="It names the next step.")]), Case(preference)])
 """
 
 import itertools
@@ -18,22 +17,18 @@ import numpy as np
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference
 from rmbatch.judges.asking import ask
-from rmbatch.judges.kinds.base import QuestionWriter
-from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.base import JudgeKind, QuestionWriter
 from rmbatch.judges.kinds.outcomes import Outcome
-from rmbatch.judges.kinds.pairwise import Pairwise
 from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import Principle, PrincipleSet
 
-Comparing = Pairwise | Listwise
-"""Judges that say which of several answers is better."""
 _WAVE = 4
 """Cases are judged in waves of so many times what may be in flight, so that progress is seen and memory is bounded."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row, and the principles by which it is judged; none: only by what the trial is about."""
+    """A row and the principles for it. Without any, the judge only knows what the trial is about."""
 
     preference: Preference
     principles: Sequence[Principle] = ()
@@ -41,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of a case."""
+    """Whether the judge preferred the preferred answer."""
 
     outcome: Literal["right", "wrong", "tie"] | None
     """right: the preferred answer has a higher score than every other. tie: no other has a higher one. None: at least
@@ -60,10 +55,10 @@ class CaseResult:
 
 
 class Trial:
-    """One judge and what it judges."""
+    """A judge, and what it is about."""
 
-    def __init__(self, spec: Comparing, about: str) -> None:
-        """Raises UserError for a judge whose prompt needs more than a prompt and answers."""
+    def __init__(self, spec: JudgeKind, about: str) -> None:
+        """``spec``: a judge that compares. Raises UserError where its prompt needs more than a prompt and answers."""
         self.spec, self.about = spec, about
         self._prompt = spec.make_prompt(spec.template)
         if spec.reference or self._prompt.columns or (spec.template is not None and self._prompt.shows_reference):
@@ -71,7 +66,7 @@ class Trial:
             raise UserError(f"judge: it is to see {needs}, but preferences have only prompts and answers; leave it out")
 
     def run(self, cases: Sequence[Case], advance_to: Callable[[int], object] = lambda done: None) -> list[CaseResult]:
-        """The verdict of each case. Raises JobError where all must stop."""
+        """Try the cases, and return the result of each. Raises JobError where all must stop."""
         size = len(cases) if self.spec.batch else _WAVE * self.spec.in_flight  # a batch may take a day
         results: list[CaseResult] = []
         for start in range(0, len(cases), max(size, 1)):
@@ -91,7 +86,7 @@ class Trial:
         ]
 
     def _principles(self, case: Case) -> PrincipleSet:
-        """Not checked: without principles there is still something that it is about, which a file could not hold."""
+        """Not validated: a case may have no principles, and a principle file may not."""
         return PrincipleSet.model_construct(topic="trial", about=self.about, principles=tuple(case.principles))
 
 

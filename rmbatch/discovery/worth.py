@@ -1,4 +1,4 @@
-"""What principles are worth: to select by, on rows that were learnt from; to report, on rows held out.
+"""Measures what principles are worth: to select them, on rows to learn from; to report them, on rows held out.
 
 useful = measure_usefulness(trial, sample_rows(train, 60, seed=0), pool)
 worth = measure_worth(trial, held_out, chosen)
@@ -26,7 +26,7 @@ _VALUES = {"right": 1.0, "tie": 0.5, "wrong": 0.0}
 
 @dataclass(frozen=True)
 class PrincipleWorth:
-    """What one principle of a set does."""
+    """What one principle of a set contributes."""
 
     principle: Principle
     alone: ResultCounts
@@ -72,7 +72,7 @@ class Worth:
 def measure_worth(
     trial: Trial, rows: Sequence[Preference], principles: Sequence[Principle], advance_to: Advance = lambda done: None
 ) -> Worth:
-    """What the principles do on these rows: together, each alone, and all but each. Raises JobError.
+    """Measure the principles on these rows: together, each alone, and all but each. Raises JobError.
 
     It takes ``count_cases(rows, principles)`` judgements.
     """
@@ -91,17 +91,17 @@ def measure_worth(
 
 
 def count_cases(rows: Sequence[Preference], principles: Sequence[Principle]) -> int:
-    """The judgements that ``measure_worth`` takes."""
+    """How many judgements ``measure_worth`` takes."""
     return len(rows) * (2 + 2 * len(principles))
 
 
 def measure_usefulness(
     trial: Trial, rows: Sequence[Preference], pool: Sequence[Principle], advance_to: Advance = lambda done: None
 ) -> Vectors:
-    """Of each principle alone by how much the rows that it mends outnumber those that it spoils, in (-1, 1).
+    """For each principle alone: how far the rows that it mends outnumber those that it spoils, in (-1, 1).
 
-    Compared with no principles: (mended - spoilt) / (mended + spoilt + 2), so that few rows say little; from or to a
-    tie is half a row. Rows without a verdict do not count. It takes ``count_trials`` judgements. Raises JobError.
+    It is (mended - spoilt) / (mended + spoilt + 2) against no principles, so few rows count little. A change from or to
+    a tie is half a row. Rows without a verdict do not count. It takes ``count_trials`` judgements. Raises JobError.
     """
     arms: list[list[Principle]] = [[], *([each] for each in pool)]
     results = iter(trial.run([Case(row, arm) for arm in arms for row in rows], advance_to))
@@ -110,12 +110,12 @@ def measure_usefulness(
 
 
 def count_trials(rows: Sequence[Preference], pool: Sequence[Principle]) -> int:
-    """The judgements that ``measure_usefulness`` takes."""
+    """How many judgements ``measure_usefulness`` takes."""
     return len(rows) * (1 + len(pool))
 
 
 def sample_rows(rows: Sequence[Preference], num_rows: int, seed: int) -> list[Preference]:
-    """So many of the rows, drawn by a hash of each, in their order."""
+    """Draw ``num_rows`` rows by a hash of each, and keep their order."""
 
     def draw(row: Preference) -> bytes:
         said = "\0".join((str(seed), row.row, row.prompt, row.chosen))

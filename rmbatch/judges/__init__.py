@@ -1,4 +1,4 @@
-"""LLM judges: principles and a prompt, a model's critique, and a strictly read verdict as a score.
+"""LLM judges: a model criticises responses by principles, and its verdict, read strictly, is the score.
 
-How models are asked is ``rmbatch/chat/``. Importing this package loads nothing.
+``rmbatch/chat/`` sends the requests. Importing this package loads nothing.
 """

@@ -1,9 +1,10 @@
-"""Puts questions to a judge and reads its verdicts: votes, a second chance for what cannot be read, never a default.
+"""Asks a judge questions and reads the votes.
 
     votes = ask(spec, [Question("Which is better? …", form, num_votes=3)])
     votes[0][0].value                                    # what the form's verdict is, or None and votes[0][0].error
 
-What cannot be read is no verdict: the vote keeps the code and all that was said.
+A vote that cannot be read is no verdict, and never a default: it keeps the code and all that was said. With ``repair``
+the judge is asked for it once more.
 """
 
 from collections.abc import Sequence
@@ -25,13 +26,13 @@ MOST_THOUGHT = 2000
 
 
 def count_prefix(spec: JudgeSpec) -> str:
-    """What the names of all counts of a judge begin with."""
+    """The prefix of the names of all counts of a judge."""
     return f"judge.{spec.digest}."
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one thing."""
+    """One question to a judge."""
 
     text: str
     form: Form
@@ -54,7 +55,7 @@ class Vote:
 
 
 def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
-    """The votes on each question. Raises JobError where all must stop."""
+    """Ask the judge, and return the votes on each question. Raises JobError where all must stop."""
     from rmbatch.chat.client import ChatRequest
 
     asks = [
@@ -70,21 +71,21 @@ def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
 
 
 def _split_into_requests(spec: JudgeSpec, question: Question) -> list[tuple[int, int]]:
-    """Number and samples of each request that brings the votes on a question."""
+    """The requests that bring the votes on a question: of each its number and how many samples it asks for."""
     if not spec.one_by_one:
         return [(question.number, question.num_votes)]
     return [(question.number + number, 1) for number in range(question.num_votes)]
 
 
 def _seed_of_vote(spec: JudgeSpec, number: int) -> int | None:
-    """The seed of a vote's request; without one of its own, the first has the server's and others their number."""
+    """The seed of a vote's request. Without a seed in the settings the first vote has none, each other its number."""
     if spec.seed is None:
         return number or None
     return spec.seed + number
 
 
 def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
-    """The votes, those whose verdict could not be read asked for once more."""
+    """Ask once more for each vote that could not be read, and return all votes."""
     from rmbatch.chat.client import ChatRequest
 
     places = [

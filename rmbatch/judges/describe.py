@@ -32,9 +32,9 @@ def describe_judge(name: str) -> str:
         field = model.model_fields[key]
         default = "needed" if field.is_required() else repr(field.get_default(call_default_factory=True))
         default = repr(given[key]) if key in given else default
-        told = " ".join((field.description or "").split())
+        description = " ".join((field.description or "").split())
         lines += [
             f"  {key} = {default}",
-            *textwrap.wrap(told, WIDTH, initial_indent="      ", subsequent_indent="      "),
+            *textwrap.wrap(description, WIDTH, initial_indent="      ", subsequent_indent="      "),
         ]
     return "\n".join(lines)

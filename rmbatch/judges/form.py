@@ -1,12 +1,12 @@
-"""What a judge fills in: reasons, where they are wanted, and one verdict; how it is asked for, and how it is read.
+"""The form that a judge fills in: its reasons, if wanted, and one verdict.
 
     form = scale(1, 10, whole=True, critique=True)
     form.schema                                      # for servers that hold answers to a JSON schema
     form.instructions("json_schema")                 # for the prompt, whether or not they do
     form.read('{"critique": "…", "score": 7}', "json_schema").value          # 7.0
 
-Values are read strictly (``verdict.py``): what is not clear is none. No verdict is taken out of other text, for a judge
-quotes what it judges; and none that may be such a quotation.
+Values are read strictly (``verdict.py``). A judge quotes what it judges, so no verdict is taken out of other text, and
+none that may be such a quotation.
 """
 
 import math
@@ -34,7 +34,7 @@ _ENUM_MOST = 101
 
 @dataclass(frozen=True)
 class Form:
-    """One verdict, and how it is written."""
+    """How one verdict is asked for and read."""
 
     field: str
     """Its name in JSON, and as a tag."""
@@ -48,7 +48,7 @@ class Form:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the whole answer, in the order in which it is to be written: reasons first."""
+        """JSON schema of the whole answer. The reasons come first, because a judge writes in this order."""
         properties = ({CRITIQUE: {"type": "string"}} if self.critique else {}) | {self.field: dict(self.value)}
         return {
             "type": "object",
@@ -69,11 +69,10 @@ class Form:
     def read(
         self, text: str, structured: str, *, quotable: str = "", was_thought: bool = False, has_ended: bool = True
     ) -> Reading[Any]:
-        """The verdict that an answer is, or why there is none; an answer may begin with what the model thought.
+        """Read the verdict of an answer, or why it has none. An answer may begin with the model's thinking.
 
-        ``quotable``: what others wrote and the judge has seen: a verdict that stands there as it stands in the answer
-        may be a quotation. ``was_thought``: the server has set thinking apart. ``has_ended``: the judge ended its
-        answer itself, so what comes last is its last word.
+        ``quotable``: what the judge was shown of others; a verdict that stands there word for word may be a quotation.
+        ``was_thought``: the server has set the thinking apart. ``has_ended``: the answer was not cut off.
         """
         readings = [(start, self._read_answer(text[start:], structured)) for start in thinking_ends(text)]
         found = [(start, each.value[0]) for start, each in readings if each.value is not None]
@@ -94,7 +93,7 @@ class Form:
         return next((each.value[1] for each in readings if each.value is not None), "")
 
     def _read_answer(self, text: str, structured: str) -> Reading[tuple[Any, str]]:
-        """The verdict and the reasons that a text is."""
+        """Read verdict and reasons from a text that holds nothing else."""
         text = strip_fence(text)
         if structured != "text" or text.startswith("{"):  # some models answer in JSON whatever they are told
             return self._read_json(text)
@@ -124,7 +123,7 @@ class Form:
         return Reading(None, reading.reason) if reading.reason else Reading((reading.value, critique.strip()))
 
     def _list_endings(self, text: str, start: int, was_thought: bool, has_ended: bool) -> Iterator[str]:
-        """The ends of an answer that would make a verdict of a quotation if they were quoted."""
+        """The ends of an answer that must not stand in what is judged: then the verdict may be a quotation."""
         said = text[start:]
         if start:
             yield text[max(text.rfind(mark, 0, start) for mark in "<[") :]
@@ -224,7 +223,7 @@ def numbers_of_steps(num_steps: int, low: float, high: float, *, whole: bool, cr
 
 
 def _contains(part: str, text: str) -> bool:
-    """Whether a part stands in a text, however white space, escapes and capitals differ."""
+    """Whether a text contains a part; white space, escapes and capitals do not count."""
     return _squash(part) in _squash(text)
 
 

@@ -1,7 +1,7 @@
-"""The judges that have a name: what each judges, and how. ``page.py`` makes their page, ``docs/alignment.md``.
+"""The judges of the alignment library by name. ``page.py`` makes their page, ``docs/alignment.md``.
 
 The names are RM-Gallery's; the principles are our own, in ``topics/<topic>.yaml``, which ``principles.py`` reads.
-This is only the table, and loads neither pydantic nor YAML. To add judges: write the file, add a line to ``TOPICS``.
+This table loads neither pydantic nor YAML. To add judges, write a topic's file and add a line to ``TOPICS``.
 
     is_judge("base_helpfulness_pointwise")           # True
     LIBRARY["safety_listwise_reward"].topic          # "safety"
@@ -80,5 +80,5 @@ def is_judge(name: str) -> bool:
 
 
 def topic_file(topic: str) -> bytes:
-    """The file of a topic's principles, YAML, out of the installed package."""
+    """The YAML file with a topic's principles, from the installed package."""
     return files("rmbatch.judges").joinpath("topics", f"{topic}.yaml").read_bytes()

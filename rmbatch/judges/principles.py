@@ -1,12 +1,12 @@
-"""The principles that a judge goes by, and the files that hold them: read, checked, written.
+"""The principles that a judge follows, and reading and writing their files.
 
-What a judge is asked, and what becomes of its answer, is not known here; nor is where generated principles come from.
+This module knows neither prompts nor answers, nor how principles are generated (``rmbatch/discovery/``).
 
     load_principles("helpfulness")                           # a topic of the library
     load_principles("principles/support.yaml")               # a file, or a URL
     load_principles(["It names a price.", "It is polite."])  # sentences
     write_principles("principles/support.yaml", principles)
-    principles.digest                                        # equal where a judge is shown the same
+    principles.digest                                        # equal where judges see the same text
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _ABOUT_A_LIST = "What counts is whether the response follows the principles."
 
 
 class Principle(Settings):
-    """One thing that makes a response good; it holds or is violated."""
+    """One thing that makes a response good. A response meets it or violates it."""
 
     name: Label = ""
     """A few words on one line, by which a judge may refer to it; empty: it has none."""
@@ -43,7 +43,7 @@ class Principle(Settings):
 
 
 class PrincipleSet(Settings):
-    """What a judge goes by."""
+    """The principles of one topic, as a judge sees them."""
 
     topic: PlainName
     """A short name, of letters, digits, _ and -."""
@@ -69,13 +69,13 @@ class PrincipleSet(Settings):
 
     @property
     def digest(self) -> str:
-        """Of what a judge is shown: ``about``, names and texts, in order; 16 hexadecimal digits."""
-        shown = [self.about, *([each.name, each.text] for each in self.principles)]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+        """Digest of what a judge sees: ``about``, names and texts, in order; 16 hexadecimal digits."""
+        seen = [self.about, *([each.name, each.text] for each in self.principles)]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def load_principles(what: str | Sequence[str] | PrincipleSet) -> PrincipleSet:
-    """The principles that are meant: a topic of the library, a .yaml file's path or URL, or sentences as they are.
+    """Load principles: a topic of the library, a .yaml file by path or URL, or a list of sentences.
 
     Raises UserError naming the file, the key, the value and the cure.
     """
@@ -98,9 +98,9 @@ def load_principles(what: str | Sequence[str] | PrincipleSet) -> PrincipleSet:
 
 
 def write_principles(path: str, principles: PrincipleSet) -> None:
-    """Write a file, at a path or a URL that ends in .yaml, that ``load_principles`` reads as the same principles.
+    """Write principles to a path or URL that ends in .yaml, so that ``load_principles`` reads the same.
 
-    What stands there is replaced. Raises UserError where it cannot be written.
+    It replaces the file that is there. Raises UserError where it cannot be written.
     """
     from connectors.storage import StorageOptions, open_url
 
@@ -116,7 +116,7 @@ def write_principles(path: str, principles: PrincipleSet) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML that escapes what no one sees; PyYAML loses U+0085 and U+2028 when it writes them as they are."""
+    """Safe YAML with invisible characters escaped: PyYAML loses U+0085 and U+2028 when it writes them unescaped."""
 
 
 def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""What a judge is asked: a jinja2 template, its variables checked before any row, rendered row by row.
+"""The prompt of a judge: a jinja2 template. Its variables are checked before any row; each row is rendered.
 
     prompt = Prompt("pointwise", read_template("mine.jinja"), [("response",)], compares=False)
     prompt.columns                                       # what else it reads of the rows: ()
@@ -60,7 +60,7 @@ class Prompt:
         return {name: value for name, value in vars(self).items() if name != "_template"}
 
     def render(self, **variables: Any) -> str:
-        """The text that is sent. Raises TemplateFailed for what goes wrong with these values."""
+        """Render the text that is sent. Raises TemplateFailed where the template fails with these values."""
         import jinja2
 
         try:
@@ -74,7 +74,7 @@ class Prompt:
         return _make_environment().from_string(self.text)
 
     def _variables(self) -> set[str]:
-        """The names that it takes from outside, those of its macros among them."""
+        """The names that the template and its macros take from outside."""
         from jinja2 import TemplateSyntaxError, meta, nodes
 
         try:
@@ -100,7 +100,7 @@ def format_conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
 
 
 def make_mark(prompt: str, texts: Sequence[str]) -> str:
-    """Eight letters that follow from a prompt and stand in none of the texts, so that none of them can close a tag."""
+    """Eight letters, derived from the prompt, that occur in none of the texts, so that no text can close a tag."""
     for number in itertools.count():
         said = f"{number} {prompt}".encode(errors="replace")
         mark = hashlib.blake2b(said, digest_size=4, person=b"rmbatch-mark").hexdigest()
@@ -110,7 +110,7 @@ def make_mark(prompt: str, texts: Sequence[str]) -> str:
 
 
 def read_template(template: str) -> str:
-    """The text of a template that is a file (``*.jinja``) or the text itself; raises UserError."""
+    """The text of a template, given as a file (``*.jinja``) or as the text itself; raises UserError."""
     if not template.endswith(".jinja"):
         if "{{" not in template:
             raise UserError(f"template: {template[:80]!r} shows nothing; the name of a file ends in .jinja")

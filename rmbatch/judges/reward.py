@@ -1,9 +1,9 @@
-"""An LLM judge as a reward: columns to questions, the votes on them to scores.
+"""An LLM judge as a reward: it turns columns into questions, and the votes on them into scores.
 
     rm = rmbatch.judge("pairwise", principles="helpfulness", endpoint="http://host:8000", model="qwen3-32b")
     rm.evaluate({"prompt": "What is 2 + 2?", "responses": ["4", "5"]})     # two Results, 1.0 and 0.0
 
-What a judge has not said clearly is null, with ``verdict_…`` as its error and all that was said as its reason.
+A verdict that is not clear gives null, with the error ``verdict_…`` and all that the judge said as the reason.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class JudgeReward(Reward):
 
     @property
     def template(self) -> str:
-        """The text of what it asks, with its variables."""
+        """The template's text."""
         return self._prompt.text
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class JudgeReward(Reward):
         return {name: as_scores(parts[name], "steps" in more) for name, more in self.part_names.items()}
 
     def questions(self, column: Columns, offsets: Offsets | None = None) -> list[Question]:
-        """What would be asked, without asking it."""
+        """The questions that it would ask; asks none."""
         return self._plan(column, offsets).questions
 
     def _plan(self, column: Columns, offsets: Offsets | None) -> Plan:

@@ -55,9 +55,9 @@ class JudgeSpec(ChatSpec):
 
     def chat(self) -> ChatSpec:
         """Who is asked, and how, alone; judges with equal ones share their client."""
-        asked = {name: getattr(self, name) for name in ChatSpec.model_fields}
+        settings = {name: getattr(self, name) for name in ChatSpec.model_fields}
         is_single = self.asks_differently or self.one_by_one
-        return ChatSpec.model_construct(**asked | ({"n": 1} if is_single else {}))
+        return ChatSpec.model_construct(**settings | ({"n": 1} if is_single else {}))
 
 
 def check_scale(scale: tuple[float, float], whole: bool) -> None:

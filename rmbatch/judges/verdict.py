@@ -1,7 +1,7 @@
-r"""What a judge has said, read strictly: a verdict that is missing, doubled or out of range is none, and says why.
+r"""Reads what a judge said, strictly: a verdict that is missing, doubled or out of range is none, and has a reason.
 
-Nothing here guesses and nothing searches: an answer is one object or one tag and nothing else, and what stands in it
-is the value alone. A verdict amid other text may be one that the judge only quotes.
+Nothing is guessed or searched for. An answer is one object or one tag and nothing else, which holds the value alone: a
+verdict inside other text may be a quotation.
 
     read_json_object('{"score": 7}').value                        # {"score": 7}
     read_tag("<score>7</score>", "score").value                   # "7"
@@ -40,17 +40,17 @@ class Reading(Generic[T]):
 
 
 def strip_fence(text: str) -> str:
-    """The text without white space around it, and without a code fence around all of it."""
+    """Strip white space, and a code fence around the whole text."""
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
     return fenced[1].strip() if fenced else text
 
 
 def read_json_object(text: str, schema: Mapping[str, Any] | None = None) -> Reading[dict[str, Any]]:
-    """The JSON object that a text is, alone or in a code fence, and that fulfils the schema.
+    """Read a text that is one JSON object, perhaps in a code fence, and check it against the schema.
 
-    Newlines in strings are taken as they are meant. A name that is there twice with different values, NaN, and an
-    object that is begun but not ended are no verdict, nor is an object with anything beside it.
+    Raw newlines in strings are accepted. No verdict: a name twice with different values, NaN, an object that does
+    not end, and an object with anything beside it.
     """
     text = strip_fence(text)
     if not text.startswith("{"):
@@ -77,7 +77,7 @@ def read_json_object(text: str, schema: Mapping[str, Any] | None = None) -> Read
 
 
 def read_tag(text: str, tag: str) -> Reading[str]:
-    """The text between ``<tag>`` and ``</tag>``, stripped, where these are all of a text."""
+    """Read the text between ``<tag>`` and ``</tag>``, stripped; nothing may stand beside them."""
     begin, inner, rest = partition_tag(text, tag)
     if begin is None:
         return _none("missing", f"no <{tag}>")
@@ -89,7 +89,7 @@ def read_tag(text: str, tag: str) -> Reading[str]:
 
 
 def partition_tag(text: str, tag: str) -> tuple[str | None, str | None, str]:
-    """What stands before the first ``<tag>``, in it, and after its end; None where it is not there, or not closed."""
+    """Split a text into before, inside and after the first ``<tag>``; None where it is missing, or not closed."""
     parts = re.split(rf"<(/?){re.escape(tag)}>", text, maxsplit=2, flags=re.IGNORECASE)
     if len(parts) == 1:
         return None, None, ""
@@ -99,7 +99,7 @@ def partition_tag(text: str, tag: str) -> tuple[str | None, str | None, str]:
 
 
 def read_choice(said: object, labels: Mapping[str, T]) -> Reading[T]:
-    """What the label means that was chosen, which stands alone: ``A``, ``[[A]]``, ``Response A``."""
+    """Read a label that stands alone (``A``, ``[[A]]``, ``Response A``) and give the value that it stands for."""
     if not isinstance(said, str):
         return _none("malformed", f"{said!r} is no label")
     known = {label.casefold(): value for label, value in labels.items()}
@@ -110,7 +110,7 @@ def read_choice(said: object, labels: Mapping[str, T]) -> Reading[T]:
 
 
 def read_number(said: object, low: float, high: float, *, whole: bool = False) -> Reading[float]:
-    """The number on a scale from ``low`` to ``high``, alone; ``7/10`` only where the scale ends at 10."""
+    """Read a number that stands alone, from ``low`` to ``high``; ``7/10`` only where the scale ends at 10."""
     if isinstance(said, int | float) and not isinstance(said, bool):
         is_huge = isinstance(said, int) and abs(said) > 2**1000  # float() would raise
         return _on_scale(math.inf if is_huge else float(said), None, low, high, whole)
@@ -127,7 +127,7 @@ def read_number(said: object, low: float, high: float, *, whole: bool = False) -
 
 
 def read_ranking(said: object, labels: Sequence[str]) -> Reading[tuple[str, ...]]:
-    """Labels from best to worst: ``[2, 1, 3]``, ``2 > 1 > 3`` or ``2, 1, 3``; each exactly once."""
+    """Read labels from best to worst, each exactly once: ``[2, 1, 3]``, ``2 > 1 > 3`` or ``2, 1, 3``."""
     if isinstance(said, list | tuple):
         return _permutation([_bare(str(each)) for each in said if not isinstance(each, bool)], labels)
     if not isinstance(said, str):
@@ -139,14 +139,14 @@ def read_ranking(said: object, labels: Sequence[str]) -> Reading[tuple[str, ...]
 
 
 def split_numbers(said: str) -> list[str]:
-    """The entries of a list of numbers in text, ``[1, 2; 3]``, with or without brackets; empty for an empty one."""
+    """Split a list of numbers in text, ``[1, 2; 3]``, with or without brackets; empty for an empty list."""
     inner = strip_fence(said).strip(".")
     inner = inner[1:-1] if inner.startswith("[") and inner.endswith("]") else inner
     return [part.strip() for part in re.split("[,;]", inner)] if inner.strip() else []
 
 
 class _DoubledError(Exception):
-    """A name that is twice in one JSON object."""
+    """One JSON object has a name twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

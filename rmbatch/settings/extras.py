@@ -1,4 +1,4 @@
-"""What the extras of the package bring, and the line that says which one is missing.
+"""The extras of the package, and a check with one clear line where one is missing.
 
 require("judge", "an LLM judge")      # raises UserError: … pip install 'rmbatch[judge]'
 """

@@ -65,7 +65,7 @@ def show(value: Any) -> str:
 
 
 def _list_mistakes(model: type[BaseModel], data: Any, errors: Sequence[dict[str, Any]], noun: str) -> list[str]:
-    """A line for each key: what a union's members say of one value together, no key missing that is only misspelt."""
+    """A line for each key. A union's members share a line; a key that is only misspelt is not also missing."""
     misspelt = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
     by_key: dict[str, list[dict[str, Any]]] = {}
     for error in errors:
@@ -76,7 +76,7 @@ def _list_mistakes(model: type[BaseModel], data: Any, errors: Sequence[dict[str,
 
 
 def _find_key(data: Any, error: Mapping[str, Any]) -> str:
-    """Where the mistake stands in the data; pydantic's own path also holds a union's members and what it made."""
+    """The key in the data. Pydantic's own path also names members of unions and values that validators made."""
     path = []
     for part in error["loc"]:
         known = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, list) else ()
@@ -106,6 +106,8 @@ def _find_cure(model: type[BaseModel], data: Any, error: Mapping[str, Any]) -> s
     if error["type"] in ("model_type", "model_attributes_type"):
         owner = _find_model(model, data, error["loc"])
         return f"keys and values: {', '.join(owner.model_fields)}" if owner else "keys and values"
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ").removeprefix("write ")
     if error["type"] not in _CURES:
         return f"something else: {error['msg'][0].lower()}{error['msg'][1:]}"
     return _CURES[error["type"]].format(**error.get("ctx", {}))

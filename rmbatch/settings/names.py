@@ -1,4 +1,4 @@
-"""The cure in a message about a name that is not known: the known names nearest to it."""
+"""Suggests known names near to an unknown one, for error messages."""
 
 import difflib
 from collections.abc import Iterable

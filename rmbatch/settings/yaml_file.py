@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """Keys and values of a node with its aliases written out; one inside itself counts once, and is refused later."""
+    """Count keys and values, with aliases written out; a node inside itself counts once, and is refused later."""
     if node not in known:
         known[node] = 1
         inner = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value

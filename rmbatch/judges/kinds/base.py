@@ -1,4 +1,4 @@
-"""What a kind of judge promises. Its questions are plain values: neither columns nor servers are known here.
+"""What a kind of judge promises. Kinds work on plain values: they know neither columns nor servers.
 
 parse_judge({"judge": "pairwise", "principles": "helpfulness", "endpoint": "http://host:8000", "model": "m"})
 load_kind("pairwise").compares                       # True
@@ -29,7 +29,7 @@ Parts = dict[str, list[Outcome]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to be asked, and what the answers come to."""
+    """The questions to ask, and how their votes become outcomes."""
 
     questions: list[Question]
     outcomes: Callable[[list[list[Vote]]], Parts]
@@ -58,7 +58,7 @@ class QuestionWriter:
         number: int = 0,
         **judged: Any,
     ) -> Question:
-        """The question about ``texts``, shown as ``judged``, to somebody who sees the rest.
+        """Write the question about ``texts``, shown as ``judged``; ``seen``: the rest that the template shows.
 
         ``number``: which of several votes it is for.
         """
@@ -100,7 +100,7 @@ class JudgeKind(JudgeSpec):
 
     @abstractmethod
     def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
-        """What to ask about these responses, and what the votes on it come to."""
+        """Plan what to ask about these responses, and how votes become outcomes."""
 
     @classmethod
     def own_template(cls) -> str:
@@ -115,18 +115,18 @@ class JudgeKind(JudgeSpec):
 
     @classmethod
     def model_for(cls, written: Mapping[str, Any]) -> "type[JudgeKind]":
-        """The kind that settings are for."""
-        return resolve_judge(written)[0]
+        """The kind that settings are for; in a job file `reward` may stand for `judge`."""
+        return resolve_judge({"judge": written.get("reward"), **written})[0]
 
 
 def load_kind(name: str) -> type[JudgeKind]:
-    """The kind of this name; raises KeyError."""
+    """Import the kind of this name; raises KeyError."""
     module, _, attribute = KINDS[name].partition(":")
     return cast(type[JudgeKind], getattr(import_module(module), attribute))
 
 
 def resolve_judge(written: Mapping[str, Any]) -> tuple[type[JudgeKind], dict[str, Any]]:
-    """The kind that ``judge`` names, itself or by a name of the library, and the settings with the library's.
+    """The kind that ``judge`` names, or its name in the library stands for, and the settings with the library's.
 
     Raises UserError for an unknown name.
     """
@@ -143,6 +143,6 @@ def resolve_judge(written: Mapping[str, Any]) -> tuple[type[JudgeKind], dict[str
 
 
 def parse_judge(written: Mapping[str, Any]) -> JudgeKind:
-    """The judge that is written down; raises UserError for what does not fit."""
+    """Make the judge of these settings; raises UserError for a setting that does not fit."""
     kind, settings = resolve_judge(written)
     return validate(kind, settings, where=f"judge {str(written['judge'])!r}", noun="setting")

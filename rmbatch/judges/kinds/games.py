@@ -1,4 +1,4 @@
-"""Which pairs of candidates play, and what their games say of each: win rate, Copeland, Elo, Bradley-Terry.
+"""Schedules games between candidates and rates the candidates by them: win rate, Copeland, Elo, Bradley-Terry.
 
     pairs = schedule(4, max_games=None, seed=7)          # [(0, 3), (1, 2), …], each unordered pair once
     rate_candidates([Game(0, 1, 1.0), Game(1, 2, 0.5)], 3, "win_rate")             # [1.0, 0.25, 0.5]
@@ -23,7 +23,7 @@ _ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Game:
-    """What two candidates, by their places, came to."""
+    """The result of a game between two candidates, given by their places."""
 
     first: int
     second: int
@@ -32,10 +32,10 @@ class Game:
 
 
 def schedule(num_candidates: int, max_games: int | None, seed: int | str) -> list[tuple[int, int]]:
-    """The pairs that play, each at most once, nobody against itself.
+    """The pairs that play, each at most once, no candidate against itself.
 
-    All n(n-1)/2; or ``max_games`` of them, rounds of a round robin in which everybody plays once, from an order by the
-    seed: so the numbers of games differ by at most two.
+    All n(n-1)/2 pairs, or the first ``max_games`` of a round robin, whose order follows from the seed. In each round
+    every candidate plays once, so their numbers of games differ by at most two.
     """
     seats: list[int | None] = list(range(num_candidates))
     random.Random(seed).shuffle(seats)
@@ -52,7 +52,7 @@ def schedule(num_candidates: int, max_games: int | None, seed: int | str) -> lis
 
 
 def rate_candidates(games: Sequence[Game], num_candidates: int, how: str) -> list[float | None]:
-    """What the games say of each candidate; None for one that has not played.
+    """Rate each candidate by its games; None for one without a game.
 
     win_rate: won plus half of the ties, over games, in [0, 1]. copeland: won minus lost over games, in [-1, 1]. elo:
     points around 1500. bradley_terry: log strength, 0 on average.

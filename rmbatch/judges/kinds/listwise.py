@@ -1,7 +1,7 @@
 """Judges all responses of a prompt at once: which is best, or in which order they are.
 
-The order in which they are shown follows from ``shuffle_seed`` and the texts, and turns with each vote: a judge that
-likes a place likes no response, and the same responses are shown alike wherever they stand in their row.
+The order in which the judge sees them follows from ``shuffle_seed`` and the texts, not from their places in the row. It
+rotates with each vote, so a judge that prefers a place favours no response.
 """
 
 from typing import Any, Literal
@@ -44,10 +44,10 @@ class Listwise(JudgeKind):
             orders = [order_for_vote(list(texts), seen["prompt"], self.shuffle_seed, vote) for vote in range(self.n)]
             lists.append((group, orders))
             make = form.best_of_list if self.score == "best" else form.order_of_list
-            asked = make(len(texts), critique=self.critique)
+            verdict_form = make(len(texts), critique=self.critique)
             questions += [
-                writer.write(asked, seen, 1, list(texts), number=vote, responses=shown)
-                for vote, shown in enumerate(orders)
+                writer.write(verdict_form, seen, 1, list(texts), number=vote, responses=ordered)
+                for vote, ordered in enumerate(orders)
             ]
 
         def outcomes(votes: list[list[Vote]]) -> Parts:

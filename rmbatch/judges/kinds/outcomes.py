@@ -1,4 +1,4 @@
-"""What is said of a response in the end: a score with its reason, or an error. Outcomes become columns."""
+"""The outcome for a response: a score with its reason, or an error. Outcomes become columns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rmbatch.rows.messages import TEXT
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is said of one response; either a score, or an error."""
+    """The result for one response: either a score or an error."""
 
     score: float | None = None
     error: str | None = None

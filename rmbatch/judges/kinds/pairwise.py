@@ -1,8 +1,8 @@
 """Judges the responses of a prompt two at a time, in both orders, and scores each by its games.
 
-Each pair is asked once in each order, none with itself; equal responses play as one and share their score. A judge that
-prefers a place contradicts itself, which is a tie: the part ``consistency`` says how often that was not so. A response
-of whose games half or more could not be judged has no score.
+Each pair is asked once in each order. Equal responses play as one and share their score. A judge that prefers a place
+contradicts itself, which counts as a tie; the part ``consistency`` is the share of pairs where both orders agree. A
+response has no score if half or more of its games could not be judged.
 Source: Zheng et al., "Judging LLM-as-a-Judge", arXiv 2306.05685, on swapping places.
 """
 
@@ -27,7 +27,7 @@ _WORDS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two of a prompt's texts, by their numbers, and who is A in which order."""
+    """Two of a prompt's texts, by their numbers, and in which orders they are shown."""
 
     first: int
     second: int
@@ -47,7 +47,7 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class _GameResult:
-    """What a pair came to, as its first text sees it."""
+    """The result of a pair, from the point of view of its first text."""
 
     pair: _Pair
     result: float | None = None
@@ -82,23 +82,23 @@ class Pairwise(JudgeKind):
 
     def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
         """A question for each pair and order."""
-        asked = form.better_of_two(ties=self.ties, critique=self.critique)
+        verdict_form = form.better_of_two(ties=self.ties, critique=self.critique)
         missing = [responses.find_missing(place) for place in range(len(responses))]
         prompts: list[_Prompt] = []
         questions: list[Question] = []
         for places in responses.places_by_prompt():
-            there = {str(responses.responses[place]): place for place in places if missing[place] is None}
-            if len(there) < 2:
+            by_text = {str(responses.responses[place]): place for place in places if missing[place] is None}
+            if len(by_text) < 2:
                 continue
-            seen = responses.template_variables(next(iter(there.values())))
-            texts = shuffle_texts(list(there), seen["prompt"], self.shuffle_seed, 0)
+            seen = responses.template_variables(next(iter(by_text.values())))
+            texts = shuffle_texts(list(by_text), seen["prompt"], self.shuffle_seed, 0)
             prompt = _Prompt(places, texts, _schedule_pairs(self, texts, seen["prompt"]))
             prompts.append(prompt)
             for pair in prompt.pairs:
                 both = [texts[pair.first], texts[pair.second]]
                 for first_is_a in pair.orders:
                     a, b = both if first_is_a else both[::-1]
-                    questions.append(writer.write(asked, seen, self.n, both, response_a=a, response_b=b))
+                    questions.append(writer.write(verdict_form, seen, self.n, both, response_a=a, response_b=b))
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
             scores = [why or without_comparison(self.alone) for why in missing]
@@ -116,7 +116,7 @@ class Pairwise(JudgeKind):
 
 
 def _schedule_pairs(spec: Pairwise, texts: Sequence[str], prompt: str) -> list[_Pair]:
-    """Who plays whom, and how often."""
+    """Decide who plays whom, and in which orders."""
     pairs = []
     for first, second in schedule(len(texts), spec.max_games, spec.shuffle_seed):
         if spec.orders == "both":
@@ -147,7 +147,7 @@ def _decide_game(spec: Pairwise, pair: _Pair, votes: Sequence[list[Vote]]) -> _G
 def _score_texts(
     spec: Pairwise, prompt: _Prompt, played: Sequence[_GameResult], responses: Responses
 ) -> Iterator[tuple[Outcome, Outcome]]:
-    """Score and consistency of each text."""
+    """Score and consistency of each text, in order."""
     first_place = {str(responses.responses[place]): place - prompt.places.start for place in reversed(prompt.places)}
     numbers = [first_place[text] for text in prompt.texts]
     games = [Game(each.pair.first, each.pair.second, each.result) for each in played if each.result is not None]

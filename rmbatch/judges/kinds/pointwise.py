@@ -47,19 +47,21 @@ class Pointwise(JudgeKind):
         """A question for each response that is there."""
         num_principles = writer.num_principles
         if self.score == "violations":
-            asked = form.violations(num_principles, critique=self.critique)
+            verdict_form = form.violations(num_principles, critique=self.critique)
         else:
-            asked = form.scale(*self.scale, whole=self.whole, critique=self.critique)
+            verdict_form = form.scale(*self.scale, whole=self.whole, critique=self.critique)
         missing = [responses.find_missing(place) for place in range(len(responses))]
-        there = [place for place, why in enumerate(missing) if why is None]
+        present = [place for place, why in enumerate(missing) if why is None]
         questions = [
-            writer.write(asked, responses.template_variables(place), self.n, [text], response=text)
-            for place in there
+            writer.write(verdict_form, responses.template_variables(place), self.n, [text], response=text)
+            for place in present
             for text in [str(responses.responses[place])]
         ]
 
         def outcomes(votes: list[list[Vote]]) -> Parts:
-            found = {place: _score_votes(self, some, num_principles) for place, some in zip(there, votes, strict=True)}
+            found = {
+                place: _score_votes(self, some, num_principles) for place, some in zip(present, votes, strict=True)
+            }
             return {"": [why or found[place] for place, why in enumerate(missing)]}
 
         return Plan(questions, outcomes)

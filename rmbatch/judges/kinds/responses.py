@@ -1,4 +1,4 @@
-"""The responses of a batch with all that a judge sees of them, in plain values."""
+"""The responses of a batch and what a judge sees beside them, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from rmbatch.judges.prompt import format_conversation
 
 
 class Responses:
-    """The responses of a batch with all that a judge sees of them."""
+    """The responses of a batch and what a judge sees beside them."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Responses:
         return len(self.responses)
 
     def find_missing(self, place: int) -> Outcome | None:
-        """Why there is nothing to judge here; None where there is."""
+        """The error of a response that cannot be judged; None for one that can."""
         messages = self.prompts[place]
         if not messages:
             return Outcome(error="missing_prompt: prompt is null, or has no message")
@@ -47,7 +47,7 @@ class Responses:
         return None
 
     def template_variables(self, place: int) -> dict[str, Any]:
-        """The variables of a template that belong to this response, but for the response itself."""
+        """A template's variables for this response, without the response itself."""
         messages = self.prompts[place] or ()
         text = format_conversation(messages)
         return {

@@ -71,9 +71,11 @@ class Stepwise(JudgeKind):
                 missing[place] = Outcome(error="no_steps: the response is empty")
                 continue
             steps[place] = found
-            asked = form.numbers_of_steps(len(found), *self.scale, whole=self.whole, critique=self.critique)
+            verdict_form = form.numbers_of_steps(len(found), *self.scale, whole=self.whole, critique=self.critique)
             questions.append(
-                writer.write(asked, responses.template_variables(place), self.n, [text], response=text, steps=found)
+                writer.write(
+                    verdict_form, responses.template_variables(place), self.n, [text], response=text, steps=found
+                )
             )
 
         def outcomes(votes: list[list[Vote]]) -> Parts:

@@ -1,4 +1,4 @@
-"""Several votes on one thing, as one number.
+"""Turns several votes into one number.
 
 aggregate_votes([7.0, 8.0, 7.0], "majority")      # 7.0
 """

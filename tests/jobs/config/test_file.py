@@ -66,7 +66,7 @@ def told(path: Path | str, overrides: Sequence[str] = (), environ: dict[str, str
         ("score\n", "JOB: a job file holds keys and values, such as `job: score`"),
     ],
 )
-def test_what_is_not_a_job_file(job_file: Path, text: str, message: str) -> None:
+def test_bad_job_file_is_refused(job_file: Path, text: str, message: str) -> None:
     job_file.write_text(text)
     assert told(job_file) == message
 
@@ -86,35 +86,35 @@ LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in ran
         ("a: " + "x" * (4 << 20), "JOB: 4,194,307 bytes; a job file has at most 4,194,304. Is it the data?"),
     ],
 )
-def test_a_job_file_without_measure_is_one_line(job_file: Path, text: str, message: str) -> None:
+def test_oversized_job_file_is_refused(job_file: Path, text: str, message: str) -> None:
     job_file.write_text(text)
     assert told(job_file) == message
 
 
-def test_overrides_are_measured_too(job_file: Path) -> None:
+def test_oversized_override_is_refused(job_file: Path) -> None:
     job_file.write_text("job: score\n")
     assert "nested more than 64 deep" in told(job_file, ["a=" + "[" * 5000])
     assert "nested more than 64 deep" in told(job_file, [".".join("a" * 5000) + "=1"])
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_job_file_is_refused(tmp_path: Path) -> None:
     assert told(tmp_path / "job.yaml") == "no job file JOB"
     assert told(tmp_path) == "no job file JOB"  # a folder
     assert told("memory://nowhere/job.yaml") == "no job file JOB"
     assert told("nowhere://job.yaml") == "cannot open nowhere:// (Protocol not known: nowhere)"
 
 
-def test_a_file_that_is_no_text(job_file: Path) -> None:
+def test_binary_job_file_is_refused(job_file: Path) -> None:
     job_file.write_bytes(b"PAR1\xff\xfe")
     assert told(job_file) == "JOB: not UTF-8 text; is it a job file?"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(job_file: Path) -> None:
+def test_byte_order_mark_is_ignored(job_file: Path) -> None:
     job_file.write_bytes("\ufeffjob: score\n".encode())
     assert read_job_file(str(job_file), [], {}) == {"job": "score"}
 
 
-def test_a_url() -> None:
+def test_job_file_at_url_is_read() -> None:
     with fsspec.open("memory://jobs/team/job.yaml", "wt") as file:
         file.write("job: score\ninput:\n  path: ${HOME_FOLDER}/in\n")
     found = read_job_file("memory://jobs/team/job.yaml", ["input.limit=3"], HOME)
@@ -146,7 +146,7 @@ def test_variables(job_file: Path, written: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["{a: 1}", "[1", "null", "yes", "3", "a: b # c", "*x", "x\ny: z", "'", "!!set {a}"])
-def test_a_variable_never_becomes_yaml(job_file: Path, value: str) -> None:
+def test_variable_never_becomes_yaml(job_file: Path, value: str) -> None:
     job_file.write_text("a: ${V}\nb: {c: '${V}'}\n")
     assert read_job_file(str(job_file), [], {"V": value}) == {"a": value, "b": {"c": value}}
 
@@ -156,12 +156,12 @@ def test_keys_and_other_values_stay(job_file: Path) -> None:
     assert read_job_file(str(job_file), [], {}) == {"${V}": 1, "a": 2, "b": 1.5, "c": None, "d": True}
 
 
-def test_a_missing_variable_is_named_with_its_place(job_file: Path) -> None:
+def test_missing_variable_is_named_with_its_key(job_file: Path) -> None:
     job_file.write_text("input:\n  path: [a, '${NO_SUCH}/b']\n")
     assert told(job_file) == "JOB: input.path.1: the environment variable NO_SUCH is not set"
 
 
-def test_a_variable_in_an_override(job_file: Path) -> None:
+def test_override_may_hold_variable(job_file: Path) -> None:
     job_file.write_text("input: {path: a}\n")
     found = read_job_file(str(job_file), ["input.path=${HOME_FOLDER}/x"], HOME)
     assert found == {"input": {"path": "s3://team/x"}}
@@ -207,7 +207,7 @@ def test_the_last_override_counts(job_file: Path) -> None:
     assert read_job_file(str(job_file), overrides, {}) == {"job": "score", "run": {"unit_mb": 2, "cpus": 3}}
 
 
-def test_an_override_changes_one_place_of_an_anchor(job_file: Path) -> None:
+def test_override_changes_one_place_of_anchor(job_file: Path) -> None:
     job_file.write_text("input: {storage: &s {region: us}}\noutput: {storage: *s}\n")
     found = read_job_file(str(job_file), ["input.storage.region=eu"], {})
     assert found == {"input": {"storage": {"region": "eu"}}, "output": {"storage": {"region": "us"}}}
@@ -235,7 +235,7 @@ def test_an_override_changes_one_place_of_an_anchor(job_file: Path) -> None:
         ("a={b: 1, b: 2}", "'a={b: 1, b: 2}': line 1: the key 'b' occurs twice; keep one"),
     ],
 )
-def test_what_is_no_override(job_file: Path, override: str, message: str) -> None:
+def test_bad_override_is_refused(job_file: Path, override: str, message: str) -> None:
     job_file.write_text("job: score\nlist: [1, 2]\n")
     assert told(job_file, [override]) == message
 
@@ -259,14 +259,14 @@ def test_secrets_are_refused(job_file: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["12345", "[a, b]", "${KEY}", "'${KEY}'"])
-def test_secrets_are_refused_in_every_form(job_file: Path, value: str) -> None:
+def test_secrets_are_refused_whatever_their_type(job_file: Path, value: str) -> None:
     job_file.write_text("job: score\n")
     message = told(job_file, [f"input.storage.secret={value}"], {"KEY": "very-private"})
     assert message.startswith("JOB: input.storage.secret: secrets do not belong into a job file")
     assert "very-private" not in message
 
 
-def test_a_password_in_a_url_is_a_secret(job_file: Path) -> None:
+def test_password_in_url_is_refused(job_file: Path) -> None:
     job_file.write_text("input: {storage: {endpoint: 'https://me:${PASSWORD}@minio:9000'}}\n")
     message = told(job_file, [], {"PASSWORD": "very-private"})
     assert message.startswith("JOB: input.storage.endpoint: secrets do not belong into a job file")
@@ -276,7 +276,7 @@ def test_a_password_in_a_url_is_a_secret(job_file: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["s3://very-private@bucket/rows/", "https://very-private@gateway/v1", "sftp://me:very-private@host/rows"]
 )
-def test_a_token_in_a_url_is_a_secret(job_file: Path, url: str) -> None:
+def test_token_in_url_is_refused(job_file: Path, url: str) -> None:
     job_file.write_text(f"input: {{path: ['{url}']}}\n")
     message = told(job_file)
     assert message.startswith("JOB: input.path.0: secrets do not belong into a job file")
@@ -293,7 +293,7 @@ def test_a_token_in_a_url_is_a_secret(job_file: Path, url: str) -> None:
         *("endpoint: https://minio:9000/a@b", "path: 's3://team/a:b@c'", "email: mailto:me@example.org"),
     ],
 )
-def test_what_only_looks_like_a_secret(job_file: Path, harmless: str) -> None:
+def test_harmless_keys_are_no_secrets(job_file: Path, harmless: str) -> None:
     job_file.write_text(f"rewards: {{f1: {{{harmless}}}}}\n")
     assert read_job_file(str(job_file), [], {})["rewards"]["f1"]
 

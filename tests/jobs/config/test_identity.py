@@ -43,7 +43,7 @@ def test_every_example_job_is_compared() -> None:
 JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://host:8000", "model": "m"}
 
 
-def test_settings_that_change_no_score_are_left_out_however_deep_they_stand() -> None:
+def test_identity_leaves_out_settings_that_change_no_score() -> None:
     def of(**changes: Any) -> dict[str, Any]:
         inner = {"gate": {"require": "accuracy", "then": JUDGE | changes}}
         rewards = {"x": {"route": {"by": "source", "to": {"a": {"sum": {"parts": {"j": inner}, "weights": {"j": 1}}}}}}}
@@ -57,7 +57,7 @@ def test_settings_that_change_no_score_are_left_out_however_deep_they_stand() ->
     assert set(of()["reward_files"]) == {f"the {what} of x.a.j.then" for what in ("template", "principles", "service")}
 
 
-def test_another_service_is_a_changed_file_and_not_another_job() -> None:
+def test_other_service_is_a_changed_file() -> None:
     def of(endpoint: str) -> dict[str, Any]:
         rewards = {"x": JUDGE | {"endpoint": endpoint}}
         job = {"job": "score", "input": {"path": "in"}, "output": {"path": "out"}, "rewards": rewards}

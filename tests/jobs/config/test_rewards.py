@@ -39,7 +39,7 @@ def job(rewards: str) -> dict[str, object]:
         (SUM, [("a b", "a", "m"), ("a", None, "m")], [1 / 3, None], ["", "exact", "words"]),
     ],
 )
-def test_a_composition_in_a_job_file(
+def test_composition_in_job_file_scores(
     rewards: str, rows: list[tuple[str, ...]], expected: list[object], scores: list[str]
 ):
     parsed = parse_job(job(rewards), "JOB")
@@ -65,6 +65,16 @@ def test_a_composition_in_a_job_file(
         (
             "{x: {gate: {require: {rewad: accuracy}, then: accuracy}}}",
             "JOB: rewards.x.gate.require: write which reward it is, like {reward: f1_score}, {model: FOLDER} or",
+        ),
+        (
+            "{x: {gate: {require: {reward: base_honesty_pointwise, scal: 1}, then: accuracy}}}",
+            "JOB: rewards.x.gate.require.scal: unknown key; did you mean 'scale'?",
+        ),
+        ("{x: {judge: pairwise, model: m}}", "JOB: rewards.x.endpoints: missing; it has no default"),
+        ("{x: {reward: [accuracy]}}", "JOB: rewards.x.reward: got ['accuracy']; write text in quotes"),
+        (
+            "{x: {route: {to: {a: 3}}}}",
+            "rewards.x.route.to.a: got 3; write keys and values: when, then or which reward it",
         ),
         ("{x: {gate: {require: acuracy, then: accuracy}}}", "no reward 'acuracy': did you mean 'accuracy'"),
         ("{x: {reward: f1_score, gate: {}}}", "and not several of them (gate, reward)"),
@@ -93,13 +103,13 @@ def test_a_composition_in_a_job_file(
         ("{x: {sum: {parts: {a.b: accuracy}, weights: {a.b: 1}}}}", "the name 'a.b' becomes part of column names"),
     ],
 )
-def test_a_mistake_in_a_composition_is_told_with_its_place(rewards: str, message: str) -> None:
+def test_mistake_in_composition_names_its_key(rewards: str, message: str) -> None:
     with pytest.raises(UserError) as mistake:
         fitted(parse_job(job(rewards), "JOB"), SCHEMA)
     assert message in str(mistake.value)
 
 
-def test_a_part_that_was_not_asked_has_not_failed() -> None:
+def test_part_that_was_not_reached_counts_as_no_null() -> None:
     tally = {"scored.x": 10, "scored.x.then": 0, "null.x.then.not_reached": 10, "null.x.then.timeout": 1}
     assert null_codes(tally, "x") == {}
     assert null_codes(tally, "x.then") == {"not_reached": 10, "timeout": 1}

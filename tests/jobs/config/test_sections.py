@@ -71,11 +71,11 @@ def told(changes: str) -> str:
         ),
     ],
 )
-def test_an_unknown_key_names_the_nearest(changes: str, message: str) -> None:
+def test_unknown_key_names_the_nearest(changes: str, message: str) -> None:
     assert told(changes) == message
 
 
-def test_three_mistakes_are_told_at_a_time() -> None:
+def test_message_holds_three_mistakes() -> None:
     message = told("{select: {kep: 2, keep: 0, ties: fist, seed: -1}}")
     assert message == (
         "select.keep: got 0; write 1 or more; "
@@ -167,11 +167,11 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_named_with_its_cure(changes: str, message: str) -> None:
+def test_wrong_value_is_named_with_cure(changes: str, message: str) -> None:
     assert told(changes) == message
 
 
-def test_a_long_value_is_cut() -> None:
+def test_long_value_is_shortened_in_message() -> None:
     message = told(f"{{select: {{ties: {'x' * 1000}}}}}")
     assert message == f"select.ties: got '{'x' * 78}…; write 'hash', 'first', 'shortest', 'all' or 'abstain'"
 
@@ -187,7 +187,7 @@ def test_defaults() -> None:
     assert (job.run.on_error, job.run.max_null_share) == ("stop", None)
 
 
-def test_empty_sections_are_told() -> None:
+def test_empty_section_is_refused() -> None:
     assert told("{run: }").startswith("run: got null; write keys and values: on, address, cpus, ")
 
 
@@ -201,13 +201,13 @@ def test_jsonl_compressions(compression: str) -> None:
     best(f"{{output: {{path: o, format: jsonl, compression: {compression}}}}}")
 
 
-def test_a_reward_is_its_name_and_its_knobs() -> None:
+def test_reward_entry_is_name_and_knobs() -> None:
     job = best("{rewards: {a: accuracy, b: {reward: f1_score, tokenizer: words, knobs: 3}}, select: {by: a}}")
     assert job.rewards["a"].model_dump() == {"reward": "accuracy", "knobs": {}}
     assert job.rewards["b"].model_dump() == {"reward": "f1_score", "knobs": {"tokenizer": "words", "knobs": 3}}
 
 
-def test_two_rewards_need_a_word_on_which_decides() -> None:
+def test_two_rewards_need_weights_or_select_by() -> None:
     two = "rewards: {a: accuracy, b: f1_score}"
     assert told(f"{{{two}}}") == (
         "2 rewards and no say in which decides: give weights in combine: {a: 1.0, b: 1.0}, or name one in select.by"
@@ -228,7 +228,7 @@ def test_two_rewards_need_a_word_on_which_decides() -> None:
         ),
     ],
 )
-def test_select_by_something_unknown(changes: str, message: str) -> None:
+def test_select_by_unknown_score_is_refused(changes: str, message: str) -> None:
     assert told(changes) == message
 
 
@@ -264,7 +264,7 @@ def test_combine(combine: str, weights: dict[str, float], on_null: Any) -> None:
         "{input: {path: in.jsonl, limit: null}}",
     ],
 )
-def test_what_does_not_make_another_job(changes: str) -> None:
+def test_identity_ignores_how_a_job_runs(changes: str) -> None:
     assert differences(job_identity(best()), job_identity(best(changes))) == []
 
 
@@ -285,27 +285,27 @@ def test_what_does_not_make_another_job(changes: str) -> None:
         ("{output: {path: out, format: jsonl}}", "output.format: 'parquet' -> 'jsonl'"),
     ],
 )
-def test_what_makes_another_job_is_one_line(changes: str, line: str) -> None:
+def test_difference_of_jobs_is_one_line(changes: str, line: str) -> None:
     assert differences(job_identity(best()), job_identity(best(changes)))[0] == line
 
 
 @pytest.mark.parametrize(
     "value", [".inf", "-.inf", ".nan", "2026-01-02", "1.0", "[1, {a: .nan}]", "18446744073709551615"]
 )
-def test_a_job_is_the_same_after_its_way_through_the_plan(value: str) -> None:
+def test_identity_survives_json(value: str) -> None:
     """The plan is JSON, which has no inf, no NaN and no dates; a knob may be any of them."""
     fields = job_identity(best(f"{{rewards: {{math: {{reward: accuracy, knob: {value}}}}}}}"))
     assert differences(orjson.loads(orjson.dumps(fields)), fields) == []
 
 
-def test_a_dumped_job_reads_as_itself() -> None:
+def test_dumped_job_parses_to_same_job() -> None:
     job = best(
         "{rewards: {a: accuracy, b: {reward: f1_score, x: 1}}, combine: {a: 1, on_null: 0}, run: {on_error: null}}"
     )
     assert parse_job(job.model_dump(mode="json"), "JOB") == job
 
 
-def test_files_that_decide_scores_are_part_of_a_job(tmp_path: Path) -> None:
+def test_files_behind_rewards_are_part_of_identity(tmp_path: Path) -> None:
     """A chat template may be a file or the text itself, which is too long for a file's name."""
     template, model = tmp_path / "t.jinja", tmp_path / "model"
     model.mkdir()

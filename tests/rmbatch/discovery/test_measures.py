@@ -26,13 +26,13 @@ def test_wilson_intervals(hits: int, num_rows: int, low: float, high: float) -> 
     assert found.value == hits / num_rows
 
 
-def test_a_share_of_nothing_is_none() -> None:
+def test_share_of_no_rows_is_none() -> None:
     assert estimate_share(0, 0) is None
     nothing = count_results([])
     assert (nothing.accuracy, nothing.coverage, nothing.precision) == (None, None, None)
 
 
-def test_nulls_are_neither_right_nor_wrong() -> None:
+def test_results_without_verdict_are_only_counted() -> None:
     found = count_results([RIGHT, RIGHT, WRONG, TIE, NULL, CaseResult(None, "endpoint_refused: 400"), NULL])
     assert (found.right, found.wrong, found.ties) == (2, 1, 1)
     assert found.nulls == {"endpoint_refused": 1, "verdict_missing": 2}
@@ -65,7 +65,7 @@ def test_newcombe_intervals(counts: tuple[int, int, int, int], low: float, high:
 
 
 @pytest.mark.parametrize("counts", [(5, 3, 1, 2), (0, 9, 0, 0), (0, 0, 9, 0), (0, 0, 0, 9), (3, 0, 0, 3)])
-def test_a_difference_turns_round(counts: tuple[int, int, int, int]) -> None:
+def test_difference_changes_sign_when_arms_swap(counts: tuple[int, int, int, int]) -> None:
     first, second = pairs(*counts)
     found, turned = compare_results(first, second), compare_results(second, first)
     assert found is not None

@@ -44,7 +44,7 @@ def test_pairs(chosen: Any, rejected: Any, expected: Any) -> None:
         assert (only.prompt, only.row, found.unusable) == ("[user]\nq", "0", {})
 
 
-def test_a_column_of_mixed_json_has_one_answer_or_several() -> None:
+def test_json_column_gives_one_answer_or_several() -> None:
     field = pa.field("rejected", pa.string(), metadata=dict([JSON_MARK]))
     texts = ['"bad"', '["bad","worse"]', '[{"role":"assistant","content":"bad"}]', None]
     schema = pa.schema([("prompt", pa.string()), ("chosen", pa.string()), field])
@@ -54,7 +54,7 @@ def test_a_column_of_mixed_json_has_one_answer_or_several() -> None:
 
 
 @pytest.mark.parametrize("best", [1, 0, None, 2, -1])
-def test_the_place_of_the_best(best: int | None) -> None:
+def test_best_is_a_place_among_responses(best: int | None) -> None:
     columns = PreferenceColumns(responses="answers", best="best")
     table = pa.table({"prompt": ["q"], "answers": [["a", "b"]], "best": pa.array([best], pa.int64())})
     found = read(table, columns)
@@ -72,7 +72,7 @@ def test_several_columns_of_answers() -> None:
     assert (only.chosen, only.rejected) == ("b", ("a",))
 
 
-def test_what_is_missing_or_there_twice_is_counted() -> None:
+def test_unusable_rows_are_counted_by_reason() -> None:
     prompts = ["q", None, "", "q", "q"]
     chosen = ["good", "good", "good", "good", "better"]
     found = read(pa.table({"prompt": prompts, "chosen": chosen, "rejected": ["bad"] * 5}))
@@ -99,12 +99,12 @@ def test_columns_that_do_not_fit(columns: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     "columns", [{}, {"chosen": "a"}, {"chosen": "a", "rejected": "b", "best": "c"}, {"chosen": "a", "best": "b"}]
 )
-def test_one_whole_way_is_needed(columns: dict[str, str]) -> None:
+def test_incomplete_preference_columns_are_refused(columns: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match=r"write {chosen: COLUMN, rejected: COLUMN} or"):
         PreferenceColumns(**columns)
 
 
-def test_no_prompt_is_on_both_sides() -> None:
+def test_split_keeps_prompts_apart() -> None:
     rows = preferences(40)
     again = [Preference(f"x{each.row}", each.messages, "other", each.rejected) for each in rows[:20]]
     shouted = Preference("loud", ({"role": "user", "content": "MY device  number 3 is broken."},), "a", ("b",))
@@ -119,14 +119,14 @@ def test_no_prompt_is_on_both_sides() -> None:
     }
 
 
-def test_one_prompt_cannot_be_split() -> None:
+def test_single_prompt_cannot_be_split() -> None:
     with pytest.raises(UserError, match=r"held_out: 0.3 of 1 different prompts leaves 2 rows to learn from and 0"):
         split_by_prompt([*preferences(1), *preferences(1)], 0.3, seed=0)
 
 
-def test_the_order_of_answers_says_nothing() -> None:
-    first = [each.shown(seed=0).index(each.chosen) for each in preferences(200, num_rejected=3)]
+def test_order_of_answers_hides_the_preferred() -> None:
+    first = [each.shuffle_answers(seed=0).index(each.chosen) for each in preferences(200, num_rejected=3)]
     assert all(30 < first.count(place) < 75 for place in range(4))
     one = preferences(1, num_rejected=3)[0]
     turned = Preference(one.row, one.messages, one.rejected[0], (one.rejected[2], one.chosen, one.rejected[1]))
-    assert turned.shown(seed=0) == one.shown(seed=0)
+    assert turned.shuffle_answers(seed=0) == one.shuffle_answers(seed=0)

@@ -30,7 +30,7 @@ def at_angle(cosine: float) -> np.ndarray:
     return reduce_dimensions(np.array([[1.0, 0.0], [cosine, np.sqrt(1 - cosine**2)]]))
 
 
-def test_a_coding_rate_is_what_its_formula_says() -> None:
+def test_coding_rate_matches_its_formula() -> None:
     vectors, epsilon = reduce_dimensions(np.random.default_rng(0).normal(size=(5, 9))), 0.5
     in_dimensions = np.eye(DIMENSIONS) + DIMENSIONS / (5 * epsilon**2) * vectors.T @ vectors
     assert coding_rate(vectors, epsilon) == pytest.approx(np.log(np.linalg.det(in_dimensions)) / 2)
@@ -38,12 +38,12 @@ def test_a_coding_rate_is_what_its_formula_says() -> None:
     assert coding_rate(vectors[[0, 0]], epsilon) == pytest.approx(coding_rate(vectors[:1], epsilon))  # a copy
 
 
-def test_the_less_alike_the_more_is_gained() -> None:
+def test_less_alike_vectors_gain_more() -> None:
     rates = [coding_rate(at_angle(cosine), 0.7) for cosine in (1.0, 0.99, 0.9, 0.5, 0.0)]
     assert rates == sorted(rates)
 
 
-def test_directions_keep_angles() -> None:
+def test_reduced_dimensions_keep_angles() -> None:
     vectors = np.random.default_rng(1).normal(size=(20, 300))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     found = reduce_dimensions(vectors)
@@ -75,11 +75,11 @@ def test_texts_that_share_words_are_alike() -> None:
         ([1, 1, 0, 0, 0.02], 5, [0, 1]),  # hardly of use: it would add too little
     ],
 )
-def test_a_set_is_small_useful_and_diverse(weights: list[float], keep: int, expected: list[int]) -> None:
+def test_selected_set_is_small_useful_and_diverse(weights: list[float], keep: int, expected: list[int]) -> None:
     assert sorted(select_diverse(reduce_dimensions(vectorise_texts(TEXTS)), weights, keep)) == expected
 
 
-def test_copies_are_not_taken_but_where_all_are_wanted() -> None:
+def test_copies_are_selected_only_without_min_gain() -> None:
     copies = reduce_dimensions(np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]))
     assert sorted(select_diverse(copies, [1, 1, 1, 1], 4)) == [0, 3]
     assert select_diverse(copies, [1, 1, 1, 1], 4, min_gain=0) == [0, 3]
@@ -87,7 +87,7 @@ def test_copies_are_not_taken_but_where_all_are_wanted() -> None:
     assert select_diverse(copies[:0], [], 4) == []
 
 
-def test_what_many_rows_say_has_support() -> None:
+def test_support_counts_rows_that_say_the_like() -> None:
     pool = [Candidate(Principle(text=text), (f"r{place}",)) for place, text in enumerate(TEXTS)]
     weights = measure_support(reduce_dimensions(vectorise_texts(TEXTS)), pool)
     assert weights.max() == 1.0
@@ -96,7 +96,7 @@ def test_what_many_rows_say_has_support() -> None:
     assert measure_support(reduce_dimensions(vectorise_texts(TEXTS)), often)[4] == 1.0
 
 
-def test_equal_principles_of_rows_that_converged_are_one() -> None:
+def test_equal_principles_are_one_candidate() -> None:
     def proposal(row: str, outcome: str, *texts: str) -> Proposal:
         return Proposal(row, 0, tuple(Principle(text=text) for text in texts), CaseResult(outcome))  # type: ignore[arg-type]
 

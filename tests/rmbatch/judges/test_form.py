@@ -58,7 +58,7 @@ def code_of(reading: Reading[Any]) -> str | None:
         ("steps", [1], None, "malformed"),
     ],
 )
-def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -> None:
+def test_verdict_in_json_is_read(name: str, said: Any, value: Any, code: str | None) -> None:
     asked = FORMS[name]
     answer = json.dumps({"critique": "so", asked.field: said})
     for structured in ("json_schema", "json_object"):
@@ -72,7 +72,7 @@ def test_a_verdict_in_json(name: str, said: Any, value: Any, code: str | None) -
 @pytest.mark.parametrize(
     "said", ['{"score": 7}', '{"critique": 1, "score": 7}', '{"critique": "", "score": 7, "x": 1}', "{}"]
 )
-def test_an_object_of_other_names_is_no_verdict(said: str) -> None:
+def test_object_with_other_names_is_no_verdict(said: str) -> None:
     assert code_of(FORMS["scale"].read(said, "json_schema")) == "malformed"
 
 
@@ -129,19 +129,19 @@ def test_an_object_of_other_names_is_no_verdict(said: str) -> None:
         ("steps", "<steps>1, 2</steps>", None, "out_of_range"),
     ],
 )
-def test_a_verdict_in_text(name: str, text: str, value: Any, code: str | None) -> None:
+def test_verdict_in_text_is_read(name: str, text: str, value: Any, code: str | None) -> None:
     reading = FORMS[name].read(text, "text")
     assert (reading.value, code_of(reading)) == (value, code)
 
 
 @pytest.mark.parametrize("asked", FORMS.values(), ids=FORMS)
-def test_the_schema_puts_reasons_first_and_takes_nothing_else(asked: Form) -> None:
+def test_schema_puts_reasons_first(asked: Form) -> None:
     jsonschema_rs.meta.validate(asked.schema)
     assert list(asked.schema["properties"]) == ["critique", asked.field] == asked.schema["required"]
     assert asked.schema["additionalProperties"] is False  # OpenAI wants it so
 
 
-def test_without_critique_there_is_only_the_verdict() -> None:
+def test_answer_without_critique_holds_only_verdict() -> None:
     bare = form.scale(1, 5, whole=True, critique=False)
     assert list(bare.schema["properties"]) == ["score"]
     assert "critique" not in bare.instructions("json_schema") + bare.instructions("text")

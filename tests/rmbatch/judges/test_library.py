@@ -27,7 +27,7 @@ RM_GALLERY = {
 OURS = {f"{topic}_pointwise_reward": ("pointwise", topic) for topic in TASKS}
 
 
-def test_all_names_of_rm_gallery_are_there_and_ours() -> None:
+def test_library_has_all_names_of_rm_gallery() -> None:
     assert len(RM_GALLERY) == 23
     assert {name: (entry.kind, entry.topic) for name, entry in LIBRARY.items()} == {**RM_GALLERY, **OURS}
 
@@ -48,7 +48,7 @@ def sets() -> list[PrincipleSet]:
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_says_what_counts_in_a_few_principles_of_a_sentence_or_two(topic: str) -> None:
+def test_topic_has_few_short_principles(topic: str) -> None:
     found = load_principles(topic)
     assert found.topic == topic
     assert found.about.startswith("What counts is whether ")
@@ -70,7 +70,7 @@ def test_no_two_principles_of_the_library_say_the_same() -> None:
     assert len({each.digest for each in sets()}) == len(TOPICS)
 
 
-def test_sources_are_written_alike_and_can_be_looked_up() -> None:
+def test_sources_have_one_form() -> None:
     sources = {principle.source for each in sets() for principle in each.principles if principle.source}
     number = re.compile(r"[A-Z]\w+ et al\. 20(\d\d), \".+\", arXiv (\d\d)(0[1-9]|1[0-2])\.\d{5}")
     for source in sources:
@@ -80,7 +80,7 @@ def test_sources_are_written_alike_and_can_be_looked_up() -> None:
     assert len({source.rpartition(" ")[2] for source in sources}) == len(sources)  # one paper, one way to cite it
 
 
-def test_the_table_is_cheap() -> None:
+def test_library_loads_no_pydantic() -> None:
     script = "import sys, rmbatch.judges.library; print(*{name.partition('.')[0] for name in sys.modules})"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"pydantic", "yaml", "pyarrow", "numpy", "openai", "jinja2", "ray"} & set(ended.stdout.split())
@@ -93,7 +93,7 @@ def test_the_committed_page_is_what_the_command_prints() -> None:
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode() == committed
 
 
-def test_the_page_has_every_name_and_principle_and_its_example_is_a_principle_file(tmp_path: Path) -> None:
+def test_page_has_every_name_and_principle(tmp_path: Path) -> None:
     whole = write_page()
     assert all(f"`{name}`" in whole for name in LIBRARY)
     assert all(principle.text in whole for each in sets() for principle in each.principles)

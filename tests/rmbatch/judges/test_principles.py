@@ -31,7 +31,7 @@ def written(tmp_path: Path):
     return write
 
 
-def test_principles_are_a_topic_a_file_sentences_or_themselves(written) -> None:
+def test_principles_load_from_topic_file_or_sentences(written) -> None:
     assert load_principles("helpfulness").topic == "helpfulness"
     mine = load_principles(written(ONE + "principles: [{name: polite, text: ' It is polite. '}]"))
     assert mine.principles == (Principle(name="polite", text="It is polite."),)
@@ -75,7 +75,7 @@ def test_principles_are_a_topic_a_file_sentences_or_themselves(written) -> None:
         ("!!python/object:os.system x", ": not YAML: could not determine a constructor"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_name_the_key_and_the_cure(written, content: str | bytes, told: str) -> None:
+def test_bad_principle_file_is_refused_with_key_and_cure(written, content: str | bytes, told: str) -> None:
     path = written(content)
     with pytest.raises(UserError) as refused:
         load_principles(path)
@@ -96,13 +96,13 @@ def test_a_bad_file_is_refused_with_its_name_the_key_and_the_cure(written, conte
         (["It is polite.", None], "a list: principles.1.text: got null; write text in quotes"),
     ],
 )
-def test_what_names_no_principles_is_refused(what: str | list[str], told: str) -> None:
+def test_unknown_principles_are_refused(what: str | list[str], told: str) -> None:
     with pytest.raises(UserError) as refused:
         load_principles(what)
     assert told in str(refused.value)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_folder_is_refused_as_principle_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
     with pytest.raises(UserError, match=f"no principle file {folder}"):
@@ -113,7 +113,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         write_principles(str(tmp_path / "mine.json"), of())
 
 
-def test_the_digest_is_of_what_a_judge_is_shown() -> None:
+def test_digest_covers_what_a_judge_sees() -> None:
     digest = of().digest
     assert digest == "1926ec186c8e3c26"  # kept between versions, processes and machines
     assert digest == of(topic="other", version=7, provenance={"model": "m"}).digest
@@ -137,7 +137,7 @@ def test_the_digest_is_of_what_a_judge_is_shown() -> None:
     assert len({digest, *(each.digest for each in different)}) == 1 + len(different)
 
 
-def test_a_set_is_frozen_and_travels() -> None:
+def test_principle_set_is_frozen_and_pickles() -> None:
     with pytest.raises(ValidationError):
         of().about = "Another."
     assert pickle.loads(pickle.dumps(of())) == of()
@@ -158,7 +158,7 @@ TREES = st.recursive(
     source=st.none() | TEXT,
     provenance=st.dictionaries(st.text(), TREES, max_size=3),
 )
-def test_what_is_written_is_read_as_the_same(tmp_path_factory, about, texts, source, provenance) -> None:
+def test_written_principles_read_the_same(tmp_path_factory, about, texts, source, provenance) -> None:
     try:
         mine = of(about=about, principles=[{"text": text, "source": source} for text in texts], provenance=provenance)
     except ValidationError:
@@ -169,7 +169,7 @@ def test_what_is_written_is_read_as_the_same(tmp_path_factory, about, texts, sou
     assert load_principles(path).digest == mine.digest
 
 
-def test_a_written_file_is_readable(tmp_path: Path) -> None:
+def test_written_principle_file_is_readable(tmp_path: Path) -> None:
     path = tmp_path / "new" / "tone.yaml"
     long = "It greets the user by name: 'Grüß Gott', " + "or in the way that is usual where the user lives, " * 3
     write_principles(str(path), of(principles=[{"text": long}], provenance={"precision": 0.9}))
@@ -182,7 +182,7 @@ def test_a_written_file_is_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_survives_being_written(tmp_path: Path, topic: str) -> None:
+def test_written_topic_reads_the_same(tmp_path: Path, topic: str) -> None:
     path = str(tmp_path / "copy.yaml")
     write_principles(path, load_principles(topic))
     assert load_principles(path) == load_principles(topic)

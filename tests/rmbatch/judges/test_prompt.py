@@ -41,7 +41,7 @@ def test_the_kinds_own_templates(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_candidates_share_comes_first(kind: str) -> None:
+def test_prompt_begins_with_what_candidates_share(kind: str) -> None:
     """So that a server computes it once for all candidates of a prompt."""
     text = prompt_of(kind, None).render(**SEEN, **JUDGED[kind])
     judged = [text.index(f"\n{said}\n") for said in ("r", "a", "b", "one", "two") if f"\n{said}\n" in text]
@@ -49,7 +49,7 @@ def test_what_candidates_share_comes_first(kind: str) -> None:
     assert text.index("</conversation-") < min(judged)
 
 
-def test_a_template_of_ones_own_reads_columns() -> None:
+def test_own_template_reads_columns() -> None:
     prompt = prompt_of("pointwise", "{{ rules }} / {{ response }} / {{ answer_format }}{% if tone %}!{% endif %}")
     assert prompt.columns == ("rules", "tone")
     assert prompt.render(**SEEN, response="r", rules="be kind", tone=None) == "be kind / r / Answer."
@@ -68,7 +68,7 @@ def test_a_template_of_ones_own_reads_columns() -> None:
         ("pairwise", "{{ response_a }} {{ response_b }} {{ response_tokens }} {{ answer_format }}", "belongs to one"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, template: str, message: str) -> None:
+def test_unusable_template_is_refused(kind: str, template: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         prompt_of(kind, template)
 
@@ -81,13 +81,13 @@ def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, templa
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
     ],
 )
-def test_what_goes_wrong_in_a_template_is_said(template: str, message: str) -> None:
+def test_template_failure_is_named(template: str, message: str) -> None:
     prompt = prompt_of("pointwise", template + "{{ response }}{{ answer_format }}")
     with pytest.raises(TemplateFailed, match=message):
         prompt.render(**SEEN, response="r")
 
 
-def test_a_file_is_read_once_and_travels(tmp_path: Path) -> None:
+def test_template_file_is_read_once_and_pickles(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ response }} {{ answer_format }}")
     prompt = prompt_of("pointwise", str(file))
@@ -96,12 +96,12 @@ def test_a_file_is_read_once_and_travels(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(prompt)).render(**SEEN, response="r") == "r Answer."
 
 
-def test_a_template_may_use_our_parts() -> None:
+def test_template_may_import_our_parts() -> None:
     mine = '{% from "parts.jinja" import fenced with context %}{{ fenced("response", response) }}{{ answer_format }}'
     assert "<response-abcdef01>\nr\n" in prompt_of("pointwise", mine).render(**SEEN, response="r")
 
 
-def test_html_stays_as_it_is() -> None:
+def test_html_is_not_escaped() -> None:
     prompt = prompt_of("pointwise", "{{ response }}{{ answer_format }}")
     assert prompt.render(**SEEN, response="<b>&amp;{{ x }}") == "<b>&amp;{{ x }}Answer."
 
@@ -126,6 +126,6 @@ def test_marks_follow_from_the_prompt() -> None:
         ("\n" * 100_000, "\n" * 100_000),
     ],
 )
-def test_no_message_looks_like_another_turn(content: str, shown: str) -> None:
+def test_message_cannot_look_like_another_turn(content: str, shown: str) -> None:
     messages = [{"role": "user", "content": content}, {"role": "critic", "content": "No."}]
     assert format_conversation(messages) == f"[user]\n{shown}\n\n[critic]\nNo."

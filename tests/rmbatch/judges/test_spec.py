@@ -32,7 +32,7 @@ def test_every_name_is_a_judge(name: str) -> None:
     assert "temperature = 0.0" in describe_judge(name)
 
 
-def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None:
+def test_library_name_sets_kind_and_replaceable_principles() -> None:
     spec = parse_judge({"judge": "base_honesty_pointwise", **ASKS})
     assert (spec.judge, spec.principles, spec.score) == ("pointwise", "honesty", "violations")
     spec = parse_judge({"judge": "base_honesty_pointwise", "score": "scale", "principles": ["Be true."], **ASKS})
@@ -73,7 +73,7 @@ def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None
         ("pointwise", {"principles": "nothing.yaml"}, "nothing.yaml"),
     ],
 )
-def test_mistakes_are_said_in_one_line(name: str, settings: dict[str, Any], message: str) -> None:
+def test_mistake_in_settings_is_one_line(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         rmbatch.judge(name, **{**ASKS, **settings})
     assert "\n" not in str(error.value)
@@ -87,7 +87,7 @@ def test_judges_that_ask_alike_share_a_client() -> None:
     assert one.chat() == ChatSpec(endpoints=["http://host:8000"], model="judge")  # type: ignore[list-item]
 
 
-def test_principles_and_templates_travel_as_text(tmp_path: Path) -> None:
+def test_principles_and_templates_pickle_as_text(tmp_path: Path) -> None:
     template, principles = tmp_path / "mine.jinja", tmp_path / "mine.yaml"
     template.write_text("{{ principles[0].text }} {{ response }} {{ answer_format }} {{ tone }}")
     principles.write_text("topic: mine\nabout: What counts is tone.\nprinciples: [{text: Be kind.}]\n")
@@ -105,7 +105,7 @@ def test_judges_inside_compositions_are_found() -> None:
     assert [name for name, _ in judge_rewards({"plain": rmbatch.reward("accuracy"), "g": gate})] == ["g.then"]
 
 
-def test_a_judge_loads_no_client_before_it_asks() -> None:
+def test_making_a_judge_loads_no_client() -> None:
     script = (
         "import sys, rmbatch, jobs.cli, jobs.config.rewards\n"
         "rmbatch.judge('base_honesty_listwise', endpoint='http://host:1', model='m')\n"

@@ -43,7 +43,7 @@ def why(reason: str | None) -> str | None:
         ("<think>It says `</think>`. Bad.</think>[[A]]", "It says ``. Bad.", "[[A]]"),
     ],
 )
-def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
+def test_thinking_is_no_verdict(text: str, thought: str, said: str) -> None:
     assert without_thinking(text) == (thought, said)
 
 
@@ -248,7 +248,7 @@ def test_tags(text: str, value: str | None, reason: str | None) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="AB[]{}\"': \n0179/-.<>,e", max_size=40))
-def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
+def test_any_text_gives_verdict_or_reason(text: str) -> None:
     labels = ["A", "B"]
     for reading in (
         read_choice(text, GAME),
@@ -263,7 +263,7 @@ def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
 @pytest.mark.parametrize(
     "unit", ["[[", "```\n", "1, ", "1 > ", "<score>", '{"', '</think>{"a":', "</think>", "<think>", "( ", "**", " \n"]
 )
-def test_long_answers_take_no_long_time(unit: str) -> None:
+def test_long_answers_are_read_fast(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     for read in (
         lambda: read_choice(text, GAME),
@@ -276,7 +276,7 @@ def test_long_answers_take_no_long_time(unit: str) -> None:
         read()
 
 
-def test_what_json_gives_is_read_on() -> None:
+def test_json_values_are_read_like_text() -> None:
     said = read_json_object(json.dumps({"verdict": "A", "score": 7, "order": [2, 1]})).value
     assert said is not None
     assert read_choice(said["verdict"], GAME).value == "first"

@@ -9,7 +9,7 @@ import pytest
 import rmbatch
 from connectors.errors import UserError
 from jobs.config.identity import job_identity
-from jobs.config.sections import parse_job
+from jobs.config.job_types import parse_job
 from rmbatch.judges.describe import describe_judge
 from rmbatch.judges.kinds import KINDS
 from rmbatch.judges.kinds.base import load_kind

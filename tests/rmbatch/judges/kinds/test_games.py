@@ -15,13 +15,13 @@ HOW = ("win_rate", "copeland", "elo", "bradley_terry")
 
 
 @pytest.mark.parametrize("num_candidates", range(2, 12))
-def test_all_play_all_once_and_nobody_plays_itself(num_candidates: int) -> None:
+def test_every_pair_plays_once(num_candidates: int) -> None:
     games = schedule(num_candidates, None, 7)
     assert sorted(games) == list(combinations(range(num_candidates), 2))
 
 
 @pytest.mark.parametrize("num_candidates", [2, 3, 5, 8, 9])
-def test_a_budget_is_shared_evenly(num_candidates: int) -> None:
+def test_max_games_spreads_games_evenly(num_candidates: int) -> None:
     for max_games in range(1, num_candidates * (num_candidates - 1) // 2 + 1):
         games = schedule(num_candidates, max_games, "7 what is 2 + 2?")
         counts = Counter(place for game in games for place in game)
@@ -42,7 +42,7 @@ def test_the_seed_decides_who_plays() -> None:
         ("copeland", [1.0, 1 / 3, -1 / 3, -1.0]),  # by opponents, however often they were met
     ],
 )
-def test_what_games_come_to(how: str, expected: list[float]) -> None:
+def test_ratings_of_games(how: str, expected: list[float]) -> None:
     games = [Game(one, other, 1.0) for one, other in combinations(range(4), 2)]
     assert rate_candidates([*games, Game(1, 2, 0.5), Game(3, 0, 0.0)], 4, how) == pytest.approx(expected)
 
@@ -56,7 +56,7 @@ def test_bradley_terry_is_the_log_odds() -> None:
     assert first + second == pytest.approx(0, abs=1e-9)
 
 
-def test_who_wins_all_stays_finite() -> None:
+def test_rating_stays_finite_for_unbeaten_candidate() -> None:
     games = [Game(one, other, 1.0) for one, other in combinations(range(32), 2)]
     found = [score for score in rate_candidates(games, 32, "bradley_terry") if score is not None]
     assert all(map(math.isfinite, found))
@@ -64,7 +64,7 @@ def test_who_wins_all_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_who_has_not_played_has_no_score(how: str) -> None:
+def test_candidate_without_game_has_no_rating(how: str) -> None:
     found = rate_candidates([Game(0, 2, 1.0)], 3, how)
     assert found[1] is None
     assert found[0] is not None
@@ -74,7 +74,7 @@ def test_who_has_not_played_has_no_score(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_ties_make_all_equal(how: str) -> None:
+def test_ties_give_equal_ratings(how: str) -> None:
     found = rate_candidates([Game(one, other, 0.5) for one, other in combinations(range(4), 2)], 4, how)
     assert found == pytest.approx([{"win_rate": 0.5, "elo": 1500.0}.get(how, 0.0)] * 4)
 
@@ -83,9 +83,7 @@ results = st.sampled_from([0.0, 0.5, 1.0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), results), max_size=20), st.randoms())
-def test_neither_the_order_of_games_nor_of_candidates_decides(
-    told: list[tuple[int, int, float]], draw: random.Random
-) -> None:
+def test_rating_ignores_order_of_games_and_candidates(told: list[tuple[int, int, float]], draw: random.Random) -> None:
     games = [Game(one, other, result) for one, other, result in told if one != other]
     places = list(range(5))
     draw.shuffle(places)
