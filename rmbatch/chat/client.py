@@ -30,8 +30,8 @@ from rmbatch.chat.batch.client import LINGER_S, BatchClient
 from rmbatch.chat.completion import Completion, read_completion
 from rmbatch.chat.limits.admission import LeasedAdmission
 from rmbatch.chat.spec import Batch, ChatSpec
-from rmbatch.chat.transport import BudgetExhausted, ChatEndpoints, ChatReply
-from rmbatch.endpoints.balancer import Admission, Ask, Failure, Patience, Post
+from rmbatch.chat.transport import ChatEndpoints
+from rmbatch.endpoints.balancer import Admission, Ask, BudgetExhausted, Failure, Patience, Post
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.endpoints.http import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.stores.answers import ResponseCache, key_of
@@ -192,7 +192,7 @@ class ChatClient:
             kept = await asyncio.to_thread(self._cache.find, key)
             try:
                 if kept is not None:
-                    reply = ChatReply(kept["body"], {}, kept["endpoint"], kept["status"])
+                    reply = Reply(kept["body"], {}, kept["endpoint"], kept["status"])
                     return replace(read_completion(reply, n), from_cache=True)
             except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, here once
                 self._cache.forget(key)
@@ -220,13 +220,12 @@ class ChatClient:
 
     def _read(self, reply: Reply, key: bytes, n: int) -> Completion:
         """What the answer says, and the answer kept before anybody acts on it. Raises BadAnswer."""
-        assert isinstance(reply, ChatReply)
         completion = read_completion(reply, n)
         if self._cache is not None:
             self._cache.add(key, {"endpoint": reply.url, "status": reply.status, "body": reply.body})
         return completion
 
-    def _keep(self, key: bytes, reply: ChatReply) -> None:
+    def _keep(self, key: bytes, reply: Reply) -> None:
         """Keep an answer that nobody waits for, so that nobody knows how many samples were wanted. Raises BadAnswer."""
         choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
         self._read(reply, key, len(choices) if isinstance(choices, list) else 1)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmbatch.chat.thinking import without_thinking
-from rmbatch.chat.transport import ChatReply
 from rmbatch.costs.prices import Usage
 from rmbatch.endpoints.balancer import Failure
-from rmbatch.endpoints.http import BadAnswer
+from rmbatch.endpoints.http import BadAnswer, Reply
 
 _TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _ENDED = frozenset({"stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete"})
@@ -75,7 +74,7 @@ class Sample:
         return self.finish_reason.lower() in _ENDED
 
 
-def read_completion(reply: ChatReply, n: int) -> Completion:
+def read_completion(reply: Reply, n: int) -> Completion:
     """What an answer to a request for n samples says; raises BadAnswer."""
     try:
         return _read(reply, n)
@@ -83,7 +82,7 @@ def read_completion(reply: ChatReply, n: int) -> Completion:
         raise BadAnswer(f"no chat completion: {type(error).__name__} {error}") from None
 
 
-def _read(reply: ChatReply, n: int) -> Completion:
+def _read(reply: Reply, n: int) -> Completion:
     if reply.status >= 300:
         refusal = Failure(reply.body.get("code") or "refused_by_filter", _said(reply.body))
         return Completion(failure=refusal, endpoint=reply.url, usage=Usage())  # it was not even read

@@ -17,7 +17,6 @@ from connectors.storage import StorageOptions
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.connections import forget, reached
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.settings.extras import require
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatClient, ChatRequest
@@ -90,7 +89,6 @@ def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "Lease
 
     ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone.
     """
-    require("judge", f"the model {spec.model!r}")
     from rmbatch.chat.client import ChatClient
     from rmbatch.chat.limits.admission import admission_for
 

@@ -38,7 +38,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from connectors.errors import JobError
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.endpoints.http import BadAnswer, Client, Refused, Reply, TryFailed, base_url
+from rmbatch.endpoints.http import BadAnswer, HttpClient, Refused, Reply, TryFailed, base_url
 from rmbatch.endpoints.server import Endpoint, Patience, Target
 
 # fmt: off
@@ -75,7 +75,7 @@ class Ask(Protocol):
     """One try at one server."""
 
     def __call__(self, path: str, body: bytes | None = None, /) -> Awaitable[Reply]:
-        """As ``Client.ask``."""
+        """As ``HttpClient.ask``."""
 
 
 Check = Callable[[Ask], Awaitable[None]]
@@ -158,7 +158,7 @@ class Endpoints:
         api_key: str | None = None,
         patience: Patience | None = None,
         seed: int | None = None,
-        client: Client | None = None,
+        client: HttpClient | None = None,
         admission: Admission | None = None,
         probe: Post[Any] | None = None,
     ) -> None:
@@ -168,7 +168,7 @@ class Endpoints:
         where ``check`` does not ask for an answer."""
         self._probe = probe
         self._patience = patience = patience or Patience()
-        self._client = client or Client(
+        self._client = client or HttpClient(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
         )
         by_url: dict[str, Target] = {}

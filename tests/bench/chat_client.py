@@ -142,7 +142,7 @@ def main() -> None:
         server.wait()
     header = ["in flight", "latency s", "limit/s", "ours/s", "of limit", "CPU ms", "loop/s", "of limit", "CPU ms"]
     print_table("chat client", [*header, "ours / loop"], rows)
-    print(f"openai {version('openai')}, aiohttp {version('aiohttp')}, httpx2 {version('httpx2')}")
+    print(f"openai {version('openai')}, aiohttp {version('aiohttp')}")
 
 
 def _row(port: int, load: tuple[int, float, int], rounds: int) -> list[Any]:

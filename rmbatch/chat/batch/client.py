@@ -1,7 +1,7 @@
 """Chat requests through a provider's batch API: gathered, sent as files, waited for, and none paid for twice.
 
-It takes the place of ``Endpoints.post`` in ``client.py``; what the provider's API looks like is ``batch_api.py``, what
-outlives a crash is ``batch_records.py``. It does not balance: each client makes batches of its own, at one provider.
+It takes the place of ``Endpoints.post`` in ``client.py``; what the provider's API looks like is ``api.py``, what
+outlives a crash is ``records.py``. It does not balance: each client makes batches of its own, at one provider.
 
     batches = BatchClient(api, Batch(poll_s=30), cache=cache, keep=keep)
     answers = await asyncio.gather(*(batches.post(key, Post(PATH, body, read)) for key, body in requests.items()))
@@ -30,15 +30,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from openai.types import Batch as Sent
 
-from rmbatch.chat.batch.api import PATH, BatchApi, is_ended
+from rmbatch.chat.batch.api import PATH, BatchApi, SentBatch
 from rmbatch.chat.batch.records import BatchRecord, BatchRecords
 from rmbatch.chat.spec import Batch
-from rmbatch.chat.transport import ChatReply
 from rmbatch.endpoints.balancer import Admission, Answer, BudgetExhausted, Failure, Post
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.endpoints.http import BadAnswer, Refused, TryFailed
+from rmbatch.endpoints.http import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.stores.answers import ResponseCache
 
 T = TypeVar("T")
@@ -65,7 +63,7 @@ class _Request:
 
     key: bytes
     body: bytes
-    read: Callable[[ChatReply], Any]
+    read: Callable[[Reply], Any]
     answer: asyncio.Future[Answer[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     num_sent: int = 0
     num_failed: int = 0
@@ -95,7 +93,7 @@ class BatchClient:
         batch: Batch,
         *,
         cache: ResponseCache | None,
-        keep: Callable[[bytes, ChatReply], None],
+        keep: Callable[[bytes, Reply], None],
         linger_s: float = LINGER_S,
         admission: Admission | None = None,
     ) -> None:
@@ -289,13 +287,13 @@ class BatchClient:
         kept = await asyncio.to_thread(self._cache.find, request.key)
         if kept is not None:
             with suppress(BadAnswer, KeyError):  # it is asked again
-                self._has_answer(request.key, ChatReply(kept["body"], {}, kept["endpoint"], kept["status"]))
+                self._has_answer(request.key, Reply(kept["body"], {}, kept["endpoint"], kept["status"]))
         return request.key not in self._requests
 
     async def _resume(self, name: str) -> None:
         """Collect another process's batch; where that was not created, or is collected, send what is wanted of it."""
         while (record := await asyncio.to_thread(self._records.read, name)) is not None:
-            if record.batch is None and (batch := await self._api.named(name, record.written)) is not None:
+            if record.batch is None and (batch := await self._api.find_named(name, record.written)) is not None:
                 record = record.created(batch.id, batch.input_file_id)
                 await asyncio.to_thread(self._records.write, record)
             if record.batch is not None:
@@ -304,7 +302,7 @@ class BatchClient:
                 return
             if time.time() - record.written > PENDING_S:
                 await asyncio.to_thread(self._records.remove, name)  # who comes to create it now sees that
-                if await self._api.named(name, record.written) is None:
+                if await self._api.find_named(name, record.written) is None:
                     break
                 await asyncio.to_thread(self._records.write, record)
             await asyncio.sleep(min(self._batch.poll_s, PENDING_S))
@@ -325,7 +323,7 @@ class BatchClient:
             await self._is_over(record)
         finally:
             self._num_collected -= 1
-        why = self._api.why_failed(batch) if batch.status == "failed" else None
+        why = self._api.explain(batch) if batch.status == "failed" else None
         mistakes += [why] if why is not None and is_own else []
         if batch.status != "failed" or self._left_s(record) <= 0:
             self._tell_failures(record, failed)
@@ -338,19 +336,19 @@ class BatchClient:
         if again:
             self._begin(self._send(again, record.since))
 
-    async def _ended(self, record: BatchRecord) -> Sent:
+    async def _ended(self, record: BatchRecord) -> SentBatch:
         """A batch when it will not change any more; past the deadline it is cancelled."""
         assert record.batch is not None
         is_cancelled = False
         while True:
             try:
-                batch = await self._api.batch(record.batch)
+                batch = await self._api.find(record.batch)
             except Refused as refused:
                 raise ServiceError(
                     f"batch {record.batch} cannot be seen at {self._api.url}: {refused}; if it is gone for good, "
                     f"delete {self._records.where(record.name)} and its {len(record.keys)} requests are sent again"
                 ) from None
-            if is_ended(batch):
+            if batch.has_ended:
                 return batch
             left_s = self._left_s(record)
             if left_s <= 0 and not is_cancelled:
@@ -360,7 +358,7 @@ class BatchClient:
             else:
                 await asyncio.sleep(self._batch.poll_s if is_cancelled else min(self._batch.poll_s, left_s))
 
-    async def _take_lines(self, batch: Sent, record: BatchRecord, failed: dict[bytes, Failure]) -> list[Exception]:
+    async def _take_lines(self, batch: SentBatch, record: BatchRecord, failed: dict[bytes, Failure]) -> list[Exception]:
         """Keep and tell what an ended batch has answered; ``failed`` gets the others.
 
         Returns what concerns all requests.
@@ -378,7 +376,7 @@ class BatchClient:
                         continue
                     del left[key]
                     try:
-                        self._has_answer(key, self._api.reply(line))
+                        self._has_answer(key, self._api.read_line(line))
                     except Refused as refused:
                         if refused.is_mistake:
                             mistakes.append(ServiceError(f"{self._api.url}{PATH}: {refused}"))
@@ -425,7 +423,7 @@ class BatchClient:
         await asyncio.to_thread(self._records.remove, record.name)
         self._records.forget(record.name)
 
-    def _has_answer(self, key: bytes, reply: ChatReply) -> None:
+    def _has_answer(self, key: bytes, reply: Reply) -> None:
         """Keep an answer, and tell it who waits for it. Raises BadAnswer."""
         request = self._requests.get(key)
         if request is not None:

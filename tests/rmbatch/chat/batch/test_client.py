@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from connectors.storage import StorageOptions
-from rmbatch.chat import batch as batch_module
+from rmbatch.chat.batch import client as batch_client
 from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
 from rmbatch.chat.limits.admission import admission_for
 from rmbatch.chat.spec import Limits
@@ -29,7 +29,7 @@ from tests.servers.batch import BatchServer, Ends, Line, Nothing
 from tests.servers.hostile import Reset, Status
 from tests.servers.s3 import S3Server
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 CALM = Patience(timeout_s=10, backoff_s=0.01, max_backoff_s=0.05)
 NAMES = [f"n{n}" for n in range(20)]
 FILTERED = {"error": {"code": "content_filter", "message": "no"}}
@@ -92,9 +92,8 @@ def records(folder: Path) -> list[Any]:
 
 def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
     """Another process that asks."""
-    script = (
-        f"from tests.rmbatch.chat.test_batch import *\ncompleted(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
-    )
+    call = f"completed(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+    script = f"from tests.rmbatch.chat.batch.test_client import *\n{call}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
 
@@ -359,7 +358,7 @@ def test_of_a_process_that_was_killed_before_it_made_its_batch_all_is_sent(
     killed(worker)
     assert [record["batch"] for record in records(tmp_path)] == [None]
     server._plans.clear()
-    monkeypatch.setattr(batch_module, "PENDING_S", 0.3)
+    monkeypatch.setattr(batch_client, "PENDING_S", 0.3)
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
     assert len(server.batches) == 1
     assert not records(tmp_path)
@@ -371,7 +370,7 @@ def test_a_process_that_took_too_long_sees_that_others_have_sent_its_requests(
     server.plan("POST /v1/files", *[Status(500)] * 10**4)
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["POST /v1/files"] >= 1)
-    monkeypatch.setattr(batch_module, "PENDING_S", 0.1)
+    monkeypatch.setattr(batch_client, "PENDING_S", 0.1)
     server._plans.clear()
     server.plan("POST /v1/files", Status(429, {"Retry-After": "1"}))
     time.sleep(0.2)
