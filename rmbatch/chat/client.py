@@ -1,26 +1,30 @@
 """Chat completions from servers that speak OpenAI's API: each request one outcome, none paid for twice.
 
-vLLM, a provider, or a gateway such as New API. Balancing, failover and backoff are ``served/endpoints.py``, one
-try is ``transport.py``, what is kept is ``cache.py``; where the spec has ``batch``, ``batch.py`` takes the place of
-the first two. It writes no prompts and reads no verdicts.
+vLLM, a provider, or a gateway such as New API. Balancing, failover and backoff are ``rmbatch/endpoints/balancer.py``,
+one try is ``transport.py``, kept answers are ``rmbatch/stores/answers.py``; where the spec has ``batch``,
+``batch/client.py`` takes the place of the first two. It writes no prompts and reads no verdicts.
 
     spec = ChatSpec(endpoints=["http://host:8000"], model="Qwen/Qwen3-32B", max_tokens=2048, cache="s3://team/answers")
     async with ChatClient(spec) as client:               # ServiceError if none is up
         for completion in await client.complete([ChatRequest([{"role": "user", "content": "…"}])]):
             completion.texts or completion.failure
+        async with aclosing(client.as_completed(requests)) as found:
+            async for place, completion in found: ...    # each as soon as it is there
 
-Equal requests are one: found in the cache, or waiting for each other. Who wants several samples says ``n`` or gives
-them seeds. ``complete`` raises ServiceError (a mistake in the job: key, model, URL), BudgetExhausted (the job goes on
-when there is money again) and ServiceLost; what was on its way then is waited for and kept, and nothing more is sent.
+Equal requests are one: the answer is found in the cache, or the second waits for the first. For several samples set
+``n``, or give requests seeds. Both methods raise ServiceError (a mistake in the job: key, model, URL), BudgetExhausted
+(the job goes on when there is money again) and ServiceLost; then nothing more is sent, and the answers to what was sent
+are waited for and kept.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence, Sized
+from contextlib import aclosing
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
 
@@ -38,6 +42,8 @@ from rmbatch.stores.answers import ResponseCache, key_of
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
+T = TypeVar("T")
+
 PATH = "/chat/completions"
 _PROBE = ({"role": "user", "content": "Say hi."},)
 """What a server is asked that has failed each request that is left, to see whether it is the requests' fault."""
@@ -47,16 +53,29 @@ REFRESH_S = 30.0
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question."""
+    """One question, and how it is sampled; where a setting is None, the spec's."""
 
     messages: Sequence[Mapping[str, Any]]
     """As OpenAI's API has them."""
     schema: Mapping[str, Any] | None = None
     """JSON schema of the answer; OpenAI itself wants all properties required and ``additionalProperties: false``."""
+    _: KW_ONLY
+    schema_name: str = "verdict"
+    """What the server is told that the schema describes. It is part of the key under which the answer is kept."""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    """The longest answer; sent as ``max_completion_tokens`` where the spec's ``extra_body`` has that."""
     seed: int | None = None
-    """None: the spec's."""
     n: int | None = None
-    """None: the spec's."""
+    stop: str | Sequence[str] | None = None
+    """Texts that end the answer; an empty list: none."""
+    logprobs: int | None = None
+    """Alternatives to each token whose log probabilities come along."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Functions that the model may call, as OpenAI's API has them. None: those of the spec's ``extra_body``."""
+    tool_choice: str | Mapping[str, Any] | None = None
+    """``auto``, ``none``, ``required`` or one function. None: as ``tools``."""
 
 
 class ChatClient:
@@ -102,41 +121,63 @@ class ChatClient:
         await self.close()
 
     async def complete(self, requests: Iterable[ChatRequest]) -> list[Completion]:
-        """What became of each, in their order; they are taken as they are needed.
+        """The completion of each request, in their order; requests are taken as they are needed.
 
         Servers are first asked for when something is not kept, so that a finished job needs none. Raises ServiceError,
         BudgetExhausted, ServiceLost, and OSError where an answer cannot be kept.
         """
+        async with aclosing(self.as_completed(requests)) as found:
+            done = {place: completion async for place, completion in found}
+        return [done[place] for place in range(len(done))]
+
+    async def as_completed(self, requests: Iterable[ChatRequest]) -> AsyncGenerator[tuple[int, Completion], None]:
+        """As ``complete``, but each completion as soon as it is there, with the place of its request.
+
+        New requests are sent only as fast as completions are taken. To stop early, close it (``contextlib.aclosing``);
+        requests that are under way are then dropped.
+        """
         if self._cache is not None and time.monotonic() - self._cache.refreshed_at > REFRESH_S:
             await asyncio.to_thread(self._cache.refresh)
-        done: dict[int, Completion] = {}
         if self._batches is not None:
             requests = list(requests)  # all of them wait together
         waiting = enumerate(requests)
+        most = len(requests) if isinstance(requests, Sized) else self._spec.in_flight
+        num_working = most if self._batches is not None else min(most, self._spec.in_flight)
+        done: asyncio.Queue[tuple[int, Completion] | Exception | None] = asyncio.Queue(num_working)
 
         async def work() -> None:
-            for place, request in waiting:
-                done[place] = await self._outcome(request)
+            try:
+                for place, request in waiting:
+                    await done.put((place, await self._outcome(request)))
+                await done.put(None)
+            except Exception as error:  # whatever it is, it ends all
+                await done.put(error)
 
-        most = len(requests) if isinstance(requests, Sized) else self._spec.in_flight
-        at_a_time = most if self._batches is not None else min(most, self._spec.in_flight)
-        workers = [asyncio.create_task(work()) for _ in range(at_a_time)]
+        workers = [asyncio.create_task(work()) for _ in range(num_working)]
         try:
-            await asyncio.gather(*workers)
-        except Exception as error:  # whatever it is: nothing more is sent, and what is paid for is waited for
-            self._client.stopped = self._client.stopped or error
-            if self._batches is not None:
-                self._batches.stop(error)
-            while self._client.num_under_way:
-                await asyncio.sleep(0.02)
-            raise
+            while num_working:
+                found = await done.get()
+                if isinstance(found, Exception):
+                    await self._stop(found)
+                    raise found
+                if found is None:
+                    num_working -= 1
+                else:
+                    yield found
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             if self._cache is not None:
                 await asyncio.to_thread(self._cache.flush)
-        return [done[place] for place in range(len(done))]
+
+    async def _stop(self, error: Exception) -> None:
+        """Send nothing more, and wait for the answers that are paid for."""
+        self._client.stopped = self._client.stopped or error
+        if self._batches is not None:
+            self._batches.stop(error)
+        while self._client.num_under_way:
+            await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Close all connections; what is under way is lost, but batches of which there are records."""
@@ -156,27 +197,33 @@ class ChatClient:
             await asyncio.to_thread(self._cache.compact)
 
     def body(self, request: ChatRequest) -> bytes:
-        """What is sent, always the same bytes for the same request."""
-        spec = self._spec
-        seed = spec.seed if request.seed is None else request.seed
+        """What is sent, always the same bytes for the same request: answers are kept under them."""
+        spec, extra = self._spec, dict(sorted(self._spec.extra_body.items()))
+        max_tokens, logprobs = _either(request.max_tokens, spec.max_tokens), _either(request.logprobs, spec.logprobs)
+        if request.max_tokens is not None and "max_completion_tokens" in extra:
+            max_tokens, extra["max_completion_tokens"] = spec.max_tokens, request.max_tokens
         options = {
             "model": spec.model,
             "messages": [dict(message) for message in request.messages],
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "max_tokens": spec.max_tokens,
-            "seed": seed,
+            "temperature": _either(request.temperature, spec.temperature),
+            "top_p": _either(request.top_p, spec.top_p),
+            "max_tokens": max_tokens,
+            "seed": _either(request.seed, spec.seed),
             "n": request.n or spec.n,
-            "stop": spec.stop or None,
+            "stop": _either(request.stop, spec.stop) or None,
             "presence_penalty": spec.presence_penalty,
             "frequency_penalty": spec.frequency_penalty,
-            "logprobs": None if spec.logprobs is None else True,
-            "top_logprobs": spec.logprobs or None,
+            "logprobs": None if logprobs is None else True,
+            "top_logprobs": logprobs or None,
             "reasoning_effort": spec.reasoning_effort,
-            "response_format": _response_format(spec.structured, request.schema),
+            "response_format": _response_format(spec.structured, request),
+        }
+        tools = {
+            "tools": None if request.tools is None else [dict(tool) for tool in request.tools],
+            "tool_choice": request.tool_choice,
         }
         sent = {name: value for name, value in options.items() if value is not None}
-        return orjson.dumps(sent | dict(sorted(spec.extra_body.items())))
+        return orjson.dumps(sent | extra | {name: value for name, value in tools.items() if value is not None})
 
     async def _outcome(self, request: ChatRequest) -> Completion:
         try:
@@ -263,9 +310,14 @@ class ChatClient:
                 raise
 
 
-def _response_format(structured: str, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if schema is None or structured == "text":
+def _response_format(structured: str, request: ChatRequest) -> dict[str, Any] | None:
+    if request.schema is None or structured == "text":
         return None
     if structured == "json_object":
         return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "verdict", "schema": dict(schema), "strict": True}}
+    schema = {"name": request.schema_name, "schema": dict(request.schema), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _either(first: T | None, second: T | None) -> T | None:
+    return second if first is None else first

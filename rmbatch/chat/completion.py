@@ -7,6 +7,7 @@ What was thought is kept apart, whether a server does that (``reasoning_content`
 text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,11 @@ from rmbatch.endpoints.http import BadAnswer, Reply
 
 _TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _ENDED = frozenset({"stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete"})
+
+
+ToolCall = Mapping[str, Any]
+"""A call as OpenAI's API has it: ``id``, ``type``, and ``function`` with its ``name`` and its ``arguments``, which are
+JSON as the model wrote it, so perhaps none. In a message it can be sent back as it is."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Completion:
     finish_reasons: tuple[str, ...] = ()
     logprobs: tuple[Any, ...] = ()
     """As the server gives them, None where it gives none."""
+    tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
+    """What each sample calls, in its order; empty where it calls nothing."""
     usage: Usage | None = None
     """None where the server does not say."""
     failure: Failure | None = None
@@ -51,7 +59,8 @@ class Completion:
     @property
     def samples(self) -> tuple["Sample", ...]:
         """Each of n samples with all that is known of it; empty where there is a failure."""
-        return tuple(map(Sample, self.texts, self.contents, self.reasonings, self.finish_reasons))
+        fields = (self.texts, self.contents, self.reasonings, self.finish_reasons, self.logprobs, self.tool_calls)
+        return tuple(map(Sample, *fields))
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class Sample:
     content: str | None
     reasoning: str
     finish_reason: str
+    logprobs: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def is_cut_off(self) -> bool:
@@ -100,6 +111,7 @@ def _read(reply: Reply, n: int) -> Completion:
         contents,
         reasons,
         tuple(choice.get("logprobs") for choice in choices),
+        tuple(_tool_calls(choice) for choice in choices),
         _usage(reply.body.get("usage")),
         endpoint=reply.url,
     )
@@ -111,14 +123,16 @@ def _read(reply: Reply, n: int) -> Completion:
     elif all(text is None for text in texts):
         is_filter = "content_filter" in completion.finish_reasons
         failure = Failure("refused_by_filter" if is_filter else "refused_by_model", _refusals(choices))
-    return completion if failure is None else replace(completion, texts=(), contents=(), failure=failure)
+    return completion if failure is None else replace(completion, texts=(), contents=(), tool_calls=(), failure=failure)
 
 
 def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str | None, str]:
     """Text, reasoning, the whole content and finish reason."""
     message, reason = choice.get("message"), str(choice.get("finish_reason") or "")
-    if not isinstance(message, dict) or "content" not in message or reason in ("abort", "error"):
-        raise BadAnswer(f"a choice without content, finish reason {reason!r}")
+    if not isinstance(message, dict) or not ("content" in message or message.get("tool_calls")):
+        raise BadAnswer("a choice without content")
+    if reason in ("abort", "error"):
+        raise BadAnswer(f"a choice that did not end well, finish reason {reason!r}")
     content = message.get("content")
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
     if isinstance(content, list):  # parts, as Mistral's reasoning models answer
@@ -130,6 +144,16 @@ def _choice(choice: dict[str, Any]) -> tuple[str | None, str, str | None, str]:
         return None, thought, None, reason
     inner, text = without_thinking(content or "")
     return text, "\n".join(filter(None, (thought, inner))), content or "", reason
+
+
+def _tool_calls(choice: dict[str, Any]) -> tuple[ToolCall, ...]:
+    """Raises BadAnswer for calls that say no function."""
+    calls = choice["message"].get("tool_calls") or ()
+    for call in calls:
+        is_function = call.get("type", "function") == "function"
+        if is_function and not all(isinstance(call["function"][name], str) for name in ("name", "arguments")):
+            raise BadAnswer("a tool call without a function's name and arguments")
+    return tuple(calls)
 
 
 def _usage(told: Any) -> Usage | None:

@@ -110,6 +110,7 @@ class _Choice:
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self._texts: dict[str, list[Any]] = {}
+        self._calls: dict[int, _Call] = {}
         self._logprobs: dict[str, list[Any]] = {}
 
     def add(self, piece: dict[str, Any]) -> bool:
@@ -124,17 +125,43 @@ class _Choice:
                 self._texts.setdefault(name, []).append(text)
         for name, tokens in (piece.get("logprobs") or {}).items():
             self._logprobs.setdefault(name, []).extend(tokens or ())
-        return bool(told) or any(delta.get(name) for name in _JOINED)
+        for call in delta.get("tool_calls") or ():
+            index = call.get("index")
+            if index is None:  # some gateways give none, and each call an id where it begins
+                index = max(len(self._calls) - (not call.get("id")), 0)
+            self._calls.setdefault(int(index), _Call()).add(call)
+        return bool(told) or any(delta.get(name) for name in (*_JOINED, "tool_calls"))
 
     def whole(self, index: int) -> dict[str, Any]:
         """The choice as it would stand in an answer of one piece. Raises BadAnswer."""
         texts = {name: _joined(pieces) for name, pieces in self._texts.items()}
+        calls = {"tool_calls": [call.whole() for _, call in sorted(self._calls.items())]} if self._calls else {}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": None, **texts},
+            "message": {"role": "assistant", "content": None, **texts, **calls},
             "logprobs": self._logprobs or None,
             "finish_reason": self.finish_reason,
         }
+
+
+class _Call:
+    """A tool call, as far as it has come: its arguments come in pieces, all else at once."""
+
+    def __init__(self) -> None:
+        self._about: dict[str, Any] = {}
+        self._function: dict[str, Any] = {}
+        self._arguments = ""
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Add what one event says of it; servers repeat empty ids and names."""
+        function = piece.get("function") or {}
+        self._about |= {name: value for name, value in piece.items() if value and name not in ("index", "function")}
+        self._function |= {name: value for name, value in function.items() if value and name != "arguments"}
+        self._arguments += function.get("arguments") or ""
+
+    def whole(self) -> dict[str, Any]:
+        """The call as it would stand in an answer of one piece."""
+        return {"type": "function", **self._about, "function": {**self._function, "arguments": self._arguments}}
 
 
 def _joined(pieces: list[Any]) -> Any:

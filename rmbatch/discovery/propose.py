@@ -125,7 +125,9 @@ class Writer:
 
         if not talks:
             return []
-        completions = chat_connection(self.spec).complete([ChatRequest(talk, _SCHEMA, n=1) for talk in talks])
+        completions = chat_connection(self.spec).complete(
+            [ChatRequest(talk, _SCHEMA, schema_name="verdict", n=1) for talk in talks]
+        )
         said = []
         for each in completions:
             if each.failure is not None:

@@ -55,10 +55,8 @@ class Vote:
 
 def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """The votes on each question. Raises JobError where all must stop."""
-    from rmbatch.chat.client import ChatRequest
-
     asks = [
-        (place, ChatRequest(_messages(spec, question), question.form.schema, _seed(spec, number), n))
+        (place, _request(_messages(spec, question), question.form, seed=_seed(spec, number), n=n))
         for place, question in enumerate(questions)
         for number, n in _samples(spec, question)
     ]
@@ -85,8 +83,6 @@ def _seed(spec: JudgeSpec, number: int) -> int | None:
 
 def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
     """The votes, those whose verdict could not be read asked for once more."""
-    from rmbatch.chat.client import ChatRequest
-
     places = [
         (row, place)
         for row, some in enumerate(votes)
@@ -99,13 +95,19 @@ def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[V
         why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
         seed = _seed(spec, questions[row].number + place)
-        requests.append(ChatRequest([*_messages(spec, questions[row]), *said], form.schema, seed=seed, n=1))
+        requests.append(_request([*_messages(spec, questions[row]), *said], form, seed=seed, n=1))
     votes = [list(some) for some in votes]
     for (row, place), completion in zip(places, _completed(spec, requests), strict=True):
         (again,) = _votes(spec, questions[row], completion, 1)
         if again.error is None:
             votes[row][place] = again
     return votes
+
+
+def _request(messages: list[dict[str, str]], form: Form, *, seed: int | None, n: int) -> "ChatRequest":
+    from rmbatch.chat.client import ChatRequest
+
+    return ChatRequest(messages, form.schema, schema_name="verdict", seed=seed, n=n)
 
 
 def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
