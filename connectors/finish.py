@@ -19,21 +19,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from connectors import jsonl
+from connectors.commit import FOLDERS, OUTCOMES, Commit, DataFile, count_outcomes, covered, pack_outcomes, record_name
 from connectors.errors import JobError
-from connectors.ledger import (
-    FOLDERS,
-    OUTCOMES,
-    VERSION,
-    Commit,
-    DataFile,
-    Ledger,
-    Plan,
-    count_outcomes,
-    covered,
-    ours,
-    pack_outcomes,
-    record_name,
-)
+from connectors.ledger import VERSION, Ledger, Plan, ours
 from connectors.listing import codec_of, format_of
 from connectors.schema import schema_to_text
 from connectors.storage import Folder

@@ -74,145 +74,32 @@ same moment are noticed by the lease's next beat instead of at once, see ``Plan.
 Memory is proportional to records and files, not to rows: a record keeps the outcome of each row on the store.
 """
 
-import base64
-import hashlib
 import json
 import re
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 
+from connectors.commit import FOLDERS, PARTS, Commit, count_outcomes, covered, unpack_outcomes
 from connectors.dataset import InputDataset
 from connectors.errors import DeadEndError, JobError, UserError
-from connectors.schema import DEAD_LETTER, KEPT, REJECTED
-from connectors.segments import DAMAGE, RECORDS, REDO, Segments, renewed
+from connectors.segments import DAMAGE, REDO, Segments, renewed
 from connectors.storage import Folder, StorageOptions
-from connectors.units import Coverage, Range, total_rows
+from connectors.units import Range
 
 T = TypeVar("T")
 
 VERSION = 2
 READ_AT_ONCE = 64
 """Records whose outcomes, of which none is kept, are in memory together."""
-PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
-"""The part of the output that rows of each outcome are in."""
-OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
-FOLDERS = {"data": "data", "rejected": "_rejected", "dead_letters": "_dead_letters"}
-"""The folder of each part. Readers of the whole output folder skip names that begin with "_"; those that do not are
-kept out by the endings of the files (see ``file_suffix``)."""
 _OUR_FILE = re.compile(r"u\d{6,}-\d{10,}-[0-9a-f]{8}\.(parquet|pq|jsonl|ndjson)(\.gz|\.zst)?")
 """The names that ``file_stem`` and ``file_suffix`` of connectors/writer.py make."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file of the output."""
-
-    path: str
-    """Relative to the output folder."""
-    part: str
-    """data, rejected or dead_letters."""
-    num_rows: int
-    num_bytes: int
-    xxh3: str
-    """xxh3-128 of the file's bytes, in hex."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """Which rows a write task accounted for, and where each of them went."""
-
-    ranges: list[Range]
-    """In the order of the rows in the files."""
-    files: list[DataFile]
-    rows: Mapping[str, int]
-    """How many rows went to each part; rejected rows are counted here also where no file keeps them."""
-    tally: Mapping[str, int]
-    """What the job counted over these rows."""
-    run: str
-    at: float = field(default_factory=time.time)
-    """When it was written, in seconds since 1970."""
-    packed: str = field(default="", repr=False)
-    """The outcome of each row, see ``pack_outcomes``. Only a file that is cut needs them, and a ledger holds very many,
-    so ``Ledger.commits`` leaves them where they are and ``Ledger.outcomes`` reads those of one record."""
-    segment: str = field(default="", repr=False, compare=False)
-    """The segment that it was read from; empty where it has a file of its own."""
-
-    @property
-    def name(self) -> str:
-        """The same rows always get the same name."""
-        return record_name(self.ranges)
-
-    @property
-    def path(self) -> str:
-        """The object that holds it, relative to the output folder."""
-        return f"_rmbatch/segments/{self.segment}{RECORDS}" if self.segment else f"_rmbatch/commits/{self.name}"
-
-    @property
-    def num_rows(self) -> int:
-        return total_rows(self.ranges)
-
-    @property
-    def has_all_files(self) -> bool:
-        """Whether each of its rows is in a file; not so where a job does not keep what it rejects."""
-        return sum(file.num_rows for file in self.files) == self.num_rows
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(
-            {
-                "ranges": [list(piece) for piece in self.ranges],
-                "files": [asdict(file) for file in self.files],
-                "rows": dict(self.rows),
-                "tally": dict(self.tally),
-                "run": self.run,
-                "at": self.at,
-                "outcomes": self.packed,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "Commit":
-        """The record that ``to_json`` wrote; raises ValueError where it contradicts itself."""
-        return cls.from_data(orjson.loads(text))
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], segment: str = "") -> "Commit":
-        """The record whose JSON was read; raises ValueError where it contradicts itself."""
-        ranges = [Range(*piece) for piece in data["ranges"]]
-        files = [DataFile(**file) for file in data["files"]]
-        record = cls(ranges, files, data["rows"], data["tally"], data["run"], data["at"], data["outcomes"], segment)
-        if sum(record.rows.values()) != record.num_rows or not ranges:
-            raise ValueError("its counts are not those of its ranges")
-        if any(file.num_rows != record.rows[file.part] for file in files):
-            raise ValueError("its counts are not those of its files")
-        return record
-
-
-def record_name(ranges: Sequence[Range]) -> str:
-    """The file name of the record that accounts for exactly these rows."""
-    digest = hashlib.sha256(repr([tuple(piece) for piece in ranges]).encode()).hexdigest()[:12]
-    return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{digest}.json"
-
-
-def pack_outcomes(outcomes: np.ndarray) -> str:
-    """KEPT, REJECTED or DEAD_LETTER for each row of a record: int8, compressed, in base64."""
-    return base64.b64encode(zlib.compress(outcomes.astype(np.int8).tobytes())).decode()
-
-
-def unpack_outcomes(packed: str) -> np.ndarray:
-    """int8 per row, as given to ``pack_outcomes``."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.int8)
-
-
-def count_outcomes(outcomes: np.ndarray) -> dict[str, int]:
-    """How many rows went to each part."""
-    return {part: int(np.count_nonzero(outcomes == outcome)) for outcome, part in PARTS.items()}
 
 
 @dataclass(frozen=True)
@@ -239,11 +126,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: bytes, options: StorageOptions) -> "Plan":
-        data = orjson.loads(text)
+        """The plan that ``to_json`` wrote; ValueError for another shape, UserError for one of another version."""
+        data = _checked(orjson.loads(text), version=int)
         if data["version"] != VERSION:
             raise UserError(f"the output was planned by another version of rmbatch (plan {data['version']})")
-        dataset = InputDataset.from_json(data["dataset"], options)
-        return cls(data["job"], dataset, data["conditional_put"], data["created"])
+        _checked(data, job=dict, dataset=dict, conditional_put=bool, created=(int, float))
+        return cls(data["job"], _dataset(data["dataset"], options), data["conditional_put"], data["created"])
 
 
 @dataclass(frozen=True)
@@ -317,9 +205,7 @@ class Ledger:
 
     def grouped(self) -> InputDataset | None:
         """The shuffled rows of flat input whose groups were scattered, or None before the shuffle is complete."""
-        return self._decoded(
-            "grouped.json", lambda text: InputDataset.from_json(orjson.loads(text), self.output.options)
-        )
+        return self._decoded("grouped.json", lambda text: _dataset(orjson.loads(text), self.output.options))
 
     def keep_grouped(self, dataset: InputDataset) -> None:
         """From here on the job works on the shuffled rows, whose addresses records speak of: never shuffled again."""
@@ -328,7 +214,7 @@ class Ledger:
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None while the job is not finished."""
-        return self._decoded("manifest.json", json.loads)
+        return self._decoded("manifest.json", _manifest)
 
     def _decoded(self, name: str, decode: Callable[[bytes], T]) -> T | None:
         text = self.private.read_if_exists(name)
@@ -480,18 +366,30 @@ class Ledger:
         return Progress(plan.dataset.num_rows, covered(commits).num_rows, finished, num_files, num_bytes, None, times)
 
 
+def _manifest(text: bytes) -> dict[str, Any]:
+    data = _checked(json.loads(text), job=dict, planned_rows=int, rows=dict, tally=dict, files=list)
+    for file in data["files"]:
+        _checked(file, path=str, part=str, num_bytes=int)
+    return data
+
+
+def _dataset(data: Any, options: StorageOptions) -> InputDataset:
+    return InputDataset.from_json(_checked(data, format=str, schema=str, files=list, units=list), options)
+
+
+def _checked(data: Any, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """The JSON object; ValueError where it is none, or has no value of the right kind under one of these keys."""
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds no JSON object but {str(data)[:40]!r}")
+    for name, kind in kinds.items():
+        if not isinstance(data.get(name), kind):
+            raise ValueError(f"its {name!r} is {str(data[name])[:40]!r}" if name in data else f"it has no {name!r}")
+    return data
+
+
 def ours(names: Iterable[str]) -> list[str]:
     """Of the files in an output folder those that write tasks have made; others are somebody else's, and stay."""
     return sorted(name for name in names if _OUR_FILE.fullmatch(name.rsplit("/", 1)[-1]))
-
-
-def covered(commits: Iterable[Commit]) -> Coverage:
-    """The rows that the records account for."""
-    coverage = Coverage()
-    for record in commits:
-        for piece in record.ranges:
-            coverage.add(piece)
-    return coverage
 
 
 _DAMAGE = (*DAMAGE, zlib.error)

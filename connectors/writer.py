@@ -22,9 +22,10 @@ import pyarrow as pa
 import xxhash
 
 from connectors import jsonl, parquet
+from connectors.commit import FOLDERS, PARTS, Commit, DataFile, count_outcomes, pack_outcomes
 from connectors.errors import JobError
 from connectors.faults import explained
-from connectors.ledger import FOLDERS, PARTS, Commit, DataFile, Ledger, count_outcomes, pack_outcomes
+from connectors.ledger import Ledger
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
 from connectors.units import Range, ranges_of

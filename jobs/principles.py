@@ -32,7 +32,7 @@ from connectors.storage import Folder
 from connectors.units import Range
 from jobs.config.sections import differences
 from jobs.principles_config import MOST_ROWS, PrinciplesJob, deciding_fields
-from jobs.run.prepare import jsonl_options, storage_options
+from jobs.run.prepare import check_places, jsonl_options, storage_options
 from jobs.run.sampling import readable
 from jobs.show.display import Display
 from rmbatch.chat.limits.accounts import ANSWERS
@@ -60,6 +60,7 @@ def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
     Raises UserError for what the user can mend, JobError when it stopped on its way.
     """
     refuse_lost_output("output.path", job.output.path)
+    check_places(job, parts=())
     folder = Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
     private = folder.folder(PRIVATE)
     told = _finished(folder, private, job, display)

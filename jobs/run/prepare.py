@@ -7,14 +7,15 @@ Everything here is decided before any work, from the job and a schema alone; a m
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from connectors.commit import FOLDERS
 from connectors.dataset import InputDataset
 from connectors.errors import UserError
-from connectors.ledger import FOLDERS
 from connectors.listing import takes_in
 from connectors.planning import JsonlOptions
 from connectors.schema import HIDDEN, twins_of, with_twins
@@ -26,6 +27,9 @@ from rmbatch.rows.roles import EVERYTHING, Roles, flatten, guess_roles
 from rmbatch.settings.names import nearest
 from rmbatch.stages.score import ScoreStage
 from rmbatch.stages.select import SelectStage
+
+if TYPE_CHECKING:  # only its command needs the module
+    from jobs.principles_config import PrinciplesJob
 
 Job = ScoreJob | BestOfNJob
 Stages = Sequence[ScoreStage | SelectStage]
@@ -143,9 +147,12 @@ def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlO
     )
 
 
-def check_places(job: Job) -> None:
-    """Raises UserError for an output inside the input, where the next job would read results as rows, or around it."""
-    output = output_folder(job)
+def check_places(job: "Job | PrinciplesJob", parts: Iterable[str] = tuple(FOLDERS.values())) -> None:
+    """Raises UserError for an output inside the input, where the next job would read results as rows.
+
+    Also for an input inside one of the ``parts`` of the output.
+    """
+    output = Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
     try:
         output.url.encode()
     except UnicodeEncodeError:
@@ -159,7 +166,7 @@ def check_places(job: Job) -> None:
                 f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
                 "choose a folder outside of it"
             )
-        if any(takes_in(f"{output.url}/{part}", path, storage_options(job.input.storage)) for part in FOLDERS.values()):
+        if any(takes_in(f"{output.url}/{part}", path, storage_options(job.input.storage)) for part in parts):
             raise UserError(
                 f"output.path: {job.output.path} would hold the input {path} among its results; choose another"
             )

@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from connectors.commit import PARTS
 from connectors.errors import UserError
 from connectors.lease import seems_held
-from connectors.ledger import PARTS, Ledger
+from connectors.ledger import Ledger
 from connectors.storage import Folder, StorageOptions
 from jobs.show.display import rate_text, result_table, table
 

@@ -312,13 +312,15 @@ class Endpoints:
         asked: Post[Any] = probe or post
         tries.num += 1
         tries.began = min(tries.began, sent_at)
+        failed: TryFailed | None = None
         try:
             reply = await self._client.ask(endpoint.url, asked.path, asked.body)
             value = asked.read(reply)
         except Refused as refused:
             if refused.is_mistake:
                 raise ServiceError(f"{endpoint.url}{post.path}: {refused}") from None
-            return None if probe else Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
+            if not probe:
+                return Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
         except BadAnswer as bad:
             failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
         except OutOfQuota as out:
@@ -330,18 +332,18 @@ class Endpoints:
         else:
             if reply.is_answer:
                 endpoint.has_served(sent_at, time.monotonic())
-            if probe:
-                tries.probed = value
-                return None
-            return Answer(value, None, tries.num)
+            if not probe:
+                return Answer(value, None, tries.num)
+            tries.probed = value
         finally:
             endpoint.in_flight -= 1
             endpoint.on_trial -= is_trial
             self._room.set()
-        endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
-        if is_trial:
+        if failed:
+            endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
+            tries.has_failed(endpoint, failed, sent_at)
+        if is_trial:  # a probe that was refused has not shown that the server serves
             endpoint.has_failed_trial(time.monotonic(), self._patience)
-        tries.has_failed(endpoint, failed, sent_at)
         return None
 
     def _is_used_up(self, tries: "_Tries", now: float) -> bool:
@@ -421,12 +423,7 @@ class Endpoints:
             await self._checked(endpoint)
         except OutOfQuota as out:
             endpoint.has_no_quota(str(out))
-        except (
-            TryFailed,
-            Refused,
-            ServiceError,
-            ServiceLost,
-        ) as why:  # no request is concerned: it stays dead, no more
+        except (TryFailed, Refused, ServiceError, ServiceLost) as why:  # concerns no request: it only stays dead
             endpoint.why = str(why)
             asked = why.wait_s if isinstance(why, TryFailed) else None
             endpoint.is_busy = asked is not None

@@ -2,9 +2,8 @@
 
 A ledger of N records, with one data file each, is made on disk by the real classes, gathered as the driver of a job
 does, and loaded into moto, without running a job. A fresh process then does what a restart, ``rmbatch status`` and the
-end of a job do, through a proxy that holds each request for 10 ms and counts it. moto and the proxy take time of their
-own for each request, so the last column says what the requests take at 10 ms each: 32 at once where they are reads,
-one after another where they are pages of a listing, taken as one by one where it is not known.
+end of a job do, through a proxy that holds each request for 10 ms and counts it. moto goes through all keys for each
+page of a listing, so the last columns say how much processor time is our process's and how much is moto's.
 
     python -m tests.bench.ledger --records 100000 --loose 2000
 """
@@ -23,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import orjson
+import psutil
 
+from connectors.commit import Commit, DataFile, pack_outcomes
 from connectors.compaction import Compactor
 from connectors.dataset import InputDataset
 from connectors.finish import finish
-from connectors.ledger import Commit, DataFile, Ledger, Plan, pack_outcomes
+from connectors.ledger import Ledger, Plan
 from connectors.storage import Folder, StorageOptions
 from connectors.units import InputFile, Range, Unit
 from connectors.writer import OutputSpec
@@ -81,18 +82,24 @@ def serve(output: str, port: int) -> None:
     threading.Event().wait()
 
 
-def measure(url: str, endpoint: str) -> list[list[Any]]:
-    """What a fresh process does with the ledger: step, seconds, requests, growth of the peak RSS in MB."""
+def measure(url: str, endpoint: str, server: int) -> list[list[Any]]:
+    """What a fresh process does with the ledger, step by step.
+
+    The step, its seconds, the growth of the peak RSS in MB, requests, processor seconds of this process and of
+    ``server``.
+    """
     ledger = Ledger(Folder.open(url, StorageOptions(endpoint=endpoint or None)))
     ledger.has_begun()  # the client is made, the first connection stands
     found: list[list[Any]] = []
     plan: Plan | None = None
 
     def step(name: str, run: Callable[[], Any]) -> Any:
-        before, requests, began = peak_rss(reset=True), _requests(endpoint), time.monotonic()
+        before, requests, server_s = peak_rss(reset=True), _requests(endpoint), _cpu_s(server)
+        own_s, began = time.process_time(), time.monotonic()
         answer = run()
-        seconds = time.monotonic() - began
-        found.append([name, seconds, _requests(endpoint) - requests, (peak_rss() - before) / 1e6])
+        seconds, own_s, server_s = time.monotonic() - began, time.process_time() - own_s, _cpu_s(server) - server_s
+        grown_mb = (peak_rss() - before) / 1e6
+        found.append([name, seconds, grown_mb, _requests(endpoint) - requests, own_s, server_s])
         return answer
 
     plan = step("plan", ledger.plan)
@@ -113,9 +120,14 @@ def _requests(endpoint: str) -> int:
         return int(orjson.loads(answer.read())["requests"])
 
 
-def in_fresh_process(url: str, endpoint: str = "") -> list[list[Any]]:
+def _cpu_s(pid: int) -> float:
+    return sum(psutil.Process(pid).cpu_times()[:2]) if pid else 0.0
+
+
+def in_fresh_process(url: str, endpoint: str = "", server: int = 0) -> list[list[Any]]:
     """``measure`` in a process of its own."""
     command = [sys.executable, "-m", "tests.bench.ledger", "--measure", url, "--endpoint", endpoint]
+    command += ["--server", str(server)]
     environment = {**os.environ, **S3Server().environment()}
     ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, env=environment)
     steps: list[list[Any]] = orjson.loads(ended.stdout.splitlines()[-1])
@@ -136,12 +148,11 @@ def rows_of(records: int, *, gather: bool) -> list[list[Any]]:
         assert "loaded\n" in iter(server.popen.stdout.readline, "")
         with FaultyProxy(f"http://127.0.0.1:{port}") as proxy:
             proxy.configure(latency_s=LATENCY_S)
-            stored = in_fresh_process(f"s3://{BUCKET}/out", proxy.endpoint)
+            stored = in_fresh_process(f"s3://{BUCKET}/out", proxy.endpoint, server.popen.pid)
         server.kill()
         on_disk = in_fresh_process(str(output))
-    for (step, seconds, _, grown), (_, stored_s, requests, stored_grown) in zip(on_disk, stored, strict=True):
-        waiting = requests * LATENCY_S
-        rows.append([records, how, step, seconds, grown, stored_s, requests, stored_grown, waiting, waiting / 32])
+    for disk, (_, *s3) in zip(on_disk, stored, strict=True):
+        rows.append([records, how, *disk[:3], *s3])
     return rows
 
 
@@ -153,6 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--measure", metavar="OUTPUT", help="only this, for a ledger that is there")
     parser.add_argument("--endpoint", default="")
+    parser.add_argument("--server", type=int, default=0, help="process id of the store behind the endpoint")
     parser.add_argument("--serve", metavar="OUTPUT", help="only this: moto with the files of a folder")
     parser.add_argument("--port", type=int, default=0)
     given = parser.parse_args()
@@ -160,15 +172,15 @@ def main() -> None:
         serve(given.serve, given.port)
         return
     if given.measure:
-        print(orjson.dumps(measure(given.measure, given.endpoint)).decode())
+        print(orjson.dumps(measure(given.measure, given.endpoint, given.server)).decode())
         return
     if given.quick:
         given.records, given.loose = [2000], 500
     rows = rows_of(given.loose, gather=False)
     for records in given.records:
         rows += rows_of(records, gather=True)
-    header = ["records", "kept in", "step", "disk, s", "disk, + MB", "S3, s", "S3, requests", "S3, + MB"]
-    header += ["requests × 10 ms, s", "32 at once, s"]
+    header = ["records", "kept in", "step", "disk, s", "disk, + MB", "S3, s", "S3, + MB", "S3, requests"]
+    header += ["S3, our CPU, s", "moto's CPU, s"]
     print_table("a ledger read and finished", header, rows)
 
 

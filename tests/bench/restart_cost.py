@@ -29,9 +29,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from connectors.commit import Commit, DataFile, pack_outcomes
 from connectors.dataset import InputDataset
 from connectors.finish import finish
-from connectors.ledger import Commit, DataFile, Ledger, Plan, pack_outcomes
+from connectors.ledger import Ledger, Plan
 from connectors.storage import Folder
 from connectors.units import InputFile, Range, Unit
 from connectors.writer import OutputSpec

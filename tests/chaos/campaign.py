@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from connectors.attempts import SEEN
-from connectors.ledger import Commit
+from connectors.commit import Commit
 from tests.chaos.victim import Victim
 from tests.chaos.workload import Case, Place
 

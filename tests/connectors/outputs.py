@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors import jsonl
+from connectors.commit import FOLDERS, PARTS
 from connectors.compaction import Compactor
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.finish import finish
-from connectors.ledger import FOLDERS, PARTS, Ledger, Plan
+from connectors.ledger import Ledger, Plan
 from connectors.listing import codec_of, format_of
 from connectors.schema import KEPT, OUTCOME, REJECTED
 from connectors.storage import Folder

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.commit import Commit, DataFile, count_outcomes, pack_outcomes
 from connectors.compaction import Compactor, compacting
 from connectors.errors import JobError
 from connectors.finish import clean, finish
 from connectors.lease import Lease
-from connectors.ledger import Commit, DataFile, Ledger, Plan, count_outcomes, pack_outcomes
+from connectors.ledger import Ledger, Plan
 from connectors.segments import OUTCOMES, RECORDS
 from connectors.storage import Folder
 from connectors.units import Range

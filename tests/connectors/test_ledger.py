@@ -10,10 +10,11 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from connectors.commit import Commit, DataFile, count_outcomes, pack_outcomes
 from connectors.dataset import InputDataset
-from connectors.errors import JobError, UserError
+from connectors.errors import DeadEndError, JobError, UserError
 from connectors.finish import resolve_overlaps
-from connectors.ledger import Commit, DataFile, Ledger, Plan, count_outcomes, pack_outcomes
+from connectors.ledger import Ledger, Plan
 from connectors.schema import DEAD_LETTER, KEPT, REJECTED
 from connectors.storage import Folder, StorageOptions
 from connectors.units import Range, Unit, total_rows
@@ -128,6 +129,56 @@ def test_other_damaged_files_are_named(tmp_path: Path, name: str):
         getattr(ledger, name)()
 
 
+@pytest.mark.parametrize("name", ["plan", "grouped", "manifest"])
+@pytest.mark.parametrize("text", ["[]", "{}", '"text"', "null", "3", '{"version": 2, "files": [3]}'])
+def test_other_files_of_the_wrong_shape_are_named(tmp_path: Path, name: str, text: str):
+    ledger = Ledger(Folder.open(str(tmp_path)))
+    ledger.private.write(f"{name}.json", text.encode())
+    with pytest.raises(DeadEndError, match=rf"{name}.json is damaged \(it h\S+ no [^)]*\); start with a new output"):
+        getattr(ledger, name)()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("job", []),
+        ("planned_rows", "8"),
+        ("rows", None),
+        ("tally", [1]),
+        ("files", {"path": "data/a"}),
+        ("files", ["data/a"]),
+        ("files", [{"path": "data/a", "part": "data"}]),
+    ],
+)
+def test_a_manifest_with_a_value_of_the_wrong_kind_is_named(tmp_path: Path, key: str, value: object):
+    ledger = Ledger(Folder.open(str(tmp_path)))
+    manifest = {"job": {}, "planned_rows": 0, "rows": {}, "tally": {}, "files": []}
+    ledger.private.write("manifest.json", orjson.dumps(manifest))
+    assert ledger.manifest() == manifest
+    ledger.private.write("manifest.json", orjson.dumps(manifest | {key: value}))
+    with pytest.raises(DeadEndError, match=r"manifest.json is damaged \(it"):
+        ledger.progress()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("job", "score"),
+        ("created", "today"),
+        ("conditional_put", None),
+        ("dataset", []),
+        ("dataset", {}),
+        ("dataset", {"format": "jsonl", "schema": "x", "files": [3], "units": []}),
+        ("dataset", {"format": "jsonl", "schema": "x", "files": [], "units": [[1]]}),
+    ],
+)
+def test_a_plan_with_a_value_of_the_wrong_kind_is_named(tmp_path: Path, key: str, value: object):
+    ledger, written = Ledger(Folder.open(str(tmp_path))), Plan({}, small_input(tmp_path / "in"))
+    ledger.private.write("plan.json", orjson.dumps(orjson.loads(written.to_json()) | {key: value}))
+    with pytest.raises(DeadEndError, match=r"plan.json is damaged \(.*\); start with a new output path$"):
+        ledger.plan()
+
+
 def test_the_plan_of_another_version_is_refused(tmp_path: Path):
     ledger = Ledger(Folder.open(str(tmp_path)))
     ledger.private.write("plan.json", b'{"version": 0}')
@@ -151,8 +202,14 @@ def test_progress_counts_each_row_once(folder: Folder, tmp_path: Path):
 
 def test_progress_of_a_finished_output_is_its_manifest(folder: Folder):
     ledger = Ledger(folder)
-    rows, files = {"data": 6, "rejected": 1, "dead_letters": 1}, [{"num_bytes": 10}, {"num_bytes": 5}]
-    manifest = {"planned_rows": 8, "rows": rows, "tally": {"scored.f1": 4}, "files": files}
+    rows, files = (
+        {"data": 6, "rejected": 1, "dead_letters": 1},
+        [
+            {"path": "data/a", "part": "data", "num_bytes": 10},
+            {"path": "_rejected/a", "part": "rejected", "num_bytes": 5},
+        ],
+    )
+    manifest = {"job": {}, "planned_rows": 8, "rows": rows, "tally": {"scored.f1": 4}, "files": files}
     ledger.private.write("manifest.json", orjson.dumps(manifest))
     progress = ledger.progress()
     assert progress is not None

@@ -4,10 +4,11 @@ import pickle
 import threading
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from connectors.errors import UserError
 from connectors.faults import is_transient
-from connectors.storage import Folder, StorageOptions
+from connectors.storage import Folder, StorageOptions, parse_time
 
 
 def test_what_is_written_is_read(folder: Folder):
@@ -89,6 +90,28 @@ def test_an_etag_changes_with_the_content(folder: Folder):
     before = folder.entries()[0].etag
     folder.write("a", b"two")
     assert folder.entries()[0].etag != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-28T22:26:39.000Z",
+        "2026-11-28T22:26:39Z",
+        "2026-11-28T22:26:39.123456+02:00",
+        "2026-11-28T22:26:39",
+        "Sat, 28 Nov 2026 22:26:39 GMT",
+        "1795904799",
+        1795904799.5,
+    ],
+)
+def test_times_of_a_store_are_read_as_botocore_reads_them(text: object):
+    assert parse_time(text) == parse_timestamp(text)
+    assert parse_time(text).utcoffset() == parse_timestamp(text).utcoffset()
+
+
+def test_a_time_that_nobody_can_read_is_refused():
+    with pytest.raises(ValueError, match="2026-x"):
+        parse_time("2026-x")
 
 
 def test_a_folder_travels_without_secrets(folder: Folder):

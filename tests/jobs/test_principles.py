@@ -209,6 +209,7 @@ def listwise(server: HostileServer) -> dict[str, Any]:
         ({"input": {"path": "in.jsonl", "columns": {"prompt": "qestion"}}}, "no column 'qestion'"),
         ({"input": {"path": "in.jsonl", "limit": 9}}, "9 of 9 rows are preferences; at least 10 are needed"),
         ({"input": {"path": "in.jsonl", "limit": 6000}}, "6,000 rows are too many; write at most 5,000"),
+        ({"input": {"path": "out/"}}, "output.path: out lies inside the input out/, which would then hold results"),
         ({"held_out": 0.01}, "held_out: 0.01 of 30 different prompts leaves 30 rows to learn from and 0 to measure"),
         ({"held_out": 1.0}, "held_out: got 1.0; write less than 1"),
         ({"select": {"embeddings": {"endpoint": "host", "model": "m"}}}, "'host' is no URL of a server"),

@@ -30,7 +30,7 @@ from botocore.config import Config
 
 ACCESS_KEY = SECRET_KEY = "testing"
 REGION = "us-east-1"
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 UNTIL_INPUT_ENDS = """
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()

@@ -81,6 +81,14 @@ def test_while_the_model_is_down_it_is_asked_now_and_then(gateway: HostileServer
     assert num_failed < 8 + 5 + 3 * 7  # what was under way, and then three at a time, 0.1, 0.2, 0.4, 0.8 … s apart
 
 
+def test_a_probe_that_is_refused_is_sent_ever_more_rarely(gateway: HostileServer) -> None:
+    gateway.plan("Say hi.", *[Status(400)] * 1000)
+    patience = replace(CALM, attempts=1, cooldown_s=0.1, backoff_s=0.01, max_backoff_s=5.0, lost_after_s=3)
+    with pytest.raises(ServiceLost, match="no endpoint answers"):
+        asked_until(gateway, Status(500), 60, patience)
+    assert 3 <= len(gateway.seen["Say hi."]) <= 3 * 6  # three at a time, 0.1, 0.2, 0.4 … s apart
+
+
 def test_a_request_that_alone_fails_is_its_own_fault_and_the_job_ends(gateway: HostileServer) -> None:
     gateway.plan("q", *[Status(500)] * 1000)
     (completion,) = completed(gateway, requests=asked("q"))
