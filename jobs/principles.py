@@ -36,7 +36,7 @@ from jobs.run.prepare import check_places, jsonl_options, storage_options
 from jobs.run.sampling import readable
 from jobs.show.display import Display
 from rmbatch.chat.limits.accounts import ANSWERS
-from rmbatch.chat.local import clients
+from rmbatch.chat.local import open_clients
 from rmbatch.costs.chat import spending
 from rmbatch.discovery.embeddings import embedded
 from rmbatch.discovery.finding import Findings, Selection, find_principles
@@ -197,16 +197,16 @@ def _findings(
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
         return display.stage(name, total, unit)
 
-    with clients(asks, private) as asked:
+    with open_clients(asks, private) as clients:
         try:
             findings = find_principles(
                 writer, trial, train, held_out, selection, rounds=job.propose.rounds, seed=job.seed, stage=stage
             )
         except JobError:
-            if not asked.counts(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
+            if not clients.usage(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
                 private.delete([JOB])
             raise
-    spent = {who: spending(asked.counts(spec), spec.price).line() for who, spec in asks.items()}
+    spent = {who: spending(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
     return findings, spent
 
 

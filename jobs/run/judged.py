@@ -19,8 +19,8 @@ from connectors.storage import StorageOptions
 from jobs.run.prepare import Prepared
 from jobs.run.sampling import Sample, by_first_place
 from jobs.show.display import Display
-from rmbatch.chat.connect import Unasked, chat_key, opened
-from rmbatch.chat.limits.accounts import Spent, kept_beside
+from rmbatch.chat.connect import Unasked, open_client
+from rmbatch.chat.limits.accounts import Spent, with_default_cache
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs.chat import Spending, spending
 from rmbatch.endpoints.errors import ServiceError
@@ -53,7 +53,7 @@ class Judged:
         if not self.chats:
             return {}
         there = self.chats.connections
-        return {chat_key(judge.spec.chat()): there[chat_key(self.specs[name])] for name, judge in self.judges.items()}
+        return {judge.spec.chat().client_key: there[self.specs[name].client_key] for name, judge in self.judges.items()}
 
     @property
     def block_rows(self) -> int | None:
@@ -72,12 +72,12 @@ class Judged:
     def keep_spent(self) -> None:
         """Keep what was spent against budgets so far."""
         if self.chats and self.spent:
-            self.spent.keep(self.chats.spent())
+            self.spent.keep(self.chats.usage())
 
 
 def unasked_judges(judges: Mapping[str, JudgeReward]) -> dict[str, Unasked]:
     """Connections for a look at a job that asks nobody."""
-    return {chat_key(judge.spec.chat()): Unasked() for judge in judges.values()}
+    return {judge.spec.chat().client_key: Unasked() for judge in judges.values()}
 
 
 def look_for_judge(asked: tuple[str, ChatSpec]) -> None:
@@ -85,7 +85,7 @@ def look_for_judge(asked: tuple[str, ChatSpec]) -> None:
     name, spec = asked
 
     async def look() -> None:
-        client = opened(spec.model_copy(update={"cache": None}))
+        client = open_client(spec.model_copy(update={"cache": None}))
         try:
             await client.start()
         finally:
@@ -105,12 +105,12 @@ def clients(
     if not judges:
         yield Judged()
         return
-    from rmbatch.pipeline.actors.chats import started
+    from rmbatch.pipeline.actors.chats import start_chats
 
-    specs = {name: kept_beside(judge.spec.chat(), ledger.private) for name, judge in judges.items()}
+    specs = {name: with_default_cache(judge.spec.chat(), ledger.private) for name, judge in judges.items()}
     spent = Spent(ledger.private)
-    named = {chat_key(spec): (name, spec) for name, spec in specs.items()}
-    with started(named, options, spent.by_account, display.say, spent.keep) as chats:
+    named = {spec.client_key: (name, spec) for name, spec in specs.items()}
+    with start_chats(named, options, spent.by_account, display.say, spent.keep) as chats:
         try:
             yield Judged(judges, specs, chats, spent)
         except JobError:  # it goes on another day; who interrupts it does not wait for this

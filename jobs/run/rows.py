@@ -47,7 +47,6 @@ from jobs.run.served import Served, engines, look_for_model, served_models
 from jobs.score import built_rewards
 from jobs.show.display import Display, mixed_lines
 from jobs.show.doctor import check_models
-from rmbatch.chat.connect import chat_key
 from rmbatch.costs.chat import Spending
 from rmbatch.costs.engines import Economics
 from rmbatch.judges.reward import judge_rewards
@@ -382,7 +381,7 @@ def _look_for_servers(job: Job) -> None:
     from rmbatch.pipeline.run import run_in_order
 
     rewards = built_rewards(job)
-    judges = {chat_key(judge.spec.chat()): (name, judge.spec.chat()) for name, judge in judge_rewards(rewards)}
+    judges = {judge.spec.chat().client_key: (name, judge.spec.chat()) for name, judge in judge_rewards(rewards)}
     models = {each.spec.engine_key: each.spec for _, each in model_rewards(rewards) if each.spec.engine == "endpoint"}
     list(run_in_order(look_for_judge, list(judges.values())))
     list(run_in_order(look_for_model, list(models.values())))

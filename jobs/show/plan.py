@@ -22,7 +22,7 @@ from jobs.run.rows import SAMPLE_ROWS, list_job_input, plan_job_input
 from jobs.run.sampling import by_first_place, first_blocks, readable, spread_rows
 from jobs.run.served import estimated, served_models, unasked
 from jobs.show.display import mixed_lines, table
-from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.connections import use_connections
 
 PREVIEW_ROWS = 5
 ESTIMATED_ROWS = 256
@@ -96,7 +96,7 @@ def look_ahead(job: Job, gpu: str = "H100") -> Ahead:
             work[name] = dict(estimated(name, reward, sample, prepared.roles, gpu))
         for name, judge in judges.items():
             questions[name] = dict(judged.estimated(name, judge, sample, prepared))
-    with connected({**unasked(models), **judged.unasked_judges(judges)}):
+    with use_connections({**unasked(models), **judged.unasked_judges(judges)}):
         rows = preview(dataset, prepared)
     return Ahead(
         job=job.job,

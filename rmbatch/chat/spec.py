@@ -199,6 +199,11 @@ class ChatSpec(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def client_key(self) -> str:
+        """What two judges have in common that share a client."""
+        return f"chat.{self.digest}"
+
+    @property
     def account(self) -> str:
         """Whose limits it shares: those of its service and model."""
         return f"{self.service_name} {self.model}"

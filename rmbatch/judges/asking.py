@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 from rmbatch.costs import usage
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
@@ -115,7 +115,7 @@ def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Comp
         return []
     from rmbatch.costs.prices import count
 
-    completions = chat_connection(spec.chat()).complete(requests)
+    completions = connect_chat(spec.chat()).complete(requests)
     start = counted_as(spec)
     usage.record({f"{start}{name}": number for name, number in count(completions).items()})
     return completions

@@ -21,7 +21,7 @@ from connectors.faults import explain, is_storage_error
 from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec
 from rmbatch.costs import usage
-from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.connections import use_connections
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.progress import Scoreboard
 from rmbatch.pipeline.sink import LedgerSink
@@ -64,7 +64,7 @@ def run_pieces(
     sink = LedgerSink(spec, run, epoch, board)
 
     def finish(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        with connected(connections or {}):
+        with use_connections(connections or {}):
             num_rows = sink.write(_reported(map(work, blocks), board))
             for stage in work.stages:
                 for _, reward in model_rewards(getattr(stage, "rewards", {})):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
-from rmbatch.endpoints.connections import forget, reached
+from rmbatch.endpoints.connections import close_connection, find_or_open
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Engine, Outputs, open_engine
 from rmbatch.reward_models.engines.order import engine_order
@@ -32,7 +32,7 @@ class Connection(Protocol):
 
 def connection(spec: ServedModel) -> Connection:
     """The way to the engine of a model; loads it in this process where there is none. Raises UserError."""
-    return reached(spec.engine_key, lambda: _Here(spec))
+    return find_or_open(spec.engine_key, lambda: _Here(spec))
 
 
 class _Here:
@@ -51,7 +51,7 @@ class _Here:
         try:
             outputs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except ServiceLost as lost:
-            forget(self._spec.engine_key)
+            close_connection(self._spec.engine_key)
             raise JobError(f"model {self._spec.model}: {lost}") from lost
         except ServiceError as error:
             raise JobError(f"model {self._spec.model}: {error}") from error

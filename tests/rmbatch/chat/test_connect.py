@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import JobError
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.connections import close_all
 from tests.rmbatch.chat.completing import asked, spec
@@ -26,7 +26,7 @@ def no_client_stays() -> object:
 
 
 def complete(chat: ChatSpec, *names: str) -> list[tuple[str | None, ...]]:
-    return [completion.texts for completion in chat_connection(chat).complete(asked(*names))]
+    return [completion.texts for completion in connect_chat(chat).complete(asked(*names))]
 
 
 def test_clients_that_failed_are_closed(one: HostileServer) -> None:
@@ -44,9 +44,9 @@ def test_a_forked_process_opens_its_own(one: HostileServer) -> None:
     script = """
 import os, signal, sys
 from rmbatch.chat.client import ChatRequest, ChatSpec
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 chat = ChatSpec(endpoint=sys.argv[1], model="judge")
-ask = lambda name: chat_connection(chat).complete([ChatRequest([{"role": "user", "content": name}])])[0].texts
+ask = lambda name: connect_chat(chat).complete([ChatRequest([{"role": "user", "content": name}])])[0].texts
 assert ask("parent") == ("said parent",)
 pid = os.fork()
 if not pid:
@@ -64,11 +64,11 @@ def test_an_interrupt_stops_it(one: HostileServer) -> None:
     script = """
 import sys
 from rmbatch.chat.client import ChatRequest, ChatSpec
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 chat = ChatSpec(endpoint=sys.argv[1], model="judge", in_flight=2)
 requests = [ChatRequest([{"role": "user", "content": str(n)}]) for n in range(60)]
 try:
-    chat_connection(chat).complete(requests)
+    connect_chat(chat).complete(requests)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
