@@ -46,9 +46,9 @@ T = TypeVar("T")
 
 PATH = "/chat/completions"
 _PROBE = ({"role": "user", "content": "Say hi."},)
-"""What a server is asked that has failed each request that is left, to see whether it is the requests' fault."""
+"""Sent to a server that has failed all the requests that are left, to see whether it is the requests' fault."""
 REFRESH_S = 30.0
-"""How often it is looked for what other workers have kept."""
+"""How often the cache is read again, for answers that other workers have kept."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class ChatClient:
         patience: Patience | None = None,
         admission: LeasedAdmission | None = None,
     ) -> None:
-        """``options``: of the cache's store; ``patience``: instead of what the spec says; ``admission``: who holds the
-        spec's ``rate`` and ``budget`` (None: this client alone does). Raises ServiceError.
+        """``options``: of the cache's store; ``patience``: in place of the spec's; ``admission``: holds the spec's
+        ``rate`` and ``budget`` (None: this client alone does). Raises ServiceError.
         """
         self._spec = spec
         patience = patience or Patience(
@@ -99,7 +99,7 @@ class ChatClient:
             give_up_s=spec.give_up_s,
             lost_after_s=spec.lost_after_s,
         )
-        probe = Post(PATH, self.body(ChatRequest(_PROBE, n=1)), partial(read_completion, n=1))
+        probe = Post(PATH, self.build_body(ChatRequest(_PROBE, n=1)), partial(read_completion, n=1))
         self._endpoints = ChatEndpoints(spec, self._check, probe, patience=patience, admission=admission)
         self._client = self._endpoints.client
         self._admission = admission
@@ -112,7 +112,7 @@ class ChatClient:
         if spec.cache is not None:
             options = options or StorageOptions()
             self._cache = ResponseCache.open(spec.cache, options, service=self._service, model=spec.model)
-        self._batches = None if spec.batch is None else self._opened_batches(spec, spec.batch, patience, admission)
+        self._batches = None if spec.batch is None else self._open_batches(spec, spec.batch, patience, admission)
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,7 +148,7 @@ class ChatClient:
         async def work() -> None:
             try:
                 for place, request in waiting:
-                    await done.put((place, await self._outcome(request)))
+                    await done.put((place, await self._complete_one(request)))
                 await done.put(None)
             except Exception as error:  # whatever it is, it ends all
                 await done.put(error)
@@ -180,8 +180,8 @@ class ChatClient:
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        """Close all connections; what is under way is lost, but batches of which there are records."""
-        closed = ServiceLost("the client was closed")  # what is under way would be tried again
+        """Close all connections; what is under way is lost, except batches of which there are records."""
+        closed = ServiceLost("the client was closed")  # without it, requests under way would be tried again
         self._client.stopped = self._client.stopped or closed
         await self._client.disconnect()
         if self._batches is not None:
@@ -192,31 +192,32 @@ class ChatClient:
             await asyncio.to_thread(self._cache.flush)
 
     async def compact(self) -> None:
-        """Tidy up where answers are kept."""
+        """Merge the small files in which answers are kept."""
         if self._cache is not None:
             await asyncio.to_thread(self._cache.compact)
 
-    def body(self, request: ChatRequest) -> bytes:
+    def build_body(self, request: ChatRequest) -> bytes:
         """What is sent, always the same bytes for the same request: answers are kept under them."""
         spec, extra = self._spec, dict(sorted(self._spec.extra_body.items()))
-        max_tokens, logprobs = _either(request.max_tokens, spec.max_tokens), _either(request.logprobs, spec.logprobs)
+        max_tokens = _or_default(request.max_tokens, spec.max_tokens)
+        logprobs = _or_default(request.logprobs, spec.logprobs)
         if request.max_tokens is not None and "max_completion_tokens" in extra:
             max_tokens, extra["max_completion_tokens"] = spec.max_tokens, request.max_tokens
         options = {
             "model": spec.model,
             "messages": [dict(message) for message in request.messages],
-            "temperature": _either(request.temperature, spec.temperature),
-            "top_p": _either(request.top_p, spec.top_p),
+            "temperature": _or_default(request.temperature, spec.temperature),
+            "top_p": _or_default(request.top_p, spec.top_p),
             "max_tokens": max_tokens,
-            "seed": _either(request.seed, spec.seed),
+            "seed": _or_default(request.seed, spec.seed),
             "n": request.n or spec.n,
-            "stop": _either(request.stop, spec.stop) or None,
+            "stop": _or_default(request.stop, spec.stop) or None,
             "presence_penalty": spec.presence_penalty,
             "frequency_penalty": spec.frequency_penalty,
             "logprobs": None if logprobs is None else True,
             "top_logprobs": logprobs or None,
             "reasoning_effort": spec.reasoning_effort,
-            "response_format": _response_format(spec.structured, request),
+            "response_format": _build_response_format(spec.structured, request),
         }
         tools = {
             "tools": None if request.tools is None else [dict(tool) for tool in request.tools],
@@ -225,9 +226,9 @@ class ChatClient:
         sent = {name: value for name, value in options.items() if value is not None}
         return orjson.dumps(sent | extra | {name: value for name, value in tools.items() if value is not None})
 
-    async def _outcome(self, request: ChatRequest) -> Completion:
+    async def _complete_one(self, request: ChatRequest) -> Completion:
         try:
-            body = self.body(request)
+            body = self.build_body(request)
         except orjson.JSONEncodeError as error:
             return Completion(failure=Failure("request_unreadable", f"it cannot be written as JSON: {error}"))
         key, n = key_of(self._service, body), request.n or self._spec.n
@@ -244,17 +245,17 @@ class ChatClient:
             except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, here once
                 self._cache.forget(key)
             if key in self._under_way:
-                return await self._outcome(request)
+                return await self._complete_one(request)
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
-            completion = await self._asked(key, body, n)
+            completion = await self._send(key, body, n)
             future.set_result(completion)
             return completion
         finally:
             del self._under_way[key]
-            future.cancel()  # without effect if it has a result; else who waits for it asks for itself
+            future.cancel()  # without effect if it has a result; else each request that waits for it is sent itself
 
-    async def _asked(self, key: bytes, body: bytes, n: int) -> Completion:
+    async def _send(self, key: bytes, body: bytes, n: int) -> Completion:
         post = Post(PATH, body, partial(self._read, key=key, n=n))
         if self._batches is not None:
             answer = await self._batches.post(key, post)
@@ -266,18 +267,18 @@ class ChatClient:
         return replace(answer.value, num_tries=answer.num_tries, from_cache=answer.num_tries == 0)
 
     def _read(self, reply: Reply, key: bytes, n: int) -> Completion:
-        """What the answer says, and the answer kept before anybody acts on it. Raises BadAnswer."""
+        """Read an answer, and keep it before anybody acts on it. Raises BadAnswer."""
         completion = read_completion(reply, n)
         if self._cache is not None:
             self._cache.add(key, {"endpoint": reply.url, "status": reply.status, "body": reply.body})
         return completion
 
     def _keep(self, key: bytes, reply: Reply) -> None:
-        """Keep an answer that nobody waits for, so that nobody knows how many samples were wanted. Raises BadAnswer."""
+        """Keep an answer that nobody waits for; how many samples were wanted is not known. Raises BadAnswer."""
         choices = reply.body.get("choices") if isinstance(reply.body, dict) else None
         self._read(reply, key, len(choices) if isinstance(choices, list) else 1)
 
-    def _opened_batches(
+    def _open_batches(
         self, spec: ChatSpec, batch: Batch, patience: Patience, admission: Admission | None
     ) -> BatchClient:
         endpoint, *others = spec.endpoints
@@ -290,7 +291,7 @@ class ChatClient:
         return BatchClient(api, batch, cache=self._cache, keep=self._keep, linger_s=linger_s, admission=admission)
 
     async def start(self) -> None:
-        """Look whether a server is there, once; ``complete`` does so when it first needs one. Raises ServiceError."""
+        """Check once that a server is up; ``complete`` does so when it first needs one. Raises ServiceError."""
         if self._batches is None and not self._has_started:
             async with self._starting:
                 if not self._has_started:
@@ -298,8 +299,10 @@ class ChatClient:
                     self._has_started = True
 
     async def _check(self, ask: Ask) -> None:
-        """Whether a server is there: it lists its models, or has no list. Gateways do so whatever has become of the
-        model, so only an answer proves that it serves; and that costs money.
+        """Check that a server is up: it lists its models, or has no list.
+
+        That does not prove that it serves: gateways list a model that is down. Only an answer would, and that costs
+        money.
         """
         if self._has_started and self._client.stopped is not None:
             raise TryFailed("endpoint_unreachable", "all has been stopped")
@@ -310,7 +313,7 @@ class ChatClient:
                 raise
 
 
-def _response_format(structured: str, request: ChatRequest) -> dict[str, Any] | None:
+def _build_response_format(structured: str, request: ChatRequest) -> dict[str, Any] | None:
     if request.schema is None or structured == "text":
         return None
     if structured == "json_object":
@@ -319,5 +322,5 @@ def _response_format(structured: str, request: ChatRequest) -> dict[str, Any] | 
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _either(first: T | None, second: T | None) -> T | None:
-    return second if first is None else first
+def _or_default(own: T | None, default: T | None) -> T | None:
+    return default if own is None else own

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.2
 CLOSE_S = 30.0
 """A batch that has ended is still read."""
+END_S = 1.0
+"""How long tasks that were cancelled may take to end, before they are cancelled again."""
 
 
 class ChatConnection(Protocol):
@@ -103,6 +105,24 @@ def iterate(
         work.cancel()  # where the user has interrupted it, or wants no more
 
 
+def end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Let the tasks of an event loop end, and then the loop and the thread that it runs in."""
+
+    async def end() -> None:
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            _, left = await asyncio.wait(tasks, timeout=END_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        await loop.shutdown_default_executor()
+
+    asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=CLOSE_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(CLOSE_S)
+    if not thread.is_alive():
+        loop.close()
+
+
 class _ClientThread(ChatConnection):
     """A client in this process, its event loop in a thread of its own."""
 
@@ -129,11 +149,7 @@ class _ClientThread(ChatConnection):
         atexit.unregister(self.close)
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=CLOSE_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(CLOSE_S)
-        if not self._loop.is_closed() and not self._thread.is_alive():
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+            end_loop(self._loop, self._thread)
 
     def _check_alive(self) -> None:
         if not self._thread.is_alive():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectors.errors import JobError
 from connectors.storage import Folder
-from rmbatch.chat.connect import ChatConnection, iterate, open_client
+from rmbatch.chat.connect import ChatConnection, end_loop, iterate, open_client
 from rmbatch.chat.limits.accounts import Spent, check_limits, with_default_cache
 from rmbatch.chat.limits.governor import Governor
 from rmbatch.chat.spec import ChatSpec
@@ -53,10 +53,7 @@ def open_clients(specs: Mapping[str, ChatSpec], folder: Folder) -> Iterator["Cli
         try:
             clients.close()
         finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(CLOSE_S)
-            if not thread.is_alive():
-                loop.close()
+            end_loop(loop, thread)
 
 
 class Clients:

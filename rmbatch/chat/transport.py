@@ -1,4 +1,4 @@
-"""One chat request to one server, sent once; and what its answer means.
+"""Sends one chat request to one server, once, and says what its answer means.
 
 It does not balance and does not try again: ``rmbatch/endpoints/balancer.py`` does, and sends through this client.
 Chat servers say more than HTTP does (``refusals.py``): a server out of quota is OutOfQuota, and a request that is
@@ -18,20 +18,20 @@ from typing import Any
 import aiohttp
 import orjson
 
-from rmbatch.chat.refusals import ServerError, asked_wait_s, error_in, meaning, read_error
-from rmbatch.chat.spec import ChatSpec, api_url
-from rmbatch.chat.streaming import StreamedAnswer, StreamError, events, streamed
+from rmbatch.chat.refusals import ServerError, find_meaning, find_wait_s, read_error, read_error_json
+from rmbatch.chat.spec import ChatSpec, normalize_url
+from rmbatch.chat.streaming import StreamedAnswer, StreamError, ask_for_stream, read_events
 from rmbatch.endpoints.balancer import Admission, Check, Endpoints, OutOfQuota, Patience, Post, Target
 from rmbatch.endpoints.http import BadAnswer, Data, HttpClient, Refused, Reply, TryFailed
 
 _OF_THE_REQUEST = frozenset({400, 413, 422})
-"""Statuses that say that this request cannot be answered, if nothing else is known of it."""
+"""These statuses mean that this one request cannot be answered, unless the error's words say more."""
 _END_S = 1.0
-"""After [DONE] the connection's last bytes are waited for so long, for then it can be used again."""
+"""After [DONE], how long to wait for the connection's last bytes: then it can be used again."""
 
 
 class ChatTransport(HttpClient):
-    """As ``HttpClient``, for servers below ``…/v1``; it can be stopped without losing the answers that are paid for."""
+    """As ``HttpClient``, for servers below ``…/v1``. It can be stopped without losing answers that are paid for."""
 
     def __init__(
         self,
@@ -68,22 +68,22 @@ class ChatTransport(HttpClient):
         try:
             return await self._stream(url, path, data, self._first_token_timeout_s)
         except StreamError as error:
-            return self._error_in_answer(url, error_in(orjson.loads(self._mask.raw(error.data))), {})
+            return self._read_error_in_answer(url, read_error_json(orjson.loads(self._mask.mask_raw(error.data))), {})
         except (TryFailed, BadAnswer) as why:
             why.__context__ = None  # which may hold the text that could not be read
             return why
 
     async def _stream(self, url: str, path: str, body: bytes, first_s: float) -> Reply | Exception:
-        """The answer, put together if it comes in pieces; one clock runs until the first token, then until the end."""
+        """The whole answer, joined if it comes in pieces. One clock runs until the first token, then until the end."""
         answer, now = StreamedAnswer(), asyncio.get_running_loop().time()
         end = now + self._timeout_s
         clock = asyncio.timeout_at(min(end, now + first_s))
         try:
-            async with clock, self._send(url, path, streamed(body)) as response:
+            async with clock, self._send(url, path, ask_for_stream(body)) as response:
                 if response.status >= 300 or "text/event-stream" not in response.headers.get("Content-Type", ""):
-                    clock.reschedule(end)  # it does not stream, and has its answer
+                    clock.reschedule(end)  # the server does not stream, and has its answer
                     return self._read(url, response.status, response.headers, await response.read())
-                await _hear(response, answer, clock, end)
+                await _read_stream(response, answer, clock, end)
         except (aiohttp.ClientError, OSError):
             if answer.is_done or answer.is_whole:  # it is paid for, and nothing is missing but the connection's end
                 pass
@@ -91,38 +91,40 @@ class ChatTransport(HttpClient):
                 raise TryFailed("endpoint_timeout", f"no first token within {first_s:g} s") from None
             else:
                 raise
-        return Reply(self._mask.json(answer.body()), response.headers, url, response.status)
+        return Reply(self._mask.mask_json(answer.build()), response.headers, url, response.status)
 
     def _read(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
         reply = super()._read(url, status, headers, raw)
-        if isinstance(reply, Reply) and reply.is_answer and (error := _error_inside(reply.body)) is not None:
-            return self._error_in_answer(url, error, headers)
+        if isinstance(reply, Reply) and reply.is_answer and (error := _find_error(reply.body)) is not None:
+            return self._read_error_in_answer(url, error, headers)
         return reply
 
-    def _refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
-        """What a refusal means: an answer where it concerns this request alone, or else what is to be raised."""
-        found = self._meant(url, status, headers, read_error(raw))
-        return found or super()._refusal(url, status, headers, raw)
+    def _read_refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
+        """What a refusal means: a Reply if it concerns this request alone, or else the error to raise."""
+        found = self._interpret(url, status, headers, read_error(raw))
+        return found or super()._read_refusal(url, status, headers, raw)
 
-    def _error_in_answer(self, url: str, error: ServerError, headers: Mapping[str, str]) -> Reply | Exception:
-        """As ``_refusal``, of an error inside an answer; where nobody knows it, it may be gone at the next try."""
+    def _read_error_in_answer(self, url: str, error: ServerError, headers: Mapping[str, str]) -> Reply | Exception:
+        """As ``_read_refusal``, for an error inside an answer; one that is not known may be gone at the next try."""
         status = error.status or 500
         message = self.clean(error.message or " ".join(error.codes))
-        found = self._meant(url, status, headers, error)
+        found = self._interpret(url, status, headers, error)
         if found is None and status in (429, 503):
-            return super()._refusal(url, status, headers, message.encode())
+            return super()._read_refusal(url, status, headers, message.encode())
         return found or TryFailed("endpoint_error", f"in the answer: {message}")
 
-    def _meant(self, url: str, status: int, headers: Mapping[str, str], error: ServerError) -> Reply | Exception | None:
+    def _interpret(
+        self, url: str, status: int, headers: Mapping[str, str], error: ServerError
+    ) -> Reply | Exception | None:
         """What an error means by its codes and words; None where only its status tells."""
-        means = meaning(status, error, self._stop_on)
+        means = find_meaning(status, error, self._stop_on)
         message = self.clean(error.message or next(iter(error.codes), ""))
         if means == "quota":
             return OutOfQuota(f"{status} {message}")
         if means == "filter":
             return Reply({"error": message, "code": "refused_by_filter"}, headers, url, status)
         if means == "down":
-            return TryFailed("endpoint_error", f"{status} {message}", asked_wait_s(error))
+            return TryFailed("endpoint_error", f"{status} {message}", find_wait_s(error))
         if means in ("model", "stop"):
             return Refused(status, message, concerns_all=True)
         if means == "key" or status in (401, 403):
@@ -130,7 +132,7 @@ class ChatTransport(HttpClient):
             return Refused(status, f"{message} ({why})", concerns_all=True)
         if means == "too_long" or status in _OF_THE_REQUEST:
             return Reply({"error": f"{status} {message}", "code": "endpoint_refused"}, headers, url, status)
-        if status in (429, 503) and "Retry-After" not in headers and (wait_s := asked_wait_s(error)):
+        if status in (429, 503) and "Retry-After" not in headers and (wait_s := find_wait_s(error)):
             return TryFailed("endpoint_overloaded", f"{status} {message}", wait_s)
         return None
 
@@ -148,16 +150,16 @@ class ChatEndpoints(Endpoints):
         admission: Admission | None = None,
     ) -> None:
         """``admission``: who decides when (None: whenever there is room). ServiceError for a key that is none."""
-        keys = {api_url(each.url): os.environ.get(each.api_key_env or spec.api_key_env, "") for each in spec.endpoints}
+        variables = {normalize_url(each.url): each.api_key_env or spec.api_key_env for each in spec.endpoints}
         self.client = ChatTransport(
-            keys=keys,
+            keys={url: os.environ.get(variable, "") for url, variable in variables.items()},
             timeout_s=patience.timeout_s,
             connect_timeout_s=patience.connect_timeout_s,
             first_token_timeout_s=spec.first_token_timeout_s,
             stop_on=spec.stop_on,
         )
         # Endpoints takes one /v1 off the end, because reward models are asked beside it.
-        targets = [Target(f"{api_url(each.url)}/v1", each.weight, each.priority) for each in spec.endpoints]
+        targets = [Target(f"{normalize_url(each.url)}/v1", each.weight, each.priority) for each in spec.endpoints]
         super().__init__(
             targets,
             check,
@@ -169,10 +171,12 @@ class ChatEndpoints(Endpoints):
         )
 
 
-async def _hear(response: aiohttp.ClientResponse, answer: StreamedAnswer, clock: asyncio.Timeout, end: float) -> None:
-    """Add to the answer what comes, and set the clock on once it has begun."""
-    async with aclosing(events(response.content.iter_any())) as heard:
-        async for data in heard:
+async def _read_stream(
+    response: aiohttp.ClientResponse, answer: StreamedAnswer, clock: asyncio.Timeout, end: float
+) -> None:
+    """Add each event to the answer, and extend the clock once the answer has begun."""
+    async with aclosing(read_events(response.content.iter_any())) as found:
+        async for data in found:
             had_begun = answer.has_begun
             answer.add(data)
             if answer.is_done:
@@ -181,12 +185,12 @@ async def _hear(response: aiohttp.ClientResponse, answer: StreamedAnswer, clock:
                 clock.reschedule(end)
 
 
-def _error_inside(body: Any) -> ServerError | None:
+def _find_error(body: Any) -> ServerError | None:
     """The error in an answer of status 200, of all of it or of its choices; None where there is an answer."""
     if not isinstance(body, dict):
         return None
     choices = body.get("choices")
     if body.get("error") and not choices:
-        return error_in(body)
+        return read_error_json(body)
     broken = [each for each in choices or () if isinstance(each, dict) and each.get("error")]
-    return error_in(broken[0]) if broken else None
+    return read_error_json(broken[0]) if broken else None

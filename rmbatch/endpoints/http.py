@@ -96,8 +96,8 @@ class HttpClient:
         timeout_s: float = 600.0,
         connect_timeout_s: float = 10.0,
     ) -> None:
-        """``keys``: of servers that have one of their own, by URL; ``timeout_s``: for a whole try, the connection
-        included. Raises ServiceError for a key that no header can hold."""
+        """``keys``: by URL, for servers that have their own; ``timeout_s``: for a whole try, the connection included.
+        Raises ServiceError for a key that no header can hold."""
         self._key = (api_key or "").strip()
         self._keys = {url: key.strip() for url, key in (keys or {}).items()}
         for key in (self._key, *self._keys.values()):
@@ -119,8 +119,8 @@ class HttpClient:
         return outcome
 
     def clean(self, text: str) -> str:
-        """In one short line, and without any key, which servers like to repeat."""
-        line = " ".join(self._mask.text(text).split())
+        """The text in one short line, its keys masked: servers like to repeat them."""
+        line = " ".join(self._mask.mask_text(text).split())
         return line if len(line) <= _MESSAGE_CHARS else line[:_MESSAGE_CHARS] + "…"
 
     async def disconnect(self) -> None:
@@ -130,7 +130,7 @@ class HttpClient:
             await session.close()
 
     def close(self) -> None:
-        """Close all for good, from any thread, whether or not the event loop runs; it must not be closed itself yet."""
+        """Close all for good, from any thread, whether or not the event loop runs; the loop must not be closed yet."""
         self._is_closed = True
         loop = self._loop
         if self._session is None or loop is None or loop.is_closed():
@@ -143,12 +143,12 @@ class HttpClient:
             asyncio.run_coroutine_threadsafe(self.disconnect(), loop).result(timeout=10)
 
     async def _answer(self, url: str, path: str, data: Data = None, method: str = "") -> Reply | Exception:
-        """The answer, or what it means where it is none. Raises what ``_try`` catches."""
+        """The answer, or the error that it means. Raises what ``_try`` catches."""
         async with asyncio.timeout(self._timeout_s), self._send(url, path, data, method) as response:
             return self._read(url, response.status, response.headers, await response.read())
 
     async def _try(self, answer: Awaitable[T]) -> T | Exception:
-        """What is answered, or TryFailed where no answer came; errors are returned, for texts may hold a key."""
+        """The answer, or TryFailed if none came: returned and not raised, because the error's text may hold a key."""
         try:
             return await answer
         except aiohttp.ConnectionTimeoutError:
@@ -169,7 +169,7 @@ class HttpClient:
             data=aiohttp.BytesPayload(data, content_type="application/json") if isinstance(data, bytes) else data,
             headers={"Authorization": f"Bearer {key}"} if key else None,
             allow_redirects=False,
-            proxy=_proxy_for(url),
+            proxy=_find_proxy(url),
         )
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -190,23 +190,23 @@ class HttpClient:
         return self._keys.get(url, self._key)
 
     def _read(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
-        """What an answer says; errors are returned."""
+        """Read an answer; errors are returned."""
         if not 200 <= status < 300:
-            return self._refusal(url, status, headers, self._mask.raw(raw))
-        has_key = self._mask.is_in(raw)
+            return self._read_refusal(url, status, headers, self._mask.mask_raw(raw))
+        has_key = self._mask.has_key(raw)
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            return BadAnswer(f"no JSON: {self._mask.raw(raw)[:80].decode(errors='replace')!r}")
+            return BadAnswer(f"no JSON: {self._mask.mask_raw(raw)[:80].decode(errors='replace')!r}")
         if has_key:  # a model may repeat what stands in its prompt, and a gateway what it was sent
-            body = self._mask.json(body)
+            body = self._mask.mask_json(body)
         return Reply(body, headers, url, status)
 
-    def _refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
-        """What a refusal means by its status; ``raw`` holds no key."""
-        message = self.clean(_message_in(raw))
+    def _read_refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Reply | Exception:
+        """The error that a refusal means by its status; ``raw`` holds no key."""
+        message = self.clean(_read_message(raw))
         if status in (429, 503):
-            return TryFailed("endpoint_overloaded", f"{status} {message}", _retry_after_s(headers, status))
+            return TryFailed("endpoint_overloaded", f"{status} {message}", _read_retry_after_s(headers, status))
         if status < 400 and "Location" in headers:
             message = f"leads to {self.clean(headers['Location'])}"
         if status in (401, 403):
@@ -217,8 +217,8 @@ class HttpClient:
         return refused
 
 
-def base_url(url: str) -> str:
-    """The URL that paths are put behind; without the ``/v1`` that OpenAI's clients want. Raises ServiceError."""
+def normalize_base_url(url: str) -> str:
+    """The URL that paths are appended to, without the ``/v1`` that OpenAI's clients want. Raises ServiceError."""
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None or parts.query:
         raise ServiceError(
@@ -230,14 +230,14 @@ def base_url(url: str) -> str:
 
 
 @cache
-def _proxy_for(url: str) -> str | None:
+def _find_proxy(url: str) -> str | None:
     """The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say for a URL."""
     parts, proxies = urlsplit(url), getproxies()
     return None if proxy_bypass(parts.netloc) else proxies.get(parts.scheme, proxies.get("all"))
 
 
-def _message_in(raw: bytes) -> str:
-    """What a server says in an error's body: the text in its JSON, where vLLM, SGLang, TEI and OpenAI put it."""
+def _read_message(raw: bytes) -> str:
+    """The message in an error's body: the text in its JSON, where vLLM, SGLang, TEI and OpenAI put it."""
     text = raw.decode(errors="replace")
     try:
         found = orjson.loads(raw)
@@ -249,8 +249,8 @@ def _message_in(raw: bytes) -> str:
     return found if isinstance(found, str) else text
 
 
-def _retry_after_s(headers: Mapping[str, str], status: int) -> float | None:
-    """The seconds that the server asks to wait, from a number or a date; None where a 503 says nothing of it."""
+def _read_retry_after_s(headers: Mapping[str, str], status: int) -> float | None:
+    """The seconds that the server asks to wait, from a number or a date; None for a 503 that does not say."""
     asked = headers.get("Retry-After", "").strip()
     if asked.isdigit():
         return float(asked)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmbatch.chat.thinking import thinking_ends
+from rmbatch.chat.thinking import find_thinking_ends
 from rmbatch.judges.verdict import (
     Reading,
     choice,
@@ -75,7 +75,7 @@ class Form:
         may be a quotation. ``was_thought``: the server has set thinking apart. ``has_ended``: the judge ended its
         answer itself, so what comes last is its last word.
         """
-        readings = [(start, self._answered(text[start:], structured)) for start in thinking_ends(text)]
+        readings = [(start, self._answered(text[start:], structured)) for start in find_thinking_ends(text)]
         found = [(start, each.value[0]) for start, each in readings if each.value is not None]
         if not found:
             return Reading(None, readings[-1][1].reason)
@@ -88,7 +88,7 @@ class Form:
 
     def critique_in(self, text: str, structured: str) -> str:
         """The reasons in an answer whose verdict was read."""
-        readings = [self._answered(text[start:], structured) for start in thinking_ends(text)]
+        readings = [self._answered(text[start:], structured) for start in find_thinking_ends(text)]
         return next((each.value[1] for each in readings if each.value is not None), "")
 
     def _answered(self, text: str, structured: str) -> Reading[tuple[Any, str]]:

@@ -1,8 +1,8 @@
-"""A provider's files and batches as OpenAI's API has them: upload, create, look, cancel, download; and what lines say.
+"""A provider's files and batches as OpenAI's API has them: upload, create, find, cancel, download, read lines.
 
-Every call is tried again while the provider is busy or cannot be reached. A batch is created once even where the
-answer to that was lost: it has a name in its metadata, and is looked for by that. When to create one, and what becomes
-of its requests, is ``client.py``.
+Every call is tried again while the provider is busy or cannot be reached. A batch is created once, even if the answer
+to that was lost: it has a name in its metadata and is looked for by that. ``client.py`` decides when to create a batch
+and what happens to its requests.
 
     api = BatchApi("https://api.openai.com/v1", api_key=key, patience=Patience())
     batch = await api.create(await api.upload(lines), "24h", "some-name", time.time(), is_wanted)
@@ -12,8 +12,8 @@ of its requests, is ``client.py``.
             replies = [api.read_line(orjson.loads(line)) for line in lines]
     await api.disconnect()
 
-All raise Refused (trying again changes nothing), BudgetExhausted, and ServiceLost where the provider cannot be reached
-for as long as ``Patience.whole_s``.
+All raise Refused (trying again changes nothing), BudgetExhausted, and ServiceLost if the provider cannot be reached
+for ``Patience.whole_s``.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
-from rmbatch.chat.spec import api_url
+from rmbatch.chat.spec import normalize_url
 from rmbatch.chat.transport import ChatTransport
 from rmbatch.endpoints.balancer import BudgetExhausted, OutOfQuota, Patience
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
@@ -39,18 +39,18 @@ from rmbatch.endpoints.http import BadAnswer, Data, Refused, Reply, TryFailed
 T = TypeVar("T")
 
 PATH = "/v1/chat/completions"
-"""As lines and batches name it, wherever the API itself stands."""
+"""What lines and batches write as the path, wherever the API itself is."""
 NAME = "rmbatch"
-"""Of the name in a batch's metadata."""
+"""The key of the name in a batch's metadata."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _TOO_MUCH = "token_limit_exceeded"
-"""OpenAI fails a batch with this while too many tokens of others are queued."""
+"""OpenAI fails a batch with this code while too many tokens of other batches are queued."""
 _UNANSWERED = frozenset({"batch_expired", "batch_cancelled"})
 _LONGEST_S = 1800.0
 """One call may take so long, for files are large."""
 _CLOCKS_S = 3600.0
-"""The provider's clock and ours are not further apart."""
+"""The most that the provider's clock and ours differ."""
 _IN_MEMORY = 16 << 20
 _PAGE = 100
 """Batches in one page of their list."""
@@ -69,13 +69,13 @@ class SentBatch:
     errors: tuple[Mapping[str, Any], ...]
     """With ``code``, ``message`` and ``line``."""
     name: str | None
-    """That ``create`` gave it; None: it is somebody else's."""
+    """The name that ``create`` gave it; None: it is somebody else's."""
     created_at: float
     """In seconds of ``time.time``, by the provider's clock."""
 
     @classmethod
     def read(cls, body: Any) -> "SentBatch":
-        """What is said of one batch. Raises BadAnswer."""
+        """Read a batch's JSON. Raises BadAnswer."""
         try:
             errors = ((body.get("errors") or {}).get("data")) or ()
             return cls(
@@ -103,7 +103,7 @@ class BatchApi(ChatTransport):
     def __init__(self, url: str, *, api_key: str | None, patience: Patience) -> None:
         """Raises ServiceError for a key that no header can hold."""
         super().__init__(api_key=api_key, timeout_s=_LONGEST_S, connect_timeout_s=patience.connect_timeout_s)
-        self.url = api_url(url)
+        self.url = normalize_url(url)
         self._patience = patience
 
     async def upload(self, lines: bytes) -> str:
@@ -122,9 +122,9 @@ class BatchApi(ChatTransport):
     async def create(
         self, file_id: str, window: str, name: str, since: float, is_wanted: Callable[[], Awaitable[bool]]
     ) -> SentBatch | None:
-        """The one batch of this name; ``since``: when it may first have been created, in seconds of ``time.time``.
+        """Create the batch of this name, once; ``since``: when it may first have been created, as ``time.time``.
 
-        None where it is not there, and before a try was not wanted any more.
+        None if it does not exist and ``is_wanted`` said no before a try.
         """
         asked = {
             "input_file_id": file_id,
@@ -144,11 +144,11 @@ class BatchApi(ChatTransport):
         return await self._insist(create)
 
     async def find_named(self, name: str, since: float) -> SentBatch | None:
-        """The batch of this name, None where none was created."""
+        """The batch of this name; None if it was never created."""
         return await self._insist(lambda: self._find_named(name, since))
 
     async def find(self, batch_id: str) -> SentBatch:
-        """How a batch stands."""
+        """The present state of a batch."""
 
         async def find() -> SentBatch:
             return SentBatch.read(await self._call(f"/batches/{quote(batch_id, safe='')}"))
@@ -165,27 +165,27 @@ class BatchApi(ChatTransport):
         return await self._insist(look)
 
     async def cancel(self, batch_id: str) -> None:
-        """Have a batch end with what it has; nothing where it has ended."""
+        """End a batch with the answers that it has; does nothing if it has ended."""
         try:
             await self._insist(lambda: self._call(f"/batches/{quote(batch_id, safe='')}/cancel", method="POST"))
         except Refused as refused:
             _log.info("batch %s cannot be cancelled: %s", batch_id, refused)
 
     async def download(self, file_id: str) -> BinaryIO:
-        """A file's lines, on the disk where they are many; for the caller to close."""
+        """A file's lines, on disk if they are many; the caller closes it."""
         return await self._insist(lambda: self._fetch(self._load(f"/files/{quote(file_id, safe='')}/content")))
 
     def read_line(self, line: Mapping[str, Any]) -> Reply:
-        """What a line of an output or error file says; raises Refused, TryFailed, BadAnswer and BudgetExhausted.
+        """The answer in a line of an output or error file. Raises Refused, TryFailed, BadAnswer and BudgetExhausted.
 
-        Where the batch ended before the request was answered, the code of TryFailed is ``batch_expired``.
+        If the batch ended before the request was answered, the code of TryFailed is ``batch_expired``.
         """
         response, error = line.get("response"), line.get("error")
         if isinstance(response, dict) and isinstance(response.get("status_code"), int):
             status, body = response["status_code"], response.get("body")
             if 200 <= status < 300:
-                return Reply(self._mask.json(body), {}, self.url, status)
-            return self._take(super()._refusal(self.url, status, {}, self._mask.raw(orjson.dumps(body))))
+                return Reply(self._mask.mask_json(body), {}, self.url, status)
+            return self._take(super()._read_refusal(self.url, status, {}, self._mask.mask_raw(orjson.dumps(body))))
         if not isinstance(error, dict):
             raise BadAnswer("a line with neither a response nor an error")
         code, message = str(error.get("code") or ""), self.clean(str(error.get("message") or error))
@@ -194,13 +194,13 @@ class BatchApi(ChatTransport):
         raise TryFailed("endpoint_error", f"{code} {message}".strip())
 
     def explain(self, batch: SentBatch) -> Exception | None:
-        """What a failed batch means for the job: ServiceError, BudgetExhausted, or None: it only came too early."""
+        """What a failed batch means for the job: ServiceError, BudgetExhausted, or None if it only came too early."""
         if batch.errors and all(error.get("code") == _TOO_MUCH for error in batch.errors):
             return None
         for error in batch.errors:
             body = orjson.dumps({"error": {"code": error.get("code"), "message": error.get("message")}})
             try:
-                self._take(super()._refusal(self.url, 400, {}, self._mask.raw(body)))
+                self._take(super()._read_refusal(self.url, 400, {}, self._mask.mask_raw(body)))
             except BudgetExhausted as out:
                 return out
             except (Refused, TryFailed):
@@ -208,13 +208,13 @@ class BatchApi(ChatTransport):
         why = "; ".join(_describe(error) for error in batch.errors[:3]) or "it does not say why"
         return ServiceError(f"batch {batch.id} was refused by {self.url}: {self.clean(why)}")
 
-    def _refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Exception:
-        """As in ``ChatTransport``; but none of these calls is answered by a refusal."""
-        found = super()._refusal(url, status, headers, raw)
+    def _read_refusal(self, url: str, status: int, headers: Mapping[str, str], raw: bytes) -> Exception:
+        """As in ``ChatTransport``, but no call of this API is answered by a refusal."""
+        found = super()._read_refusal(url, status, headers, raw)
         return Refused(status, found.body["error"].removeprefix(f"{status} ")) if isinstance(found, Reply) else found
 
     def _take(self, outcome: T | Exception) -> T:
-        """What is no error; raises what is one."""
+        """The outcome if it is no error; raises it if it is one."""
         if isinstance(outcome, OutOfQuota):
             raise BudgetExhausted(f"{self.url} is out of quota: {outcome}")
         if isinstance(outcome, Exception):
@@ -245,11 +245,11 @@ class BatchApi(ChatTransport):
         return (await self._fetch(self._answer(self.url, path, data, method))).body
 
     async def _load(self, path: str) -> BinaryIO | Exception:
-        """A file with the answer's bytes; or what a refusal means."""
+        """A file with the answer's bytes; or the error that a refusal means."""
         async with asyncio.timeout(self._timeout_s), self._send(self.url, path) as response:
             if response.status >= 300:
-                raw = self._mask.raw(await response.read())
-                return self._refusal(self.url, response.status, response.headers, raw)
+                raw = self._mask.mask_raw(await response.read())
+                return self._read_refusal(self.url, response.status, response.headers, raw)
             file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - the caller closes it
             try:
                 async for piece in response.content.iter_any():
@@ -261,11 +261,11 @@ class BatchApi(ChatTransport):
             return cast(BinaryIO, file)
 
     async def _fetch(self, answer: Awaitable[T | Exception]) -> T:
-        """What is answered. Raises TryFailed, Refused, BadAnswer and BudgetExhausted."""
+        """The answer. Raises TryFailed, Refused, BadAnswer and BudgetExhausted."""
         return self._take(await self._try(answer))
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What a call brings, tried again while the provider is busy or cannot be reached."""
+        """The result of a call, tried again while the provider is busy or cannot be reached."""
         began, backoff_s = time.monotonic(), self._patience.backoff_s
         while True:
             try:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from rmbatch.chat.client import BudgetExhausted
-from rmbatch.chat.refusals import asked_wait_s, meaning, read_error
+from rmbatch.chat.refusals import find_meaning, find_wait_s, read_error
 from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import asked, chats, completed
 from tests.servers.hostile import Events, HostileServer, Json, Status
@@ -287,7 +287,7 @@ def test_errors_in_a_stream_are_read_too(one: HostileServer) -> None:
     ],
 )
 def test_how_long_a_message_asks_to_wait(message: str, seconds: float | None) -> None:
-    assert asked_wait_s(read_error(orjson.dumps({"error": {"message": message}}))) == seconds
+    assert find_wait_s(read_error(orjson.dumps({"error": {"message": message}}))) == seconds
 
 
 @pytest.mark.parametrize(
@@ -306,9 +306,9 @@ def test_how_long_a_message_asks_to_wait(message: str, seconds: float | None) ->
     ],
 )
 def test_an_error_of_any_form_is_read(raw: bytes) -> None:
-    assert meaning(400, read_error(raw)) is None
+    assert find_meaning(400, read_error(raw)) is None
 
 
 def test_long_messages_take_no_long_time() -> None:
     for unit in ("model ", "prompt ", "exceeded", "a"):
-        asyncio.run(asyncio.wait_for(asyncio.to_thread(meaning, 400, read_error((unit * 200_000).encode())), 5))
+        asyncio.run(asyncio.wait_for(asyncio.to_thread(find_meaning, 400, read_error((unit * 200_000).encode())), 5))

@@ -35,7 +35,7 @@ TOKENS = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
 )
 def test_keys_of_kept_answers_do_not_change(settings: dict[str, Any], own: dict[str, Any], key: str) -> None:
     spec = ChatSpec(endpoints=["http://judge:8000"], model="judge", **settings)
-    body = ChatClient(spec).body(ChatRequest(MESSAGES, **own))
+    body = ChatClient(spec).build_body(ChatRequest(MESSAGES, **own))
     assert key_of(spec.service_name, body).hex() == key
 
 

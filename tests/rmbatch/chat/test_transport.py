@@ -14,7 +14,7 @@ import pytest
 
 from rmbatch.chat.client import BudgetExhausted, Completion
 from rmbatch.chat.spec import Endpoint
-from rmbatch.chat.streaming import events
+from rmbatch.chat.streaming import read_events
 from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import CALM, KEY, asked, chats, completed, says
 from tests.servers.hostile import Deed, Events, HostileServer, Json, Late, Stall, Status
@@ -70,7 +70,7 @@ def test_events_are_the_same_wherever_they_are_cut(sent: bytes, data: list[bytes
             for start in range(0, len(sent), size):
                 yield sent[start : start + size]
 
-        return [each async for each in events(pieces())]
+        return [each async for each in read_events(pieces())]
 
     for size in range(1, len(sent) + 2):
         assert asyncio.run(read(size)) == data, size

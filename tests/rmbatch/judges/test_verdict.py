@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbatch.chat.thinking import without_thinking
+from rmbatch.chat.thinking import split_thinking
 from rmbatch.judges.verdict import choice, json_object, number, ranking, tagged
 
 GAME = {"A": "first", "B": "second", "C": "tie", "tie": "tie"}
@@ -44,7 +44,7 @@ def why(reason: str | None) -> str | None:
     ],
 )
 def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
-    assert without_thinking(text) == (thought, said)
+    assert split_thinking(text) == (thought, said)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_long_answers_take_no_long_time(unit: str) -> None:
         lambda: ranking(text, ["1", "2"]),
         lambda: json_object(text),
         lambda: tagged(text, "score"),
-        lambda: without_thinking(text),
+        lambda: split_thinking(text),
     ):
         read()
 
