@@ -61,7 +61,8 @@ class ChatRequest:
     """JSON schema of the answer; OpenAI itself wants all properties required and ``additionalProperties: false``."""
     _: KW_ONLY
     schema_name: str = "verdict"
-    """What the server is told that the schema describes. It is part of the key under which the answer is kept."""
+    """The schema's name for the server, part of what is sent and so of the key under which the answer is kept. The
+    default is the name of all schemas before they had one of their own, so answers of that time are found."""
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
