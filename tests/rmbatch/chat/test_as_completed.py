@@ -54,23 +54,23 @@ def test_each_completion_comes_once_with_its_place(one: HostileServer) -> None:
     }
 
 
-def test_a_slow_request_keeps_no_other_waiting(one: HostileServer) -> None:
+def test_fast_completions_come_before_a_slow_one(one: HostileServer) -> None:
     one.plan("slow", Late(0.5))
     places = [place for place, _ in taken(one, "slow", *NAMES)]
     assert places[-1] == 0
     assert len(places) == 41
 
 
-def test_nothing_comes_of_no_requests(one: HostileServer) -> None:
+def test_no_requests_give_no_completions(one: HostileServer) -> None:
     assert taken(one) == []
 
 
-def test_who_takes_slowly_is_asked_for_slowly(one: HostileServer) -> None:
+def test_requests_wait_for_a_slow_consumer(one: HostileServer) -> None:
     taken(one, *NAMES, most=3, pause_s=0.2, in_flight=2)
     assert len(chats(one)) <= 3 + 2 * 2  # taken, waiting to be taken, and finished but without room to wait
 
 
-def test_what_is_under_way_is_dropped_where_no_more_is_wanted(one: HostileServer, tmp_path: Path) -> None:
+def test_closing_early_drops_requests_under_way(one: HostileServer, tmp_path: Path) -> None:
     one.plan("slow", Late(30))
     began = time.monotonic()
     taken(one, "slow", *NAMES, most=10, cache=str(tmp_path))
@@ -79,7 +79,7 @@ def test_what_is_under_way_is_dropped_where_no_more_is_wanted(one: HostileServer
     assert sum(each.from_cache for each in completions) >= 10  # what had come is kept
 
 
-def test_a_mistake_ends_it_and_what_was_sent_is_kept(one: HostileServer, tmp_path: Path) -> None:
+def test_error_ends_iteration_and_keeps_sent_answers(one: HostileServer, tmp_path: Path) -> None:
     one.plan("n3", Late(0.3))
     one.plan("n5", Status(404, body={"error": {"message": "no model judge"}}))
     with pytest.raises(ServiceError, match="404 no model judge"):
@@ -107,7 +107,7 @@ WAYS = pytest.mark.parametrize("way", [connected_here, of_a_local_job])
 
 
 @WAYS
-def test_ordinary_code_takes_completions_as_they_come(one: HostileServer, tmp_path: Path, way: Way) -> None:
+def test_thread_takes_completions_as_they_come(one: HostileServer, tmp_path: Path, way: Way) -> None:
     one.plan("slow", Late(1.0))
     began = time.monotonic()
     with way(spec(one), tmp_path) as connection:
@@ -120,7 +120,7 @@ def test_ordinary_code_takes_completions_as_they_come(one: HostileServer, tmp_pa
 
 
 @WAYS
-def test_ordinary_code_stops_early_and_asks_again(one: HostileServer, tmp_path: Path, way: Way) -> None:
+def test_thread_stops_early_and_asks_again(one: HostileServer, tmp_path: Path, way: Way) -> None:
     one.plan("slow", Late(30))
     began = time.monotonic()
     with way(spec(one, in_flight=4), tmp_path) as connection:
@@ -132,7 +132,7 @@ def test_ordinary_code_stops_early_and_asks_again(one: HostileServer, tmp_path: 
 
 
 @WAYS
-def test_ordinary_code_hears_of_a_mistake_in_one_line(one: HostileServer, tmp_path: Path, way: Way) -> None:
+def test_thread_gets_an_error_in_one_line(one: HostileServer, tmp_path: Path, way: Way) -> None:
     one.plan("n5", *[Status(404, body={"error": {"message": "no model judge"}})] * 9)
     with way(spec(one), tmp_path) as connection:
         assert connection.complete(asked("n0"))
@@ -150,6 +150,6 @@ def test_usage_is_saved_while_completions_are_taken(one: HostileServer, tmp_path
         assert b'"requests": 2' in (tmp_path / "spent.json").read_bytes()
 
 
-def test_nobody_is_asked_for_a_plan() -> None:
+def test_plan_sends_no_request() -> None:
     completions = Unasked().complete(asked("a", "b"))
     assert [str(each.failure) for each in completions] == ["not_asked: no judge is asked for a plan"] * 2

@@ -29,7 +29,7 @@ def complete(chat: ChatSpec, *names: str) -> list[tuple[str | None, ...]]:
     return [completion.texts for completion in connect_chat(chat).complete(asked(*names))]
 
 
-def test_clients_that_failed_are_closed(one: HostileServer) -> None:
+def test_failed_clients_are_closed(one: HostileServer) -> None:
     before = threading.active_count()
     one.always = Status(401)
     for _ in range(4):
@@ -40,7 +40,7 @@ def test_clients_that_failed_are_closed(one: HostileServer) -> None:
     assert complete(spec(one), "q") == [("said q",)]
 
 
-def test_a_forked_process_opens_its_own(one: HostileServer) -> None:
+def test_forked_process_opens_its_own_client(one: HostileServer) -> None:
     script = """
 import os, signal, sys
 from rmbatch.chat.client import ChatRequest, ChatSpec
@@ -59,7 +59,7 @@ assert ask("again") == ("said again",)
     assert [one.seen[name] for name in ("parent", "child", "again")] == [["200"]] * 3
 
 
-def test_an_interrupt_stops_it(one: HostileServer) -> None:
+def test_interrupt_stops_complete(one: HostileServer) -> None:
     one.always = Late(0.5)
     script = """
 import sys
@@ -85,7 +85,7 @@ except KeyboardInterrupt:
     assert len([path for path, body, _ in one.asked if body is not None]) < 30
 
 
-def test_requests_of_two_threads_share_a_client(one: HostileServer) -> None:
+def test_threads_share_a_client(one: HostileServer) -> None:
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(complete(spec(one), "q"))) for _ in range(3)]
     for thread in threads:

@@ -59,7 +59,7 @@ OWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("own", "differs"), OWN)
-def test_a_setting_of_the_request_replaces_the_one_of_the_spec(
+def test_setting_of_a_request_replaces_the_specs(
     one: HostileServer, tmp_path: Path, own: dict[str, Any], differs: dict[str, Any]
 ) -> None:
     requests = [ChatRequest(MESSAGES), ChatRequest(MESSAGES, **own)]
@@ -77,7 +77,7 @@ def _of(body: dict[str, Any], name: str) -> Any:
     return body.get(name)
 
 
-def test_a_request_replaces_what_stands_in_extra_body(one: HostileServer) -> None:
+def test_setting_of_a_request_replaces_extra_body(one: HostileServer) -> None:
     extra = {"tools": [ADD, ADD], "tool_choice": "auto", "max_completion_tokens": 100}
     request = ChatRequest(MESSAGES, tools=[ADD], tool_choice="none", max_tokens=7)
     completed(one, requests=[request], extra_body=extra)
@@ -107,14 +107,14 @@ def test_tool_calls_are_kept_for_each_sample(one: HostileServer, tmp_path: Path)
     assert (kept.from_cache, kept.tool_calls) == (True, completion.tool_calls)
 
 
-def test_a_call_without_content_is_an_answer(one: HostileServer) -> None:
+def test_tool_call_without_content_is_an_answer(one: HostileServer) -> None:
     message = {"role": "assistant", "tool_calls": [CALL]}
     completion = answered(one, Json({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}))
     assert (completion.failure, completion.tool_calls) == (None, ((CALL,),))
 
 
 @pytest.mark.parametrize("call", [7, {}, {"function": {"name": "add"}}, {"function": {"name": 7, "arguments": ""}}])
-def test_a_call_of_no_function_is_no_answer(one: HostileServer, call: Any) -> None:
+def test_malformed_tool_call_is_a_bad_answer(one: HostileServer, call: Any) -> None:
     one.plan("q", Json(says(None, "tool_calls", tool_calls=[call])))
     (completion,) = completed(one, requests=asked("q"))
     assert (completion.texts, completion.num_tries) == (("said q",), 2)
@@ -145,7 +145,7 @@ ENDS = chunk({"finish_reason": "tool_calls"})
         [piece('{"a"', id="call-1", name="add"), piece(": 1}"), piece("{}", id="call-2", name="add")],
     ],
 )
-def test_streamed_calls_are_those_that_are_not_streamed(one: HostileServer, pieces: list[bytes]) -> None:
+def test_streamed_tool_calls_equal_whole_ones(one: HostileServer, pieces: list[bytes]) -> None:
     completion = answered(one, Events([*pieces, ENDS, COUNTED, DONE]), first_token_timeout_s=5)
     one._plans.clear()
     assert completion == answered(one, Json(CALLED))
@@ -159,7 +159,7 @@ def test_streamed_logprobs_are_kept_for_each_sample(one: HostileServer) -> None:
     assert [len(sample.logprobs["content"]) for sample in completion.samples] == [1, 2]
 
 
-def test_a_call_begins_an_answer_in_time(one: HostileServer) -> None:
+def test_tool_call_counts_as_first_token(one: HostileServer) -> None:
     pieces = [piece("", index=0, id="call-1", name="add"), 0.6, piece('{"a": 1}', index=0), END, COUNTED, DONE]
     completion = answered(one, Events(pieces), first_token_timeout_s=0.4)
     assert (completion.tool_calls, completion.num_tries) == (((CALL,),), 1)
