@@ -13,12 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from connectors import jsonl, parquet
 from connectors.errors import JobError
 from connectors.faults import explained
-from connectors.lines import MAX_LINE_BYTES
-from connectors.listing import Format, codec_of
-from connectors.schema import add_address, conform, schema_from_text, schema_to_text
+from connectors.formats.base import MAX_LINE_BYTES, ReadRequest, load_format
+from connectors.schema import schema_from_text, schema_to_text
 from connectors.storage import StorageOptions, Store, open_url, same_object
 from connectors.units import InputFile, Range, Unit
 
@@ -27,7 +25,8 @@ from connectors.units import InputFile, Range, Unit
 class InputDataset:
     """Where the rows are and what they look like; picklable, without secrets."""
 
-    format: Format
+    format: str
+    """A name in ``FORMATS``."""
     schema: pa.Schema
     """Columns that are read, hive partition keys included."""
     files: Mapping[int, InputFile]
@@ -42,6 +41,11 @@ class InputDataset:
     @property
     def num_rows(self) -> int:
         return sum(unit.num_rows for unit in self.units.values())
+
+    @property
+    def is_scanned(self) -> bool:
+        """See ``Format.is_scanned``."""
+        return load_format(self.format).is_scanned
 
     @property
     def num_bytes(self) -> int:
@@ -67,38 +71,9 @@ class InputDataset:
         file = self.files[unit.file]
         store, path = open_url(file.uri, self.options)
         store = store.pinned(file.etag)
-        if self.format == "jsonl":
-            tables = jsonl.read(
-                store,
-                path,
-                codec_of(file.uri),
-                unit,
-                piece,
-                self.schema,
-                block_rows,
-                uri=file.uri,
-                max_line_bytes=self.max_line_bytes,
-            )
-        else:
-            tables = self._read_parquet(store, path, unit, file, piece, block_rows)
+        request = ReadRequest(store, path, file, unit, piece, self.schema, block_rows, self.max_line_bytes)
+        tables = load_format(self.format).read(request)
         yield from _while_unchanged(tables, store, path, file)
-
-    def _read_parquet(
-        self, store: Store, path: str, unit: Unit, file: InputFile, piece: Range, block_rows: int
-    ) -> Iterator[pa.Table]:
-        row, origin = piece.start, unit.first_row + piece.start
-        stop = unit.first_row + piece.stop
-        for table in parquet.read(store, path, origin, stop, self.schema.names, block_rows):
-            rows = conform(self._with_partition(table, file), self.schema)
-            yield add_address(rows, unit.index, row, uri=file.uri, first_origin_row=origin)
-            row, origin = row + table.num_rows, origin + table.num_rows
-
-    def _with_partition(self, table: pa.Table, file: InputFile) -> pa.Table:
-        for name, value in file.partition:
-            if name in self.schema.names and name not in table.column_names:
-                kind = self.schema.field(name).type
-                table = table.append_column(name, pa.repeat(pa.scalar(value).cast(kind), table.num_rows))
-        return table
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; file indices and unit indices must be 0, 1, 2 ... as planned."""

@@ -5,8 +5,6 @@ Idempotent: a crash anywhere in here only makes the next run do it again. ``conn
     manifest = finish(ledger, plan, spec, run="4f1c")
 """
 
-import io
-import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -14,19 +12,15 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from connectors import jsonl
 from connectors.commit import FOLDERS, OUTCOMES, Commit, DataFile, count_outcomes, covered, pack_outcomes, record_name
 from connectors.errors import JobError
 from connectors.ledger import VERSION, Ledger, Plan, ours
-from connectors.listing import codec_of, format_of
 from connectors.schema import schema_to_text
 from connectors.storage import Folder
 from connectors.units import Coverage, Range, total_rows
-from connectors.writer import OutputSpec, encode, file_path, file_stem, file_writer, put_file, tally_of
+from connectors.writer import OutputSpec, file_path, file_stem, format_of, put_file, tally_of
 
 
 class UnfinishedError(JobError):
@@ -190,13 +184,6 @@ def read_verified(output: Folder, file: DataFile) -> bytes:
 
 def _cut_file(data: bytes, file: DataFile, keep: np.ndarray, spec: OutputSpec) -> tuple[bytes, Mapping[str, int]]:
     """The bytes of a file with only the rows to keep, and what the job counts over them."""
-    if format_of(file.path) == "parquet":
-        table = pq.read_table(io.BytesIO(data)).filter(pa.array(keep))
-        writer = file_writer(file.part, spec)
-        writer.add(table)
-        return writer.finish(), tally_of(file.part, table, spec)
-    # Lines are kept as they are: read and written again, a timestamp would be text and a decimal a number.
-    codec = codec_of(file.path)
-    lines = jsonl.decompress(data, codec).split(b"\n")[:-1]
-    text = b"".join(line + b"\n" for line in itertools.compress(lines, keep.tolist()))
-    return encode(text, spec.compression), tally_of(file.part, jsonl.table_of(text, spec.schema), spec)
+    known, written = format_of(file.part, spec)
+    left = known.cut(data, file.path, keep, written)
+    return left, tally_of(file.part, known.read_back(left, file_path(file.part, "", spec), written.schema), spec)

@@ -14,22 +14,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
 from urllib.parse import unquote
 
 from fsspec.utils import glob_translate
 
 from connectors.errors import UserError
 from connectors.faults import explained
-from connectors.jsonl import CODECS
+from connectors.formats.base import FORMATS, find_format, load_format
 from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions, Store, open_url
 from connectors.units import InputFile
 
-Format = Literal["parquet", "jsonl"]
-
-PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
-JSONL_SUFFIXES = (".jsonl", ".ndjson")
 MANIFEST = "_rmbatch/manifest.json"
 """Written last by every finished job, see connectors/ledger.py."""
 
@@ -38,24 +33,31 @@ MANIFEST = "_rmbatch/manifest.json"
 class Listing:
     """The files of an input, in order of their names."""
 
-    format: Format
+    format: str
+    """A name in ``FORMATS``."""
     files: list[InputFile]
     skipped: list[str]
-    """Files that are neither Parquet nor JSONL by name."""
+    """Files of another format by name, or of none that is known."""
+
+    @property
+    def is_scanned(self) -> bool:
+        """See ``Format.is_scanned``."""
+        return load_format(self.format).is_scanned
 
 
-def list_input(
-    paths: Sequence[str], options: StorageOptions, chosen: Literal["auto", "parquet", "jsonl"] = "auto"
-) -> Listing:
-    """All files behind ``paths``; raises UserError where there is none or where formats are mixed."""
+def list_input(paths: Sequence[str], options: StorageOptions, chosen: str = "auto") -> Listing:
+    """All files behind ``paths``; raises UserError where there is none or where formats are mixed.
+
+    ``chosen``: the format of all files that ``paths`` name, and the only one to look for in folders; auto: by name.
+    """
     found: dict[str, InputFile] = {}
     skipped: list[str] = []
-    formats: dict[Format, str] = {}
+    formats: dict[str, str] = {}
     for path in paths:
         with explained(path):
             expanded = _expand(path, options)
         for file, named in expanded:
-            kind = chosen if named and chosen != "auto" else format_of(file.uri)
+            kind = chosen if named and chosen != "auto" else find_format(file.uri)
             if kind is None or chosen not in ("auto", kind):
                 skipped.append(file.uri)
                 continue
@@ -70,21 +72,6 @@ def list_input(
     return Listing(next(iter(formats)), [found[uri] for uri in sorted(found)], skipped)
 
 
-def format_of(name: str) -> Format | None:
-    """The format that a file's name tells, or None."""
-    stem = name.lower()
-    if stem.endswith(PARQUET_SUFFIXES):
-        return "parquet"
-    for suffix in CODECS:
-        stem = stem.removesuffix(suffix)
-    return "jsonl" if stem.endswith(JSONL_SUFFIXES) else None
-
-
-def codec_of(name: str) -> str:
-    """The codec of a JSONL file by its name; empty for plain text."""
-    return next((codec for suffix, codec in CODECS.items() if name.lower().endswith(suffix)), "")
-
-
 def takes_in(path: str, folder: str, options: StorageOptions) -> bool:
     """Whether an input path takes in what a job will write to a folder (a URL), by their names and links."""
     store, root = open_url(path, options)
@@ -93,7 +80,8 @@ def takes_in(path: str, folder: str, options: StorageOptions) -> bool:
         return False
     if isinstance(store, LocalStore):
         inside = os.path.realpath(inside)
-    written = [inside, f"{inside}/data", f"{inside}/data/u000000.parquet", f"{inside}/data/u000000.jsonl"]
+    files = [f"{inside}/data/u000000{load_format(name).suffixes[0]}" for name in FORMATS]
+    written = [inside, f"{inside}/data", *files]
     if not _is_glob(root):
         root = os.path.realpath(root) if isinstance(store, LocalStore) else root.rstrip("/")
         return f"{inside}/".startswith(f"{root}/")

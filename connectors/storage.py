@@ -465,7 +465,7 @@ def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
         or os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL"),
         region=options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        # A ranged read repeats itself inside a long stream; what it does not repair, connectors/parquet.py does.
+        # A ranged read repeats itself inside a long stream; what it does not repair, formats/parquet.py does.
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
         connect_timeout=10,
         request_timeout=60,

@@ -9,22 +9,20 @@ from and where it goes, and are not written.
             writer.add(block)
 """
 
-import gzip
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
-from connectors import jsonl, parquet
 from connectors.commit import FOLDERS, PARTS, Commit, DataFile, count_outcomes, pack_outcomes
 from connectors.errors import JobError
 from connectors.faults import explained
+from connectors.formats.base import FileSpec, FileWriter, Format, load_format
 from connectors.ledger import Ledger
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
@@ -51,7 +49,8 @@ class OutputSpec:
     folder: Folder
     schema: pa.Schema
     """Columns of data and rejected."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: str = "parquet"
+    """A name in ``FORMATS``."""
     compression: str | None = "zstd"
     """zstd, snappy or gzip; None: not compressed."""
     file_bytes: int = 128 << 20
@@ -61,42 +60,6 @@ class OutputSpec:
     """False: rejected rows are counted and not written."""
     tally: Callable[[pa.Table], Mapping[str, int]] = field(default=lambda table: {})
     """What to count over the rows that are written, beside where they went."""
-
-
-class FileWriter(Protocol):
-    """A file on its way: its size so far, and its bytes when it is finished."""
-
-    @property
-    def num_bytes(self) -> int: ...
-    def add(self, table: pa.Table) -> None: ...
-    def finish(self) -> bytes: ...
-
-
-class _JsonlWriter:
-    """One JSONL file, built in memory."""
-
-    def __init__(self, compression: str | None) -> None:
-        self._compression = compression
-        self._text = bytearray()
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self._text)
-
-    def add(self, table: pa.Table) -> None:
-        self._text += jsonl.write(table)
-
-    def finish(self) -> bytes:
-        return encode(bytes(self._text), self._compression)
-
-
-def encode(data: bytes, compression: str | None) -> bytes:
-    """The data, compressed for a JSONL file."""
-    if compression == "gzip":
-        return gzip.compress(data, compresslevel=6, mtime=0)
-    if compression == "zstd":
-        return bytes(pa.compress(data, "zstd", asbytes=True))
-    return data
 
 
 class OutputWriter:
@@ -151,7 +114,8 @@ class OutputWriter:
         if outcome == REJECTED and not self._spec.keep_rejected:
             return
         if outcome not in self._writers:
-            self._writers[outcome] = file_writer(part, self._spec)
+            known, file = format_of(part, self._spec)
+            self._writers[outcome] = known.writer(file)
         self._writers[outcome].add(written)
 
     def _visible(self, rows: pa.Table) -> pa.Table:
@@ -191,30 +155,23 @@ def file_stem(ranges: Sequence[Range]) -> str:
     return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{secrets.token_hex(4)}"
 
 
-def file_writer(part: str, spec: OutputSpec) -> FileWriter:
-    """An empty file of a part; dead letters are Parquet always, because raw bytes are not text."""
+def format_of(part: str, spec: OutputSpec) -> tuple[Format, FileSpec]:
+    """How files of a part are written; dead letters are Parquet always, because raw bytes are not text."""
     if part == PARTS[DEAD_LETTER]:
-        return parquet.Writer(DEAD_LETTER_SCHEMA, "zstd", None)
-    if spec.format == "jsonl":
-        return _JsonlWriter(spec.compression)
-    return parquet.Writer(spec.schema, spec.compression, spec.row_group_rows)
+        return load_format("parquet"), FileSpec(DEAD_LETTER_SCHEMA, "zstd")
+    return load_format(spec.format), FileSpec(spec.schema, spec.compression, spec.row_group_rows)
 
 
 def file_path(part: str, stem: str, spec: OutputSpec) -> str:
-    """Where a file of a part stands in the output folder."""
-    return f"{FOLDERS[part]}/{stem}{file_suffix(part, spec)}"
-
-
-def file_suffix(part: str, spec: OutputSpec) -> str:
-    """The ending of a part's files, by which readers know format and codec.
+    """Where a file of a part stands in the output folder.
 
     Only kept rows have the endings that people write into a glob: DuckDB and polars look into every folder that
     ``out/**/*.parquet`` matches, whatever its name.
     """
-    kept = part == PARTS[KEPT]
-    if spec.format == "parquet" or part == PARTS[DEAD_LETTER]:
-        return ".parquet" if kept else ".pq"
-    return (".jsonl" if kept else ".ndjson") + {"gzip": ".gz", "zstd": ".zst", None: ""}[spec.compression]
+    known, file = format_of(part, spec)
+    suffix = known.suffixes[0 if part == PARTS[KEPT] else 1]
+    codec = next((ending for ending, codec in known.codecs.items() if codec == file.compression), "")
+    return f"{FOLDERS[part]}/{stem}{suffix}{codec}"
 
 
 def tally_of(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""The command line: run, plan, doctor, principles, status, rewards.
+"""The command line: run, plan, doctor, submit, submitted, status, rewards.
 
 A user's mistake is one line and exit code 2; a job that stopped exits 1 and says how to go on; an interrupt exits 130.
 What a program reads (``--json``) goes to stdout, alone; messages and bars go to stderr.
@@ -6,7 +6,6 @@ What a program reads (``--json``) goes to stdout, alone; messages and bars go to
     rmbatch run job.yaml input.path=s3://team/rollouts/
     rmbatch plan job.yaml --json
     rmbatch doctor job.yaml
-    rmbatch principles job.yaml
     rmbatch status s3://team/best/
     rmbatch rewards f1_score
 """
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -23,7 +22,7 @@ import typer
 from connectors.errors import DeadEndError, JobError, UserError
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs: --help and a mistake come at once
-    from jobs.run.prepare import Job
+    from jobs.config.sections import JobConfig
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -77,28 +76,22 @@ def run(
     """Run a job; after a crash, or when it is finished, the same command is right too."""
     if yes and not overwrite:
         raise UserError("--yes answers the question of --overwrite; write both, or neither")
-    job = _read(job_file, overrides, limit)
     if dry_run:
-        _show_plan(job, "H100", as_json)
+        _show_plan(_read(job_file, overrides, limit), "H100", as_json)
         return
-    from jobs.run.rows import run_job
-    from jobs.show.display import Display, result_table
+    from rmbatch.pipeline.worker_process import early_worker
 
-    with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
-        if overwrite:
-            from jobs.run.overwrite import discard_output
+    may_be_here = not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules
+    with early_worker() if may_be_here else nullcontext():
+        job = _read(job_file, overrides, limit)
+        from jobs.run.job import discard_output, run_job
+        from jobs.show.display import Display
 
-            discard_output(job, display, confirm=lambda question: yes or _confirm(question))
-        summary = run_job(job, display)
-    if as_json:
-        _print_json(vars(summary))
-        return
-    from rich.console import Console
-
-    Console().print(result_table(summary.output, summary.rows, summary.tally, vars(summary)))
-    dead = summary.rows.get("dead_letters", 0)
-    if dead:
-        display.say(f"{dead:,} rows could not be processed; they are in {summary.output}/_dead_letters with the reason")
+        with Display() as display, redirect_stdout(sys.stderr):  # rewards may print
+            if overwrite:
+                discard_output(job, display, confirm=lambda question: yes or _confirm(question))
+            result = run_job(job, display)
+    _show(result, as_json)
 
 
 @app.command()
@@ -106,40 +99,59 @@ def plan(
     job_file: JobFile,
     overrides: Overrides = None,
     limit: Limit = None,
-    gpu: Annotated[str, typer.Option(help="Device whose hours are estimated for served models.")] = "H100",
+    gpu: Annotated[str, typer.Option(help="Device whose hours are estimated for models.")] = "H100",
     as_json: Json = False,
 ) -> None:
-    """Show what a job would do: files, rows, roles, served models' work, and its first rows scored in-process."""
+    """Show what a job would do: files, rows, roles, models' work, and its first rows scored in-process."""
     _show_plan(_read(job_file, overrides, limit), gpu, as_json)
 
 
 @app.command()
 def doctor(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
-    """Look the job's served models and judges over: how they read the rows, and whether their scores can be trusted."""
+    """Look the job's models and judges over: how they read the rows, and whether their scores can be trusted."""
     job = _read(job_file, overrides, limit)
     from rich.console import Console
 
+    from jobs.run.doctor import show_doctor
     from jobs.show.display import Display
-    from jobs.show.doctor import show_doctor
 
     if not show_doctor(job, Display(Console())):
         raise typer.Exit(1)
 
 
 @app.command()
-def principles(job_file: JobFile, overrides: Overrides = None, limit: Limit = None) -> None:
-    """Find the principles behind preferences, measure what they are worth, and write them as a file for a judge."""
-    from rich.console import Console
+def submit(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    to: Annotated[str, typer.Option(help="local: the background of this machine. ray: a Ray cluster.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Of the target, such as http://head:8265.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, or NAME: as it is here.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show what would be submitted; submit nothing.")] = False,
+) -> None:
+    """Run a job elsewhere, without this process; prints its name there. The job file is checked first."""
+    from cluster.target import Submission, open_target
 
-    from jobs.config.file import read_job_file
-    from jobs.principles import run_principles, told_lines
-    from jobs.principles_config import parse_principles_job
-    from jobs.show.display import Display, table
+    _read(job_file, overrides, None)
+    submission = Submission(job_file, overrides or [], environment=dict(map(_variable, env or [])))
+    target = open_target(to, address)
+    typer.echo(target.render(submission) if show else target.submit(submission))
 
-    job = parse_principles_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
-    with Display() as display:
-        report = run_principles(job, display)
-    Console().print(table(f"principles: {job.topic}", told_lines(report, job.output.path)))
+
+@app.command()
+def submitted(
+    name: Annotated[str, typer.Argument(help="The name that `rmbatch submit` printed.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Where it was submitted to: local, ray.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Of the target, such as http://head:8265.")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="What the job has said so far.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop the job; the same submission goes on.")] = False,
+) -> None:
+    """Show whether a submitted job runs, what it has said, or stop it."""
+    from cluster.target import open_target
+
+    target = open_target(to, address)
+    if cancel:
+        target.cancel(name)
+    typer.echo(target.logs(name) if logs else target.status(name))
 
 
 @app.command()
@@ -151,18 +163,13 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far an output is, while its job runs and after."""
-    from rich.console import Console
-
     from connectors.storage import StorageOptions
+    from jobs.run.job import output_status
     from jobs.show.display import Display
-    from jobs.show.status import output_status, show_status
 
     with Display() as display, display.doing("reading the ledger"):
         found = output_status(output, StorageOptions(endpoint, region, profile))
-    if as_json:
-        _print_json(found)
-    else:
-        show_status(found, Console())
+    _show(found, as_json)
 
 
 @app.command()
@@ -183,9 +190,9 @@ def rewards(
         show_rewards(name, Console())
 
 
-def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> Job:
+def _read(job_file: str, overrides: list[str] | None, limit: int | None) -> JobConfig:
     from jobs.config.file import read_job_file
-    from jobs.config.sections import parse_job
+    from jobs.config.job_types import parse_job
 
     return parse_job(read_job_file(job_file, _given(overrides, limit), os.environ), job_file)
 
@@ -194,18 +201,29 @@ def _given(overrides: list[str] | None, limit: int | None) -> list[str]:
     return [*(overrides or []), *([] if limit is None else [f"input.limit={limit}"])]
 
 
-def _show_plan(job: Job, gpu: str, as_json: bool) -> None:
-    from rich.console import Console
-
+def _show_plan(job: JobConfig, gpu: str, as_json: bool) -> None:
+    from jobs.config.job_types import job_type
     from jobs.show.display import Display
-    from jobs.show.plan import look_ahead, show_plan
 
     with Display() as display, display.doing("reading the input"), redirect_stdout(sys.stderr):
-        found = look_ahead(job, gpu)
+        ahead = job_type(job.job)(job, display).plan(gpu)
+    _show(ahead, as_json)
+
+
+def _show(found: Any, as_json: bool) -> None:
     if as_json:
         _print_json(found.plain())
-    else:
-        show_plan(found, Console())
+        return
+    from rich.console import Console
+
+    found.show(Console())
+
+
+def _variable(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals and name not in os.environ:
+        raise UserError(f"--env {name}: it is not set here; write {name}=VALUE")
+    return name, value if equals else os.environ[name]
 
 
 def _confirm(question: str) -> bool:

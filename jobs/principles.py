@@ -10,135 +10,145 @@ twice.
     judge: {endpoint: "http://host:8000", model: qwen3-32b}
     output: {path: principles/support/}
 
-    run_principles(parse_principles_job(data, "job.yaml"), Display())        # rmbatch principles job.yaml
+    run_job(parse_job(data, "job.yaml"), Display())        # rmbatch run job.yaml
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
-from cluster.submitted import refuse_lost_output
 from connectors.errors import JobError, UserError
-from connectors.lease import Lease
-from connectors.listing import Listing, list_input
-from connectors.planning import plan_dataset
+from connectors.lease import Lease, seems_held
 from connectors.schema import DEAD
 from connectors.storage import Folder
 from connectors.units import Range
-from jobs.config.sections import differences
-from jobs.principles_config import MOST_ROWS, PrinciplesJob, deciding_fields
-from jobs.run.prepare import check_places, jsonl_options, storage_options
+from jobs.config.principles import MOST_ROWS, PAGE, PRINCIPLES, PROPOSED, REPORT, PrinciplesJob
+from jobs.run.input import list_job_input, plan_job_input
+from jobs.run.job import JobType
 from jobs.run.sampling import readable
 from jobs.show.display import Display
+from jobs.show.principles import PrinciplesPlan, PrinciplesReport, PrinciplesStatus
 from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import open_clients
 from rmbatch.costs.chat import spending
-from rmbatch.discovery.embeddings import embedded
+from rmbatch.discovery.embeddings import embed_texts
 from rmbatch.discovery.finding import Findings, Selection, find_principles
-from rmbatch.discovery.preferences import Found, Preference, read_preferences, split
-from rmbatch.discovery.propose import Writer, outcomes_of
-from rmbatch.discovery.report import page, verdict_line
-from rmbatch.discovery.select import text_vectors
+from rmbatch.discovery.preferences import Preference, ReadPreferences, read_preferences, split_by_prompt
+from rmbatch.discovery.propose import Writer, count_outcomes
+from rmbatch.discovery.report import write_page
+from rmbatch.discovery.select import vectorise_texts
 from rmbatch.discovery.trial import Trial
 from rmbatch.judges.principles import PrincipleSet, write_principles
 from rmbatch.rows.roles import guess_roles
 
 FEWEST_ROWS = 10
-UNIT_BYTES = 64 << 20
-PRIVATE = "_rmbatch"
-JOB, REPORT, PAGE, PROPOSED, PRINCIPLES = "job.json", "report.json", "report.md", "proposed.jsonl", "principles.yaml"
+JOB = "job.json"
+"""The identity of the job that began the output."""
 
 
-def run_principles(job: PrinciplesJob, display: Display) -> dict[str, Any]:
-    """Run the job to its end and return its report, as in report.json; of a finished one, only that.
+class Principles(JobType[PrinciplesJob]):
+    """The principles job on its output."""
 
-    Raises UserError for what the user can mend, JobError when it stopped on its way.
-    """
-    refuse_lost_output("output.path", job.output.path)
-    check_places(job, parts=())
-    folder = Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
-    private = folder.folder(PRIVATE)
-    told = _finished(folder, private, job, display)
-    if told is not None:
-        return told
-    trial = Trial(job.judge, job.about)
-    found, num_read = _read_rows(job)
-    train, held_out = split(found.preferences, job.held_out, job.seed)
-    reasons = "".join(f"; {number:,} {why}" for why, number in found.unusable.items())
-    display.say(
-        f"{len(found.preferences):,} of {num_read:,} rows can be used{reasons}; "
-        f"{len(train):,} to learn from, {len(held_out):,} held out"
-    )
-    with Lease.take(private.folder("lease"), waiting=display.say) as lease:
-        told = _finished(folder, private, job, display)  # by another run, which this one has waited for
-        if told is not None:
-            return told
-        private.write(JOB, orjson.dumps(deciding_fields(job), option=orjson.OPT_INDENT_2))
-        findings, spent = _findings(job, trial, train, held_out, private, display)
+    config = PrinciplesJob
+
+    def __init__(self, job: PrinciplesJob, display: Display) -> None:
+        super().__init__(job, display)
+        self._rows: _Rows | None = None
+
+    def identity(self) -> dict[str, Any]:
+        return self.job.identity()
+
+    @classmethod
+    def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:
+        text = output.folder("_rmbatch").read_if_exists(JOB)
+        return None if text is None else orjson.loads(text)
+
+    def result(self) -> PrinciplesReport | None:
+        if self.recorded_identity(self.output) is None and self.output.exists(PRINCIPLES):
+            raise UserError(f"{self.output.url} holds files of something else; write to another output.path")
+        finished = self.output.read_if_exists(REPORT)
+        if finished is None:
+            return None
+        report = orjson.loads(finished)
+        if _input_files(self.job) != report["files"]:
+            self.display.say("warning: the input has changed since; to learn from it, write to another output.path")
+        return PrinciplesReport(self.output.url, report)
+
+    def check(self) -> None:
+        Trial(self.job.judge, self.job.about)
+        self._rows = _read_rows(self.job)
+        counts = self._rows.counts
+        unusable = "".join(f"; {number:,} {why}" for why, number in counts["unusable"].items())
+        self.display.say(
+            f"{counts['usable']:,} of {counts['read']:,} rows can be used{unusable}; "
+            f"{counts['train']:,} to learn from, {counts['held_out']:,} held out"
+        )
+
+    def work(self, lease: Lease) -> PrinciplesReport:
+        assert self._rows is not None
+        job, output, private = self.job, self.output, self.private
+        private.write(JOB, orjson.dumps(self.identity(), option=orjson.OPT_INDENT_2))
+        findings, costs = _find(job, self._rows, private, self.display)
         lease.check()
-        folder.write(PROPOSED, b"".join(orjson.dumps(line) + b"\n" for line in _proposed_lines(findings)))
+        output.write(PROPOSED, b"".join(orjson.dumps(line) + b"\n" for line in _proposed_lines(findings)))
         if findings.worth is None:
             private.delete([JOB])  # so that another try may go here, where the answers are kept
-            raise UserError(_nothing_found(findings, f"{folder.url}/{PROPOSED}"))
-        counts = {"read": num_read, "usable": len(found.preferences), "unusable": dict(found.unusable)}
-        counts |= {"train": len(train), "held_out": len(held_out)}
-        report = _report(job, counts, findings)
-        folder.write(PRINCIPLES, _principles_file(job, findings, report))
-        folder.write(PAGE, page(report).encode())
-        report |= {"files": _input_files(job), "spent": spent}
-        folder.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
-    return report
+            raise UserError(_nothing_found(findings, f"{output.url}/{PROPOSED}"))
+        report = _report(job, self._rows.counts, findings)
+        output.write(PRINCIPLES, _principles_file(job, findings, report))
+        output.write(PAGE, write_page(report).encode())
+        report |= {"files": _input_files(job), "spent": costs}
+        output.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
+        return PrinciplesReport(output.url, report)
+
+    def plan(self, gpu: str) -> PrinciplesPlan:
+        del gpu  # the models that it asks run elsewhere
+        Trial(self.job.judge, self.job.about)
+        rows = _read_rows(self.job)
+        judge, writer = f"{self.job.judge.judge}, {self.job.judge.model}", self.job.who_writes().model
+        return PrinciplesPlan(rows.counts, judge, writer, len(rows.train), self.job.output.path)
+
+    @classmethod
+    def status(cls, output: Folder) -> PrinciplesStatus:
+        held = seems_held(output.folder("_rmbatch/lease"))
+        state = "finished" if output.exists(REPORT) else "running" if held else "not finished"
+        return PrinciplesStatus(output.url, state)
+
+    def describe_output(self) -> str:
+        return "principles that were found" if self.output.exists(REPORT) else "an unfinished principles job"
+
+    def discard(self) -> None:
+        self.output.delete([REPORT, PAGE, PRINCIPLES, PROPOSED])
+        self.private.delete([JOB])
 
 
-def _finished(folder: Folder, private: Folder, job: PrinciplesJob, display: Display) -> dict[str, Any] | None:
-    """The report of a finished output, None where there is none yet. Raises UserError for another job's output."""
-    _check_same_job(folder, private, job)
-    finished = folder.read_if_exists(REPORT)
-    if finished is None:
-        return None
-    told: dict[str, Any] = orjson.loads(finished)
-    display.say(f"{folder.url} is finished; nothing to do")
-    if _input_files(job) != told["files"]:
-        display.say("warning: the input has changed since; to learn from it, write to another output.path")
-    return told
+@dataclass(frozen=True)
+class _Rows:
+    """The preferences of the input, split."""
 
-
-def told_lines(report: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
-    """A report in a few lines, names and values, for a terminal."""
-    lines = [("found", verdict_line(report["worth"]))]
-    for place, each in enumerate(report["worth"]["principles"], 1):
-        lines.append((f"{place}", f"{each['name']}: {each['text']}" if each["name"] else each["text"]))
-    lines += [(who, line) for who, line in report["spent"].items()]
-    return [*lines, ("files", f"{output.rstrip('/')}/{PRINCIPLES}, {PAGE}, {REPORT}, {PROPOSED}")]
+    train: Sequence[Preference]
+    held_out: Sequence[Preference]
+    counts: Mapping[str, Any]
 
 
 def _input_files(job: PrinciplesJob) -> list[list[Any]]:
     """Name, size and etag of each input file; empty where there is none any more."""
     try:
-        return [[file.uri, file.size, file.etag] for file in _listing(job).files]
+        return [[file.uri, file.size, file.etag] for file in list_job_input(job).files]
     except UserError:
         return []
 
 
-def _listing(job: PrinciplesJob) -> Listing:
-    paths = [job.input.path] if isinstance(job.input.path, str) else list(job.input.path)
-    return list_input(paths, storage_options(job.input.storage), job.input.format)
-
-
-def _read_rows(job: PrinciplesJob) -> tuple[Found, int]:
-    """The preferences, and how many rows were read. Raises UserError where too few can be used."""
-    dataset = plan_dataset(
-        _listing(job),
-        storage_options(job.input.storage),
-        unit_bytes=UNIT_BYTES,
-        limit=job.input.limit or MOST_ROWS + 1,
-        jsonl=jsonl_options(job.input, without_twins=True),
-    )
+def _read_rows(job: PrinciplesJob) -> _Rows:
+    """The preferences of the input. Raises UserError where too few can be used."""
+    limit = job.input.limit or MOST_ROWS + 1
+    dataset = plan_job_input(job, list_job_input(job), limit, without_twins=True)
     if dataset.num_rows > MOST_ROWS:
         raise UserError(f"the input has more than {MOST_ROWS:,} rows; set input.limit, a few hundred are enough")
     roles = guess_roles(dataset.schema, job.input.columns)
@@ -154,14 +164,16 @@ def _read_rows(job: PrinciplesJob) -> tuple[Found, int]:
     found = read_preferences(rows, roles, job.preferences, _row_names(table, roles.id))
     dead = table.num_rows - rows.num_rows
     if dead:
-        found = Found(found.preferences, {"unreadable": dead, **found.unusable})
+        found = ReadPreferences(found.preferences, {"unreadable": dead, **found.unusable})
     if len(found.preferences) < FEWEST_ROWS:
         reasons = "".join(f"; {number:,} {why}" for why, number in found.unusable.items())
         raise UserError(
             f"{len(found.preferences):,} of {table.num_rows:,} rows are preferences{reasons}; at least "
             f"{FEWEST_ROWS} are needed, better a few hundred; see input.columns.prompt and preferences"
         )
-    return found, table.num_rows
+    train, held_out = split_by_prompt(found.preferences, job.held_out, job.seed)
+    counts = {"read": table.num_rows, "usable": len(found.preferences), "unusable": dict(found.unusable)}
+    return _Rows(train, held_out, counts | {"train": len(train), "held_out": len(held_out)})
 
 
 def _row_names(table: pa.Table, column: str | None) -> list[str]:
@@ -174,15 +186,9 @@ def _row_names(table: pa.Table, column: str | None) -> list[str]:
     return [str(place) for place in places]
 
 
-def _findings(
-    job: PrinciplesJob,
-    trial: Trial,
-    train: Sequence[Preference],
-    held_out: Sequence[Preference],
-    private: Folder,
-    display: Display,
-) -> tuple[Findings, dict[str, str]]:
+def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) -> tuple[Findings, dict[str, str]]:
     """What was found, and what judge and writer have cost in this run, as lines."""
+    trial = Trial(job.judge, job.about)
     asks = {"judge": job.judge.chat(), "writer": job.who_writes()}
     writer = Writer(asks["writer"], job.about, job.propose.per_row, job.seed)
     embeddings, kept = job.select.embeddings, private.folder(ANSWERS)
@@ -191,7 +197,7 @@ def _findings(
         job.select.epsilon,
         job.select.min_gain,
         job.select.trial_rows,
-        text_vectors if embeddings is None else lambda texts: embedded(embeddings, texts, kept),
+        vectorise_texts if embeddings is None else lambda texts: embed_texts(embeddings, texts, kept),
     )
 
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
@@ -200,14 +206,21 @@ def _findings(
     with open_clients(asks, private) as clients:
         try:
             findings = find_principles(
-                writer, trial, train, held_out, selection, rounds=job.propose.rounds, seed=job.seed, stage=stage
+                writer,
+                trial,
+                rows.train,
+                rows.held_out,
+                selection,
+                rounds=job.propose.rounds,
+                seed=job.seed,
+                stage=stage,
             )
         except JobError:
             if not clients.usage(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
                 private.delete([JOB])
             raise
-    spent = {who: spending(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
-    return findings, spent
+    costs = {who: spending(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
+    return findings, costs
 
 
 def _proposed_lines(findings: Findings) -> list[dict[str, Any]]:
@@ -237,7 +250,7 @@ def _report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> 
         "rows": rows,
         "proposed": {
             "principles": sum(len(each.principles) for each in findings.proposals),
-            "rows": outcomes_of(findings.proposals),
+            "rows": count_outcomes(findings.proposals),
         },
         "selected": {
             "candidates": findings.num_candidates,
@@ -272,22 +285,10 @@ def _principles_file(job: PrinciplesJob, findings: Findings, report: Mapping[str
 
 
 def _nothing_found(findings: Findings, where: str) -> str:
-    ended = ", ".join(f"{number:,} {how}" for how, number in outcomes_of(findings.proposals).items())
+    ended = ", ".join(f"{number:,} {how}" for how, number in count_outcomes(findings.proposals).items())
     if not findings.num_candidates:
         why = "the judge preferred the right answer in none of the rows"
     else:
         useless = "misleads the judge as often as it helps, or helps too little (select.min_gain)"
         why = f"each of the {findings.num_tried:,} that were tried alone {useless}"
     return f"no principle was found: {why} (rows: {ended}); what was proposed is in {where}"
-
-
-def _check_same_job(folder: Folder, private: Folder, job: PrinciplesJob) -> None:
-    before, output = private.read_if_exists(JOB), folder.url
-    if before is None and (folder.exists(PRINCIPLES) or private.exists("plan.json")):
-        raise UserError(f"{output} holds files of something else; write to another output.path")
-    lines = differences(orjson.loads(before), deciding_fields(job)) if before is not None else []
-    if lines:
-        raise UserError(
-            f"{output} belongs to another job: {'; '.join(lines[:5])} (then -> now); "
-            "write to another output.path, or put the job file back"
-        )

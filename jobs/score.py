@@ -6,33 +6,45 @@ rewards: {f1: {reward: f1_score}}
 output: {path: scored/}
 """
 
+from functools import partial
+from typing import Literal
+
+import pyarrow as pa
+
 from connectors.errors import UserError
-from jobs.config.sections import BestOfNJob, ScoreJob
-from rmbatch.rewards.evaluation import Reward
-from rmbatch.rows.roles import Roles
+from jobs.config.sections import RewardJob
+from jobs.run.prepare import group_key
+from jobs.run.rows import RowJob
+from rmbatch.rows.roles import guess_roles
+from rmbatch.stages.base import Fit
 from rmbatch.stages.score import ScoreStage
 
 
-def stages(job: ScoreJob, roles: Roles) -> list[ScoreStage]:
-    """What the job does to each block of rows, in order."""
-    return [score_stage(job, roles)]
+class ScoreJob(RewardJob):
+    """Every response gets the scores of all rewards; every row is kept."""
+
+    job: Literal["score"]
 
 
-def built_rewards(job: ScoreJob | BestOfNJob) -> dict[str, Reward]:
-    """The job's rewards by name; raises UserError for an unknown reward or knob, or a weight without its reward."""
-    rewards = {name: config.build() for name, config in job.rewards.items()}
-    if job.combine is not None:
-        job.combine.check(list(rewards))
-    return rewards
+class Score(RowJob[ScoreJob]):
+    """The score job on its output."""
+
+    config = ScoreJob
+
+    def fits(self) -> list[Fit]:
+        return [partial(fit_score, self.job)]
 
 
-def score_stage(job: ScoreJob | BestOfNJob, roles: Roles) -> ScoreStage:
-    """The job's rewards, bound to their knobs; raises UserError for an unknown reward or knob."""
-    rewards = built_rewards(job)
-    group = job.input.group.by if job.input.group and roles.responses is None else None
+def fit_score(job: RewardJob, schema: pa.Schema) -> ScoreStage:
+    """The job's rewards over these columns. Raises UserError for an unknown reward or knob, and for missing columns."""
+    roles = guess_roles(schema, job.input.columns)
+    rewards = job.build_rewards()
+    group = group_key(job, roles)
     comparing = [name for name, reward in rewards.items() if reward.takes_offsets]
     if comparing and roles.responses is None and group is None:
         raise UserError(
             f"reward {comparing[0]!r} compares the responses of one prompt; name the prompt's key in input.group.by"
         )
-    return ScoreStage(rewards, roles, job.combine, group, job.run.on_error)
+    stage = ScoreStage(rewards, roles, job.combine, group, job.run.on_error)
+    stage.check(schema)
+    return stage

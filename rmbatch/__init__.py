@@ -46,11 +46,11 @@ def reward(ref: str | Mapping[str, Any] | Callable[..., Any], **knobs: Any) -> "
 
 def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: Any) -> "Reward":
     from connectors.errors import UserError
-    from jobs.config.job_reward import job_rewards
+    from jobs.config.job_reward import load_rewards
 
     if knobs:
         raise UserError(f"{ref!r} has its knobs inside; only `by`, the name of a score, goes with it")
-    return job_rewards(ref).one(by)[1]
+    return load_rewards(ref).choose(by)[1]
 
 
 def reward_model(model: str, **settings: Any) -> "Reward":
@@ -89,9 +89,10 @@ def run(job_file: str, *overrides: str, limit: int | None = None) -> "Summary":
     ``rmbatch.run("job.yaml", "input.path=s3://team/rollouts/", limit=1000)``; after a crash the same call goes on.
     Raises UserError for a mistake in the job, JobError where it stopped on its way.
     """
-    from jobs import run
+    from jobs.run.job import run_job_file
 
-    return run(job_file, *overrides, limit=limit)
+    summary: Summary = run_job_file(job_file, *overrides, limit=limit)
+    return summary
 
 
 _HOME = {

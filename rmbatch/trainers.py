@@ -56,10 +56,10 @@ class TrainerReward:
         if isinstance(reward, Reward):
             return cls(reward.name, reward, columns or {}, columns or {})
         if isinstance(reward, Mapping) or (isinstance(reward, str) and reward.endswith((".yaml", ".yml"))):
-            from jobs.config.job_reward import job_rewards
+            from jobs.config.job_reward import load_rewards
 
-            job = job_rewards(reward)
-            return cls(*job.one(by), {**job.columns, **(columns or {})}, columns or {})
+            job = load_rewards(reward)
+            return cls(*job.choose(by), {**job.columns, **(columns or {})}, columns or {})
         bound = rmbatch.reward(reward, **(knobs or {}))
         return cls(bound.name, bound, columns or {}, columns or {})
 

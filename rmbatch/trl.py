@@ -147,9 +147,9 @@ def async_reward_func(reward: Any, **settings: Any) -> Callable[..., Awaitable[l
 
 def reward_funcs(job: str | Mapping[str, Any], *, num_generations: int | None = None) -> list[RewardFunction]:
     """One reward function for each reward of a job file, or of a dict as its ``rewards:``, in order."""
-    from jobs.config.job_reward import job_rewards
+    from jobs.config.job_reward import load_rewards
 
-    made = job_rewards(job)
+    made = load_rewards(job)
     parts = [TrainerReward(name, reward, made.columns) for name, reward in made.rewards.items()]
     return [RewardFunction(part, None, num_generations if part.reward.takes_offsets else None) for part in parts]
 
@@ -159,8 +159,8 @@ def reward_weights(job: str | Mapping[str, Any]) -> list[float]:
 
     TRL adds what is there and leaves out None, whatever ``combine.on_null`` says; ``reward_func`` keeps to it.
     """
-    from jobs.config.job_reward import job_rewards
+    from jobs.config.job_reward import load_rewards
 
-    made = job_rewards(job)
+    made = load_rewards(job)
     weights = {} if made.combine is None else made.combine.weights
     return [weights.get(name, 0.0) if made.combine else 1.0 for name in made.rewards]

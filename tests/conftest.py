@@ -69,6 +69,20 @@ def local_ray(s3_credentials: None, code_cache: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that nothing asks to be elsewhere run in processes of this machine, though tests before have left a Ray."""
+    monkeypatch.setattr("jobs.run.where._is_attached", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(params=["here", pytest.param("ray", marks=pytest.mark.ray)])
+def anywhere(request: pytest.FixtureRequest) -> str:
+    """Jobs run in processes of this machine, and again on Ray."""
+    request.getfixturevalue("here" if request.param == "here" else "local_ray")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real rows that are not part of the project."""

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,24 @@ FACE = ("rmbatch/__init__.py", "rmbatch/trainers.py", "rmbatch/trl.py", "rmbatch
 """What users and trainers import: above all floors, though Python wants it in the folder of one. It may import any of
 them, and none of them imports it."""
 
-KNOW_RAY = ("rmbatch/pipeline/", "cluster/")
+FLOORS = (
+    ("settings",),
+    ("selection", "rows", "costs", "endpoints", "sandbox"),
+    ("stores", "rewards"),
+    ("chat", "reward_models"),
+    ("judges",),
+    ("stages",),
+    ("discovery", "doctor"),
+    ("pipeline",),
+)
+"""Packages of rmbatch, the ground first; one imports only what lies below it."""
+ROOMS_OF_JOBS = ("config", "show", "run", "")
+"""Packages of jobs, the lowest first; then the kinds of jobs and the command line themselves."""
+
+KNOW_RAY = (
+    *("rmbatch/pipeline/on_ray.py", "rmbatch/pipeline/source.py", "rmbatch/pipeline/actors/"),
+    *("cluster/local.py", "cluster/ray_jobs.py"),
+)
 """Where ray may be imported, even inside a function."""
 
 
@@ -62,6 +80,52 @@ def test_a_floor_imports_only_what_lies_below_it(path: str) -> None:
     others = set(MAY_IMPORT) - MAY_IMPORT[floor]
     wrong = [
         f"{path}:{line} imports {name}" for line, name in imports(path) if name.split(".")[0] in others | {"tests"}
+    ]
+    assert not wrong
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports, also inside functions, as paths."""
+    known, found = set(modules()), {}
+    for path in modules():
+        found[path] = set()
+        for _, name in [*imports(path), *imported_modules(path)]:
+            place = name.replace(".", "/")
+            found[path] |= {each for each in (f"{place}.py", f"{place}/__init__.py") if each in known} - {path}
+    return found
+
+
+def imported_modules(path: str) -> Iterator[tuple[int, str]]:
+    """Line and name of each ``from package import module``."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+
+
+def test_no_circle_of_imports() -> None:
+    TopologicalSorter(graph()).prepare()  # raises CycleError, which names the circle
+
+
+def floor_of(path: str) -> int:
+    """Which of the floors of rmbatch or jobs a module is on."""
+    parts = path.split("/")
+    if parts[0] == "jobs":
+        return ROOMS_OF_JOBS.index(parts[1] if len(parts) > 2 else "")
+    return next(number for number, rooms in enumerate(FLOORS) if parts[1] in rooms)
+
+
+@pytest.mark.parametrize("top", ["rmbatch", "jobs"])
+def test_no_package_imports_one_above_it_or_beside_it(top: str) -> None:
+    inside = {
+        path: {each for each in found if each.startswith(f"{top}/") and each not in FACE}
+        for path, found in graph().items()
+        if path.startswith(f"{top}/") and path not in FACE
+    }
+    wrong = [
+        f"{path} imports {each}"
+        for path, found in inside.items()
+        for each in found
+        if each.split("/")[1] != path.split("/")[1] and floor_of(each) >= floor_of(path) and len(each.split("/")) > 2
     ]
     assert not wrong
 

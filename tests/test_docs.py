@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from jobs.config.file import read_job_file
-from jobs.config.sections import parse_job
-from jobs.principles_config import parse_principles_job
+from jobs.config.job_types import parse_job
 from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.principles import load_principles
 from tests.judging import judge_server
@@ -90,8 +89,7 @@ def test_yaml_is_a_job_or_a_part_of_one(snippet: Snippet, place: Path) -> None:
         base["job"] = "best_of_n"
     file.write_text(yaml.safe_dump(data if "job" in data else base | data))
     read = read_job_file(str(file), [], os.environ)
-    job = parse_principles_job if read["job"] == "principles" else parse_job
-    assert job(read, str(file)).job == read["job"]
+    assert parse_job(read, str(file)).job == read["job"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The rewards of a job file, or of a dict as its ``rewards:`` is, and the one that is the score.
 
-name, reward = job_rewards("job.yaml").one()
-job_rewards({"math": {"reward": "math_verify"}, "form": {"reward": "reasoning_format"}}).one(by="math")
-job_rewards({"rewards": {...}, "combine": {"math": 1.0, "form": 0.1}})
+name, reward = load_rewards("job.yaml").choose()
+load_rewards({"math": {"reward": "math_verify"}, "form": {"reward": "reasoning_format"}}).choose(by="math")
+load_rewards({"rewards": {...}, "combine": {"math": 1.0, "form": 0.1}})
 """
 
 import os
@@ -13,14 +13,15 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
-from jobs.config.file import read_job_file, validate
+from jobs.config.file import read_job_file
+from jobs.config.job_types import parse_job
 from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
-from jobs.config.sections import BestOfNJob, parse_job
-from jobs.score import built_rewards
+from jobs.config.sections import RewardJob
 from rmbatch.rewards.composition import WeightedSum
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
 from rmbatch.settings.base import Settings
+from rmbatch.settings.mistakes import validate
 from rmbatch.settings.names import nearest
 from rmbatch.stages.score import TOTAL
 
@@ -36,7 +37,7 @@ class JobRewards:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """``input.columns``."""
 
-    def one(self, by: str | None = None) -> tuple[str, Reward]:
+    def choose(self, by: str | None = None) -> tuple[str, Reward]:
         """The score and its name: ``by``, else what the job selects by, its total, or its only reward.
 
         Raises UserError where nothing says which one, or there is none of this name.
@@ -82,12 +83,13 @@ _PARTS = {"parts", "require", "to"}
 """Keys of compositions, one of which each has."""
 
 
-def job_rewards(written: str | Mapping[str, Any]) -> JobRewards:
+def load_rewards(written: str | Mapping[str, Any]) -> JobRewards:
     """The rewards of a job file (a path or a URL) or of a dict; raises UserError for what cannot be read."""
     if isinstance(written, str):
         job = parse_job(read_job_file(written, [], os.environ), written)
-        by = job.select.by if isinstance(job, BestOfNJob) else None
-        return JobRewards(built_rewards(job), job.combine, by, job.input.columns)
+        if not isinstance(job, RewardJob):
+            raise UserError(f"{written}: a job of the kind {job.job} has no rewards")
+        return JobRewards(job.build_rewards(), job.combine, job.chosen_score, job.input.columns)
     given = validate(_Rewards, {**written}, where="rewards")
     rewards = {name: config.build() for name, config in given.rewards.items()}
     if given.combine is not None:

@@ -11,22 +11,27 @@ help: {judge: pointwise, principles: helpfulness, endpoint: "http://host:8000", 
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
     Field,
+    RootModel,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
+    Tag,
     model_validator,
 )
 
 from connectors.errors import UserError
+from jobs.config.identity import digest, digest_file, identity_of_fields
+from rmbatch.judges.kinds.base import JudgeKind, resolve_judge
 from rmbatch.judges.library import LIBRARY
 from rmbatch.judges.reward import JudgeReward
-from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
 from rmbatch.reward_models.reward import ModelReward
 from rmbatch.reward_models.spec import ServedModel
 from rmbatch.rewards.composition import Cascade, Gate, Router, WeightedSum, When
@@ -36,101 +41,201 @@ from rmbatch.rewards.totals import CombineRule
 from rmbatch.settings.base import Finite, Settings
 
 
-def _plain(name: str) -> str:
+def _check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"the name {name!r} becomes part of column names; use letters, digits, _ and -")
     return name
 
 
-Name = Annotated[str, AfterValidator(_plain)]
+Name = Annotated[str, AfterValidator(_check_name)]
 """Name of a reward or of a part: the end of its columns' names."""
 
 
-class RewardConfig(Settings):
-    """A reward: which one and its knobs, side by side in the job file; a served model and its settings likewise; or one
-    of sum, gate, route and cascade."""
+class RuleConfig(Settings):
+    """A function, and its knobs beside it."""
 
-    reward: str | None = None
+    reward: str
     """A built-in name, `path/to/file.py:function`, `package.module:function` or an installed package's entry point."""
     knobs: dict[str, Any] = Field(default_factory=dict)
     """Everything else that stands beside `reward`."""
-    served: ServedModel | None = None
-    """`model` and everything that stands beside it."""
-    judged: SerializeAsAny[JudgeSpec] | None = None
-    """`judge` (a kind, or a name of the alignment library) and everything that stands beside it."""
-    sum: "SumConfig | None" = None
-    """A weighted sum of parts."""
-    gate: "GateConfig | None" = None
-    """A score only where another one is high enough."""
-    route: "RouteConfig | None" = None
-    """Another reward for each kind of row."""
-    cascade: "CascadeConfig | None" = None
-    """The next reward only where this one is not sure."""
 
     @model_validator(mode="before")
     @classmethod
     def _gather_knobs(cls, written: Any) -> Any:
-        if isinstance(written, str):
-            return {"reward": written}
-        if isinstance(written, Mapping) and _is_judge(written):
-            return {"judged": _judge(written)}
-        known = {"reward", "model", "served", "judged", *COMPOSITIONS}
-        chosen = {key for key in known if written.get(key) is not None} if isinstance(written, Mapping) else set()
-        if len(chosen) != 1:
-            several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
-            ways = "like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; or one of"
-            raise ValueError(f"write which reward it is, {ways} {', '.join(COMPOSITIONS)}{several}")
-        if written.get("model") is not None:
-            return {"served": written}
-        if written.get("reward") is None or isinstance(written.get("knobs"), Mapping):
+        if isinstance(written.get("knobs"), Mapping):  # a dumped one
             return written
         return {"reward": written["reward"], "knobs": {key: value for key, value in written.items() if key != "reward"}}
 
-    @model_serializer(mode="wrap")
-    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        if self.served is not None:
-            return self.served.model_dump(mode="json")
-        if self.judged is not None:
-            return self.judged.model_dump(mode="json")
-        unused = ("knobs",) if self.reward is None else ()
-        return {key: value for key, value in dump(self).items() if value is not None and key not in unused}
+    def build(self) -> Reward:
+        """The function with its knobs; raises UserError for an unknown reward or knob."""
+        return bind(self.reward, self.knobs)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, as plain values."""
+        return self.model_dump(mode="json")
+
+    def files(self, name: str) -> dict[str, str]:
+        """The user's file that holds the function: a digest by its path."""
+        del name
+        path = self.reward.rpartition(":")[0]
+        return {path: digest_file(path)} if path.endswith(".py") else {}
+
+
+class ModelConfig(RootModel[ServedModel]):
+    """A served model: `model` and its settings."""
 
     def build(self) -> Reward:
-        """The reward, its parts bound to their knobs; raises UserError for an unknown reward or knob."""
-        if self.reward is not None:
-            return bind(self.reward, self.knobs)
-        if self.served is not None:
-            return ModelReward(self.served)
-        if self.judged is not None:
-            return JudgeReward(self.judged)
-        made = self.sum or self.gate or self.route or self.cascade
-        assert made is not None
-        return made.build()
+        """The model's reward; loads nothing."""
+        return ModelReward(self.root)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, as plain values."""
+        return self.root.identity()
+
+    def files(self, name: str) -> dict[str, str]:
+        """The model's folder and its chat template, where these are the user's own: a digest by path."""
+        del name
+        own = [self.root.model] if Path(self.root.model).is_dir() else []
+        if (self.root.chat_template or "").endswith(".jinja"):  # else it is the template itself
+            own.append(str(self.root.chat_template))
+        return {path: digest_file(path) for path in own}
 
 
-def _is_judge(written: Mapping[str, Any]) -> bool:
-    reward = written.get("reward")
-    return reward in LIBRARY if reward is not None else bool(written.get("judge"))
-
-
-def _judge(written: Mapping[str, Any]) -> JudgeSpec:
+def _read_judge(written: Any) -> JudgeKind:
     """The judge of an entry; ``reward`` with a name of the library, as RM-Gallery has it, is meant as a judge too."""
+    if isinstance(written, JudgeKind):
+        return written
     settings = {key: value for key, value in written.items() if key != "reward"}
-    settings.setdefault("judge", written.get("reward"))
     try:
-        return judge_spec(settings)
-    except ValidationError as invalid:
-        raise ValueError(judge_mistake(settings["judge"], invalid)) from None
+        kind, settings = resolve_judge({"judge": written.get("reward"), **settings})
     except UserError as error:
         raise ValueError(str(error)) from None
+    return kind.model_validate(settings)
+
+
+class JudgeConfig(RootModel[Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]]):
+    """A judge: `judge` (a kind, or a name of the alignment library) and its settings."""
+
+    def build(self) -> Reward:
+        """The judge's reward; raises UserError for a template or principles that cannot be used."""
+        return JudgeReward(self.root)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, as plain values; the service is among the files, so that another one is no error."""
+        return {**self.root.identity(), "service": self.root.service}
+
+    def files(self, name: str) -> dict[str, str]:
+        """Template, principles and service: a digest, or the service's name, by what it is of the reward ``name``."""
+        with suppress(UserError):  # a file may be gone since the job has finished
+            judge = JudgeReward(self.root)
+            principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
+            template = {f"the template of {name}": digest(judge.template.encode())}
+            return template | principles | {f"the service of {name}": self.root.service_name}
+        return {}
+
+
+class _Composition(Settings):
+    """What holds other rewards."""
+
+    def parts_by_end(self) -> "Mapping[str, RewardConfig | CaseConfig | _Composition]":
+        """Its parts, by the end of their names; "" for one that has its name."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, as plain values, those of its parts among them."""
+        return identity_of_fields(self)
+
+    def files(self, name: str) -> dict[str, str]:
+        """The files of all parts."""
+        found = [part.files(f"{name}.{end}" if end else name) for end, part in self.parts_by_end().items()]
+        return {path: digest for each in found for path, digest in each.items()}
+
+
+class _Composed(_Composition):
+    """A composition under the key that says which; it has just this field."""
+
+    def parts_by_end(self) -> "Mapping[str, _Composition]":
+        return {"": next(value for _, value in self)}
+
+    def build(self) -> Reward:
+        """The composition, its parts bound to their knobs; raises UserError for an unknown reward or knob."""
+        made: Reward = next(value for _, value in self).build()
+        return made
+
+
+class SumReward(_Composed):
+    sum: "SumConfig"
+    """A weighted sum of parts."""
+
+
+class GateReward(_Composed):
+    gate: "GateConfig"
+    """A score only where another one is high enough."""
+
+
+class RouteReward(_Composed):
+    route: "RouteConfig"
+    """Another reward for each kind of row."""
+
+
+class CascadeReward(_Composed):
+    cascade: "CascadeConfig"
+    """The next reward only where this one is not sure."""
 
 
 COMPOSITIONS = ("sum", "gate", "route", "cascade")
+_CONFIGS = {
+    "reward": "RuleConfig",
+    "model": "ModelConfig",
+    "judge": "JudgeConfig",
+    **{name: f"{name.capitalize()}Reward" for name in COMPOSITIONS},
+}
+"""By the key that says which reward it is: the class of its settings."""
+
+
+def _find_config(written: Any) -> str:
+    """The class of an entry's settings. Raises ValueError unless the entry says just one reward."""
+    if isinstance(written, BaseModel):
+        return type(written).__name__
+    chosen = _find_keys(written) if isinstance(written, Mapping) else []
+    if len(chosen) != 1:
+        several = f" and not several of them ({', '.join(sorted(chosen))})" if chosen else ""
+        ways = "like {reward: f1_score}, {model: FOLDER} or {judge: pointwise, ...}; or one of"
+        raise ValueError(f"write which reward it is, {ways} {', '.join(COMPOSITIONS)}{several}")
+    return _CONFIGS[chosen[0]]
+
+
+def _find_keys(written: Mapping[str, Any]) -> list[str]:
+    reward = written.get("reward")
+    if (isinstance(reward, str) and reward in LIBRARY) or (reward is None and written.get("judge")):
+        return ["judge"]  # which has a model, too
+    return [key for key in _CONFIGS if key != "judge" and written.get(key) is not None]
+
+
+def _write_out(written: Any) -> Any:
+    written = {"reward": written} if isinstance(written, str) else written
+    _find_config(written)  # here, for what it raises there is no one-line mistake
+    return written
+
+
+RewardConfig = Annotated[
+    Annotated[RuleConfig, Tag("RuleConfig")]
+    | Annotated[ModelConfig, Tag("ModelConfig")]
+    | Annotated[JudgeConfig, Tag("JudgeConfig")]
+    | Annotated[SumReward, Tag("SumReward")]
+    | Annotated[GateReward, Tag("GateReward")]
+    | Annotated[RouteReward, Tag("RouteReward")]
+    | Annotated[CascadeReward, Tag("CascadeReward")],
+    Discriminator(_find_config),
+    BeforeValidator(_write_out),
+]
+"""A reward: a function and its knobs, a served model or a judge and its settings, or one of sum, gate, route and
+cascade. Each has ``build``, ``identity`` and ``files``."""
 
 Parts = Annotated[dict[Name, RewardConfig], Field(min_length=1)]
 
 
-class SumConfig(Settings):
+class SumConfig(_Composition):
     """The sum of weight times score."""
 
     parts: Parts
@@ -138,11 +243,14 @@ class SumConfig(Settings):
     weights: CombineRule
     """Weight by part, and `on_null`: what a part without a score does to the sum."""
 
+    def parts_by_end(self) -> Parts:
+        return self.parts
+
     def build(self) -> Reward:
         return WeightedSum(_built(self.parts), self.weights)
 
 
-class GateConfig(Settings):
+class GateConfig(_Composition):
     """A hard constraint."""
 
     require: RewardConfig
@@ -156,6 +264,9 @@ class GateConfig(Settings):
     on_null: Literal["null", "closed"] | None = "null"
     """What no score of `require` means: no score, or a closed gate."""
 
+    def parts_by_end(self) -> Mapping[str, RewardConfig]:
+        return {"require": self.require, "then": self.then}
+
     def build(self) -> Reward:
         return Gate(
             self.require.build(),
@@ -166,7 +277,7 @@ class GateConfig(Settings):
         )
 
 
-class CaseConfig(Settings):
+class CaseConfig(_Composition):
     """One route."""
 
     when: When
@@ -174,8 +285,11 @@ class CaseConfig(Settings):
     then: RewardConfig
     """What scores them."""
 
+    def parts_by_end(self) -> Mapping[str, RewardConfig]:
+        return {"then": self.then}
 
-class RouteConfig(Settings):
+
+class RouteConfig(_Composition):
     """Another reward for each kind of row: by conditions, or by the values of one column."""
 
     by: str | None = None
@@ -193,6 +307,9 @@ class RouteConfig(Settings):
                 raise ValueError(f"to.{name}: write {wanted}")
         return self
 
+    def parts_by_end(self) -> Mapping[str, CaseConfig | RewardConfig]:
+        return {**self.to} if self.default is None else {**self.to, "default": self.default}
+
     def build(self) -> Reward:
         routes = {}
         for name, case in self.to.items():
@@ -204,7 +321,7 @@ class RouteConfig(Settings):
         return Router(routes, self.default.build() if self.default else None)
 
 
-class CascadeConfig(Settings):
+class CascadeConfig(_Composition):
     """The first part decides, but inside its band the next one does, and so on."""
 
     parts: Parts
@@ -214,6 +331,9 @@ class CascadeConfig(Settings):
     on_null: Literal["null", "next"] | None = "null"
     """What no score of a part means: no score, or that the next part decides."""
 
+    def parts_by_end(self) -> Parts:
+        return self.parts
+
     def build(self) -> Reward:
         return Cascade(_built(self.parts), self.bands, on_null=self.on_null or "null")
 
@@ -222,5 +342,5 @@ def _built(parts: Mapping[str, RewardConfig]) -> dict[str, Reward]:
     return {name: part.build() for name, part in parts.items()}
 
 
-for _model in (RewardConfig, SumConfig, GateConfig, CaseConfig, RouteConfig, CascadeConfig):
+for _model in (SumReward, GateReward, RouteReward, CascadeReward):
     _model.model_rebuild()

@@ -1,35 +1,33 @@
-"""The job files' models: what each key means, its unit, and what leaving it out means.
+"""The sections that job files share: what each key means, its unit, and what leaving it out means.
 
 job = parse_job(read_job_file("jobs/examples/best_of_n.yaml", [], os.environ), "jobs/examples/best_of_n.yaml")
-job.input.path, job.rewards["math"].knobs, job.select.keep
+job.input.path, job.rewards["math"].knobs, job.run.cpus
 """
 
-import hashlib
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from math import isfinite
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
-from connectors.errors import UserError
-from connectors.jsonl_scan import MAX_COLUMNS, OddValues
-from connectors.lines import MAX_LINE_BYTES
-from jobs.config.file import shown, validate
-from jobs.config.rewards import COMPOSITIONS, Name, RewardConfig
-from rmbatch.chat.spec import HOW_IT_RUNS as HOW_JUDGES_ARE_ASKED
-from rmbatch.judges.reward import JudgeReward
-from rmbatch.judges.spec import JudgeSpec
-from rmbatch.reward_models.spec import HOW_IT_RUNS
+from connectors.formats.base import FORMATS, MAX_COLUMNS, MAX_LINE_BYTES, OddValues, load_format
+from jobs.config.rewards import Name, RewardConfig
+from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
-from rmbatch.selection.rank import SelectionRule
 from rmbatch.settings.base import Settings
-from rmbatch.settings.names import nearest
 from rmbatch.stages.score import TOTAL
 
 Text = Annotated[str, Field(min_length=1)]
 """Text that is not empty: an empty path would be the current folder."""
+
+
+def _check_format(name: str, words: Sequence[str] = ()) -> str:
+    known = [*words, *FORMATS]
+    if name not in known:
+        *first, last = map(repr, known)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+    return name
 
 
 class StorageConfig(Settings):
@@ -66,7 +64,7 @@ class InputConfig(Settings):
 
     path: Text | Annotated[list[Text], Field(min_length=1)]
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    format: Annotated[str, AfterValidator(partial(_check_format, words=("auto",)))] = "auto"
     """auto: by the files' names."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
@@ -91,13 +89,26 @@ class InputConfig(Settings):
     storage: StorageConfig = StorageConfig()
     """How to reach the input."""
 
+    def identity(self) -> dict[str, Any]:
+        """What decides which rows a job sees, as plain values."""
+        return self.model_dump(mode="json", exclude={"storage"})
 
-class OutputConfig(Settings):
+
+class PlaceConfig(Settings):
+    """Where results go."""
+
+    path: Text
+    """A folder."""
+    storage: StorageConfig | None = None
+    """How to reach it. None: as the input."""
+
+
+class OutputConfig(PlaceConfig):
     """Where and how the results are written."""
 
     path: Text
     """A folder; it holds data/, _rejected/, _dead_letters/ and _rmbatch/."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: Annotated[str, AfterValidator(_check_format)] = "parquet"
     """Of data and rejected; dead letters are always Parquet, because raw bytes are not text."""
     compression: Literal["zstd", "snappy", "gzip", "none"] | None = None
     """None: zstd for Parquet, none for JSONL."""
@@ -109,23 +120,33 @@ class OutputConfig(Settings):
     """drop: rows that were not chosen are counted and not written."""
     columns: list[str] | None = None
     """Input columns to carry over. None: all."""
-    storage: StorageConfig | None = None
-    """How to reach the output. None: as the input."""
 
     @model_validator(mode="after")
     def _codec_fits(self) -> Self:
-        if self.format == "jsonl" and self.compression == "snappy":
-            raise ValueError("JSONL is compressed with zstd, gzip or none; snappy is for Parquet")
+        known = load_format(self.format).compressions
+        if self.compression is not None and self.compression not in known:
+            raise ValueError(
+                f"{self.format} is not compressed with {self.compression}; set output.compression to one of: "
+                f"{', '.join(known)}"
+            )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the form of the results, as plain values."""
+        return self.model_dump(mode="json", exclude={"path", "storage"})
 
 
 class RunConfig(Settings):
     """How the job runs; it changes no score that a reward gives, so it may change between runs on one output."""
 
+    on: Literal["auto", "here", "ray"] = "auto"
+    """here: processes of this machine. ray: a Ray cluster. auto: here, where nothing asks for a cluster (no address, no
+    RAY_ADDRESS, no model that needs an engine) and the input is small; it saves the start of a Ray, and the output is
+    the same."""
     address: str | None = None
     """Ray cluster to work on. None: RAY_ADDRESS, else a local Ray that ends with the job."""
     cpus: Annotated[int, Field(ge=1)] | None = None
-    """CPUs of a local Ray. None: all of this machine's."""
+    """CPUs of this machine to use. None: all."""
     unit_mb: Annotated[int, Field(ge=1)] = 64
     """Input that is planned, read and resumed as one unit, MiB. Decided when the output is planned."""
     block_rows: Annotated[int, Field(ge=1)] | None = None
@@ -141,16 +162,20 @@ class RunConfig(Settings):
         return "null" if written is None else written  # YAML reads `on_error: null` as nothing
 
 
-class SelectConfig(SelectionRule):
-    """Which candidates are kept, and by which score."""
+class JobConfig(Settings):
+    """What every job has: where the rows are, and where the results go."""
 
-    by: str | None = None
-    """Name of a reward or of one of its parts (score.NAME), or total. None: the total, or the only reward."""
-
-
-class _RewardJob(Settings):
+    job: str
+    """The kind of job."""
     input: InputConfig
     """Where the rows are."""
+    output: PlaceConfig
+    """Where the results go."""
+
+
+class RewardJob(JobConfig):
+    """A job that scores rows."""
+
     rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     """By the name that their columns get: score.NAME, error.NAME, reason.NAME."""
     combine: CombineRule | None = None
@@ -167,140 +192,14 @@ class _RewardJob(Settings):
             raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
         return rewards
 
+    @property
+    def chosen_score(self) -> str | None:
+        """The score that the job goes by, where it names one."""
+        return None
 
-class ScoreJob(_RewardJob):
-    """Every response gets the scores of all rewards; every row is kept."""
-
-    job: Literal["score"]
-
-
-class BestOfNJob(_RewardJob):
-    """Every response is scored, and the best of each prompt are kept."""
-
-    job: Literal["best_of_n"]
-    select: SelectConfig = SelectConfig()
-    """Which candidates are kept."""
-
-    @model_validator(mode="after")
-    def _knows_what_to_select_by(self) -> Self:
-        by = self.select.by
-        if by is None and self.combine is None and len(self.rewards) > 1:
-            raise ValueError(
-                f"{len(self.rewards)} rewards and no say in which decides: give weights in combine: "
-                f"{{{', '.join(f'{name}: 1.0' for name in self.rewards)}}}, or name one in select.by"
-            )
-        known = [*self.rewards, *([TOTAL] if self.combine else [])]
-        of_a_part = by is not None and by.split(".")[0] in self.rewards  # which parts there are, the reward knows
-        if by is not None and by not in known and not of_a_part:
-            raise ValueError(f"select.by: no score is called {by!r}; {nearest(by, known)}")
-        return self
-
-
-JOBS: dict[str, type[ScoreJob] | type[BestOfNJob]] = {"score": ScoreJob, "best_of_n": BestOfNJob}
-"""The job types, by what stands behind `job:`."""
-
-
-def parse_job(data: Mapping[str, Any], where: str) -> ScoreJob | BestOfNJob:
-    """The job that a job file's content asks for; raises UserError in the file's own words."""
-    kind = data.get("job")
-    if kind == "principles":
-        raise UserError(f"{where}: job: principles is run by `rmbatch principles {where}`")
-    if not isinstance(kind, str) or kind not in JOBS:
-        hint = nearest(str(kind), list(JOBS)) if kind else f"write one of: {', '.join(JOBS)}"
-        raise UserError(f"{where}: job: {shown(kind)} is no job type; {hint}")
-    return validate(JOBS[kind], data, where=where)
-
-
-def fingerprint_fields(job: ScoreJob | BestOfNJob) -> dict[str, Any]:
-    """The part of a job that decides its result, as plain values."""
-    fields = job.model_dump(mode="json", exclude={"run"})
-    fields["input"].pop("storage")
-    fields["rewards"] = _without_how_it_runs(fields["rewards"])
-    fields["reward_files"] = {path: _digest(path) for path in sorted(_reward_files(fields["rewards"]))}
-    for name, config in job.rewards.items():
-        fields["reward_files"] |= _judged_by(name, config)
-    fields["output"] = {key: value for key, value in fields["output"].items() if key not in ("path", "storage")}
-    plain: dict[str, Any] = _plain(fields)
-    return plain
-
-
-def _reward_files(rewards: Any) -> set[str]:
-    """The user's own files among rewards that may be made of rewards: code, chat templates, folders of models."""
-    if not isinstance(rewards, dict):
-        return set()
-    found = {path for value in rewards.values() for path in _reward_files(value)}
-    model = rewards.get("model")
-    if isinstance(model, str) and Path(model).is_dir():
-        found.add(model)
-    template = rewards.get("chat_template")
-    if isinstance(template, str) and template.endswith(".jinja"):  # else it is the template itself
-        found.add(template)
-    ref = rewards.get("reward")
-    if isinstance(ref, str) and ref.rpartition(":")[0].endswith(".py"):
-        found.add(ref.rpartition(":")[0])
-    return found
-
-
-def _judged_by(name: str, part: Any) -> dict[str, str]:
-    """What the judges in a part of a job go by, wherever it is written, and who they ask: a digest of each."""
-    if isinstance(part, JudgeSpec):
-        with suppress(UserError):  # a file may be gone since the job has finished
-            judge = JudgeReward(part)
-            principles = {} if judge.principles is None else {f"the principles of {name}": judge.principles.digest}
-            template = hashlib.sha256(judge.template.encode()).hexdigest()[:16]
-            return {f"the template of {name}": template, **principles, f"the service of {name}": part.service_name}
-    inner = part if isinstance(part, Mapping) else dict(part) if isinstance(part, BaseModel) else {}
-    found: dict[str, str] = {}
-    for key, value in inner.items():
-        found |= _judged_by(name if key in ("judged", "parts", "to", *COMPOSITIONS) else f"{name}.{key}", value)
-    return found
-
-
-def _without_how_it_runs(rewards: Any) -> Any:
-    """Rewards that may be made of rewards, without the settings of served models and judges that change no score."""
-    if not isinstance(rewards, dict):
+    def build_rewards(self) -> dict[str, Reward]:
+        """The rewards by name; raises UserError for an unknown reward or knob, or a weight without its reward."""
+        rewards = {name: config.build() for name, config in self.rewards.items()}
+        if self.combine is not None:
+            self.combine.check(list(rewards))
         return rewards
-    dropped: Collection[str] = HOW_IT_RUNS if isinstance(rewards.get("model"), str) else ()
-    if isinstance(rewards.get("judge"), str):
-        dropped = HOW_JUDGES_ARE_ASKED
-    return {key: _without_how_it_runs(value) for key, value in rewards.items() if key not in dropped}
-
-
-def _digest(path: str) -> str:
-    file = Path(path)
-    if file.is_dir():  # a model: its weights are too many to read here
-        files = sorted(each for each in file.iterdir() if each.is_file())
-        seen = [
-            (each.name, each.stat().st_size, each.read_bytes() if each.suffix == ".json" else b"") for each in files
-        ]
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
-
-
-def _plain(value: Any) -> Any:
-    """The value as it comes back from the plan's JSON, which has no inf and no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two jobs' fields, a line each: ``select.keep: 1 -> 2``."""
-    lines = []
-    for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {shown(before)} -> {shown(after)}")
-    return lines
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "(absent)"
-
-
-_ABSENT = _Absent()

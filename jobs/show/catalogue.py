@@ -11,8 +11,9 @@ from rich.console import Console
 from connectors.errors import UserError
 from jobs.show.display import table
 from rmbatch.judges.describe import describe_judge
+from rmbatch.judges.kinds import KINDS
+from rmbatch.judges.kinds.base import load_kind
 from rmbatch.judges.library import LIBRARY, is_judge
-from rmbatch.judges.spec import KINDS
 from rmbatch.rewards.contract import RewardSpec
 from rmbatch.rewards.registry import ALIASES, describe, list_rewards, resolve, shown_type
 from rmbatch.rewards.topics import by_topic
@@ -27,7 +28,7 @@ def show_rewards(name: str | None, console: Console) -> None:
         return
     for topic, names in by_topic().items():
         console.print(table(topic, [(each, _first_line(resolve(each))) for each in names]), "")
-    kinds = [(kind, " ".join(str(model.__doc__).split())) for kind, model in KINDS.items()]
+    kinds = [(kind, " ".join(str(load_kind(kind).__doc__).split())) for kind in KINDS]
     console.print(table("judges: kinds", kinds), "")
     console.print(table("judges: library", [(each, entry.about) for each, entry in LIBRARY.items()]))
 
@@ -63,7 +64,7 @@ def _described(spec: RewardSpec, topic: str | None) -> dict[str, Any]:
 
 def _described_judge(name: str) -> dict[str, Any]:
     if name in KINDS:
-        return {"name": name, "kind": name, "about": " ".join(str(KINDS[name].__doc__).split())}
+        return {"name": name, "kind": name, "about": " ".join(str(load_kind(name).__doc__).split())}
     return {"name": name, "kind": LIBRARY[name].kind, "about": LIBRARY[name].about}
 
 

@@ -1,146 +1,17 @@
-"""Looks a job's served models and judges over before they cost: ``rmbatch doctor job.yaml``, and quickly at each run.
-
-The doctor loads each model in this process and asks it, and each judge, about the job's first rows; a run only looks at
-tokenizers, configurations and these rows. The checks themselves are in ``rmbatch/doctor/``.
-
-    show_doctor(job, Display(Console()))                   # True: nothing failed
-    check_models(served_models(prepared), dataset, prepared.roles, display)       # raises UserError
-"""
+"""What the doctor has found of models and judges, as tables."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from connectors.dataset import InputDataset
-from connectors.errors import UserError
-from connectors.schema import visible_columns
-from jobs.run.prepare import Job, prepare, project
-from jobs.run.sampling import first_rows
-from jobs.score import built_rewards
-from jobs.show.display import Display
-from rmbatch.doctor import reward_models as doctor
-from rmbatch.doctor.findings import Finding, refuse
-from rmbatch.doctor.judge_probes import judge_findings
-from rmbatch.doctor.model_probes import full_findings
-from rmbatch.endpoints.connections import close_all
-from rmbatch.judges.reward import JudgeReward, judge_rewards
-from rmbatch.reward_models.reward import ModelReward, model_rewards
-from rmbatch.rows.roles import FlatView, Roles, flatten, guess_roles
+from rmbatch.doctor.findings import Finding
 
-OF_ROWS = ("too_long", "malformed", "rows", "marks_in_text")
-"""Checks of the first rows, which a model behind a gate or on a route may never be asked about: they stop no run."""
-ROWS = 64
-"""First rows of the input that are looked at."""
-JUDGED_ROWS = 8
-"""First rows of the input that judges are asked about."""
 _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
-def show_doctor(job: Job, display: Display) -> bool:
-    """Print what is found of each model and judge; True if nothing failed. Raises UserError for the rest of the job."""
-    rewards = built_rewards(job)
-    models, judges = dict(model_rewards(rewards)), dict(judge_rewards(rewards))
-    if not models and not judges:
-        display.say("no reward of this job is a served model or a judge; there is nothing to look over")
-        return True
-    found = _looked_at_judges(job, judges, display)
-    view = _first_rows(job) if models else None
-    for same_engine in _by_engine(models):
-        try:
-            for name, reward in same_engine.items():
-                assert view is not None
-                findings = _looked_over(name, reward, view, display)
-                display.console.print(_drawn(name, reward.spec.model, findings), "")
-                found += findings
-        finally:
-            close_all()  # the next engine needs the memory
-    display.say(_counted(found))
-    return all(finding.level != "failure" for finding in found)
-
-
-def cheap_findings(models: Mapping[str, ModelReward], dataset: InputDataset, roles: Roles) -> dict[str, list[Finding]]:
-    """What is found of each model without its weights, by its name."""
-    view = sample(dataset, roles)
-    return {name: doctor.cheap_findings(reward, view) for name, reward in models.items()}
-
-
-def check_models(models: Mapping[str, ModelReward], dataset: InputDataset, roles: Roles, display: Display) -> None:
-    """Say how many warnings there are for the models; raises UserError with the failures."""
-    if not models:
-        return
-    found = cheap_findings(models, dataset, roles)
-    for name, findings in found.items():
-        told = [each for each in findings if each.level == "warning" or (each.level != "ok" and each.check in OF_ROWS)]
-        warned = list(dict.fromkeys(each.check for each in told))
-        if warned:
-            display.say(f"warning: model {name}: {', '.join(warned)}; `rmbatch doctor` says more")
-    refused = []
-    for name, findings in found.items():
-        try:
-            refuse([each for each in findings if each.check not in OF_ROWS], f"model {name}")
-        except UserError as error:
-            refused.append(str(error))
-    if refused:
-        raise UserError(". ".join(refused))
-
-
-def sample(dataset: InputDataset, roles: Roles, num_rows: int = ROWS) -> FlatView:
-    """The first rows that can be read, with what the roles of conversations name."""
-    several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
-    named = dict.fromkeys(name for name in (roles.prompt, roles.response, *several) if name is not None)
-    return flatten(first_rows(dataset.project(list(named)), num_rows).select(list(named)), roles)
-
-
-def _beginning(job: Job) -> InputDataset:
-    from jobs.run.rows import SAMPLE_ROWS, list_job_input, plan_job_input
-
-    limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
-    return plan_job_input(job, list_job_input(job), limit=limit)
-
-
-def _first_rows(job: Job) -> FlatView:
-    dataset = _beginning(job)
-    return sample(dataset, guess_roles(dataset.schema, job.input.columns))
-
-
-def _looked_at_judges(job: Job, judges: Mapping[str, JudgeReward], display: Display) -> list[Finding]:
-    """What is found of each judge, printed."""
-    if not judges:
-        return []
-    dataset = _beginning(job)
-    prepared = prepare(job, dataset.schema)
-    view = flatten(visible_columns(first_rows(project(dataset, prepared), JUDGED_ROWS)), prepared.roles)
-    found: list[Finding] = []
-    try:
-        for name, judge in judges.items():
-            display.say(f"{name}: asking {judge.spec.model} about the first {JUDGED_ROWS} rows, which costs its price")
-            findings = judge_findings(judge, view)
-            display.console.print(_drawn(name, judge.spec.model, findings), "")
-            found += findings
-    finally:
-        close_all()
-    return found
-
-
-def _by_engine(models: Mapping[str, ModelReward]) -> list[dict[str, ModelReward]]:
-    """The models, those that share an engine next to each other."""
-    groups: dict[str, dict[str, ModelReward]] = {}
-    for name, reward in models.items():
-        groups.setdefault(reward.spec.engine_key, {})[name] = reward
-    return list(groups.values())
-
-
-def _looked_over(name: str, reward: ModelReward, view: FlatView, display: Display) -> list[Finding]:
-    findings = doctor.cheap_findings(reward, view)
-    if any(finding.level == "failure" for finding in findings):
-        return [*findings, Finding("warning", "engine", "not loaded; mend what failed first")]
-    display.say(f"{name}: opening {reward.spec.model} with engine: {reward.spec.engine}")
-    return [*findings, *full_findings(reward, view)]
-
-
-def _drawn(name: str, model: str, findings: Sequence[Finding]) -> Table:
+def findings_table(name: str, model: str, findings: Sequence[Finding]) -> Table:
     title = Text(f"{name}: {model}")
     drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     drawn.add_column(no_wrap=True)
@@ -151,7 +22,7 @@ def _drawn(name: str, model: str, findings: Sequence[Finding]) -> Table:
     return drawn
 
 
-def _counted(findings: Sequence[Finding]) -> str:
+def count_findings(findings: Sequence[Finding]) -> str:
     counts: Counter[str] = Counter(finding.level for finding in findings)
     levels = ("failure", "warning")
     return ", ".join(f"{counts[level] or 'no'} {level}{'s' * (counts[level] != 1)}" for level in levels)

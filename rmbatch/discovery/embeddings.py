@@ -1,6 +1,6 @@
 """Vectors of texts from a server that speaks OpenAI's ``/v1/embeddings``; they are kept, as answers are.
 
-vectors = embedded(Embeddings(endpoint="http://host:8001", model="Qwen/Qwen3-Embedding-0.6B"), texts, folder)
+vectors = embed_texts(Embeddings(endpoint="http://host:8001", model="Qwen/Qwen3-Embedding-0.6B"), texts, folder)
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Embeddings(Settings):
         return url
 
 
-def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
+def embed_texts(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
     """A vector for each text, [n, dimensions]; ``kept``: where they are kept.
 
     Raises UserError where the server refuses, and JobError where it cannot be asked any more.
@@ -65,7 +65,7 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
 
     key_of_text = {text: key for key, text in missing.items()}
     try:
-        asyncio.run(_asked(spec, list(missing.values()), keep))
+        asyncio.run(_request(spec, list(missing.values()), keep))
     except (ServiceError, ServiceLost) as error:
         raise JobError(f"embeddings of {spec.model!r}: {error}") from error
     finally:
@@ -76,7 +76,7 @@ def embedded(spec: Embeddings, texts: Sequence[str], kept: Folder) -> Vectors:
     return np.array([found[key] for key in keys], dtype=np.float64)
 
 
-async def _asked(spec: Embeddings, texts: Sequence[str], keep: Callable[[str, list[float]], None]) -> None:
+async def _request(spec: Embeddings, texts: Sequence[str], keep: Callable[[str, list[float]], None]) -> None:
     """Have each vector kept as soon as it is there."""
     from rmbatch.endpoints.balancer import Ask, Endpoints, Post
     from rmbatch.endpoints.http import BadAnswer, Refused, Reply

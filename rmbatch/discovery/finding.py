@@ -13,10 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmbatch.discovery.preferences import Preference
-from rmbatch.discovery.propose import Proposal, Writer, named_apart, proposed
-from rmbatch.discovery.select import Candidate, Vectors, candidates, directions, selected, support, text_vectors
+from rmbatch.discovery.propose import Proposal, Writer, drop_repeated_names, propose_principles
+from rmbatch.discovery.select import (
+    Candidate,
+    Vectors,
+    list_candidates,
+    measure_support,
+    reduce_dimensions,
+    select_diverse,
+    vectorise_texts,
+)
 from rmbatch.discovery.trial import Trial
-from rmbatch.discovery.worth import Worth, measured_worth, num_cases, num_trials, some_of, usefulness
+from rmbatch.discovery.worth import Worth, count_cases, count_trials, measure_usefulness, measure_worth, sample_rows
 from rmbatch.judges.principles import Principle
 
 POOL = 4
@@ -36,7 +44,7 @@ class Selection:
     min_gain: float = 0.3
     trial_rows: int = 60
     """Rows to learn from on which each of a pool is tried alone. 0: none; how many rows say the like then counts."""
-    vectors: Callable[[Sequence[str]], Vectors] = text_vectors
+    vectors: Callable[[Sequence[str]], Vectors] = vectorise_texts
     """Of texts."""
 
 
@@ -57,7 +65,7 @@ class Findings:
     """None where there are no principles."""
 
 
-def _silent(name: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], object]]:
+def _no_progress(name: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], object]]:
     return nullcontext(lambda done: None)
 
 
@@ -70,37 +78,37 @@ def find_principles(
     *,
     rounds: int = 3,
     seed: int = 0,
-    stage: Stage = _silent,
+    stage: Stage = _no_progress,
 ) -> Findings:
     """The principles behind ``train``, and what they are worth on ``held_out``. Raises JobError where all must stop.
 
     ``rounds``: the most revisions of a row's principles; ``seed``: of which rows principles are tried on.
     """
     with stage("propose", len(train), "rows") as advance_to:
-        proposals = proposed(writer, trial, train, rounds, advance_to)
-    pool = candidates(proposals)
-    vectors = directions(selection.vectors([each.principle.text for each in pool]))
-    weights = support(vectors, pool)
+        proposals = propose_principles(writer, trial, train, rounds, advance_to)
+    pool = list_candidates(proposals)
+    vectors = reduce_dimensions(selection.vectors([each.principle.text for each in pool]))
+    weights = measure_support(vectors, pool)
     num_candidates, num_tried, by_support = len(pool), 0, True
     if selection.trial_rows and pool:
-        tried = selected(vectors, weights, POOL * selection.keep, selection.epsilon, min_gain=None)
-        pool, rows = [pool[place] for place in tried], some_of(train, selection.trial_rows, seed)
+        tried = select_diverse(vectors, weights, POOL * selection.keep, selection.epsilon, min_gain=None)
+        pool, rows = [pool[place] for place in tried], sample_rows(train, selection.trial_rows, seed)
         vectors, num_tried = vectors[tried], len(tried)
         texts = [each.principle for each in pool]
-        with stage("try", num_trials(rows, texts), "judgements") as advance_to:
-            useful = usefulness(trial, rows, texts, advance_to)
+        with stage("try", count_trials(rows, texts), "judgements") as advance_to:
+            useful = measure_usefulness(trial, rows, texts, advance_to)
         by_support = bool(useful.max() <= 0)
-        weights = support(vectors, pool) * (useful == 0) if by_support else np.maximum(useful, 0)
-    chosen = selected(vectors, weights, selection.keep, selection.epsilon, selection.min_gain)
-    principles = named_apart([_with_source(pool[place]) for place in chosen])
+        weights = measure_support(vectors, pool) * (useful == 0) if by_support else np.maximum(useful, 0)
+    chosen = select_diverse(vectors, weights, selection.keep, selection.epsilon, selection.min_gain)
+    principles = drop_repeated_names([_add_source(pool[place]) for place in chosen])
     if not principles:
         return Findings(proposals, num_candidates, num_tried, by_support)
-    with stage("measure", num_cases(held_out, principles), "judgements") as advance_to:
-        worth = measured_worth(trial, held_out, principles, advance_to)
+    with stage("measure", count_cases(held_out, principles), "judgements") as advance_to:
+        worth = measure_worth(trial, held_out, principles, advance_to)
     return Findings(proposals, num_candidates, num_tried, by_support, principles, worth)
 
 
-def _with_source(candidate: Candidate) -> Principle:
+def _add_source(candidate: Candidate) -> Principle:
     rows = candidate.rows
     more = f" and {len(rows) - _MAX_ROWS_TOLD:,} more" if len(rows) > _MAX_ROWS_TOLD else ""
     told = f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:_MAX_ROWS_TOLD])}{more}"

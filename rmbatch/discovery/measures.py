@@ -2,8 +2,8 @@
 
 Rows without a verdict are in no share but coverage, and are counted by their reason. Nothing is judged here.
 
-    measured([Verdict("right"), Verdict("tie"), Verdict(None, "verdict_missing: …")]).accuracy      # 0.5 of two rows
-    difference(with_them, without)                       # of the rows that both have a verdict on
+    count_results([CaseResult("right"), CaseResult("tie")]).accuracy.value      # 0.5
+    compare_results(with_them, without)                       # of the rows that the judge decided in both
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rmbatch.discovery.trial import Verdict
+from rmbatch.discovery.trial import CaseResult
 
 Z = 1.959963984540054
 """Of the normal distribution, for 95 %."""
@@ -46,7 +46,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ResultCounts:
     """How a judge did on some rows."""
 
     num_rows: int
@@ -59,32 +59,32 @@ class Measured:
     @property
     def accuracy(self) -> Share | None:
         """Right among all that have a verdict; a tie is not right. None: there is none."""
-        return share(self.right, self.right + self.wrong + self.ties)
+        return estimate_share(self.right, self.right + self.wrong + self.ties)
 
     @property
     def coverage(self) -> Share | None:
         """Decided, right or wrong, among all rows. None: there are no rows."""
-        return share(self.right + self.wrong, self.num_rows)
+        return estimate_share(self.right + self.wrong, self.num_rows)
 
     @property
     def precision(self) -> Share | None:
         """Right among the decided. None: there is none."""
-        return share(self.right, self.right + self.wrong)
+        return estimate_share(self.right, self.right + self.wrong)
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         shares = {"accuracy": self.accuracy, "coverage": self.coverage, "precision": self.precision}
-        return asdict(self) | {name: plain(each) for name, each in shares.items()}
+        return asdict(self) | {name: as_plain(each) for name, each in shares.items()}
 
 
-def measured(verdicts: Sequence[Verdict]) -> Measured:
+def count_results(results: Sequence[CaseResult]) -> ResultCounts:
     """The counts of these verdicts."""
-    counts = Counter(each.outcome for each in verdicts)
-    nulls = Counter(each.code for each in verdicts if each.outcome is None)
-    return Measured(len(verdicts), counts["right"], counts["wrong"], counts["tie"], dict(sorted(nulls.items())))
+    counts = Counter(each.outcome for each in results)
+    nulls = Counter(each.code for each in results if each.outcome is None)
+    return ResultCounts(len(results), counts["right"], counts["wrong"], counts["tie"], dict(sorted(nulls.items())))
 
 
-def share(hits: int, num_rows: int) -> Share | None:
+def estimate_share(hits: int, num_rows: int) -> Share | None:
     """The share with its Wilson score interval; None of no rows. Source: Wilson 1927, JASA 22."""
     if num_rows == 0:
         return None
@@ -94,7 +94,7 @@ def share(hits: int, num_rows: int) -> Share | None:
     return Share(value, max(middle - half, 0.0), min(middle + half, 1.0), num_rows)
 
 
-def difference(first: Sequence[Verdict], second: Sequence[Verdict]) -> Difference | None:
+def compare_results(first: Sequence[CaseResult], second: Sequence[CaseResult]) -> Difference | None:
     """How much more often the first is right, of the same rows; None where no row has a verdict in both.
 
     The interval knows that rows are the same, and does not shrink to nothing where all agree.
@@ -108,7 +108,7 @@ def difference(first: Sequence[Verdict], second: Sequence[Verdict]) -> Differenc
     )
     both, gained, lost, none = pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]
     num_rows = both + gained + lost + none
-    one, other = share(both + gained, num_rows), share(both + lost, num_rows)
+    one, other = estimate_share(both + gained, num_rows), estimate_share(both + lost, num_rows)
     if one is None or other is None:
         return None
     value = one.value - other.value
@@ -118,7 +118,7 @@ def difference(first: Sequence[Verdict], second: Sequence[Verdict]) -> Differenc
     return Difference(value, max(value - below, -1.0), min(value + above, 1.0), num_rows, gained, lost)
 
 
-def plain(each: Share | Difference | None) -> dict[str, float] | None:
+def as_plain(each: Share | Difference | None) -> dict[str, float] | None:
     """As plain values, rounded to four digits."""
     return None if each is None else {name: round(value, 4) for name, value in asdict(each).items()}
 

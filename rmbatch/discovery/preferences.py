@@ -4,7 +4,7 @@ What cannot be used is counted by its reason and is no preference. Nothing is ju
 
     found = read_preferences(table, roles, PreferenceColumns(chosen="chosen", rejected="rejected"), ids)
     found.preferences, found.unusable                    # [Preference(…), …], {"chosen_missing": 2}
-    train, held_out = split(found.preferences, held_out=0.3, seed=0)
+    train, held_out = split_by_prompt(found.preferences, held_out=0.3, seed=0)
 """
 
 import hashlib
@@ -18,8 +18,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
-from rmbatch.judges.kinds.order import shuffled
-from rmbatch.judges.prompt import conversation
+from rmbatch.judges.kinds.order import shuffle_texts
+from rmbatch.judges.prompt import format_conversation
 from rmbatch.rows.messages import is_list, is_text, json_values, one_array, text_of
 from rmbatch.rows.roles import JSON_MARK, Roles, flatten
 from rmbatch.settings.base import Settings
@@ -69,15 +69,15 @@ class Preference:
     @property
     def prompt(self) -> str:
         """The conversation as text."""
-        return conversation(self.messages)
+        return format_conversation(self.messages)
 
     def shown(self, seed: int) -> list[str]:
         """All answers in an order that says nothing of which is preferred."""
-        return shuffled([self.chosen, *self.rejected], self.prompt, seed, 0)
+        return shuffle_texts([self.chosen, *self.rejected], self.prompt, seed, 0)
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadPreferences:
     """What a table holds."""
 
     preferences: list[Preference]
@@ -85,7 +85,7 @@ class Found:
     """Rows that are none, by why."""
 
 
-def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, rows: Sequence[str]) -> Found:
+def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, rows: Sequence[str]) -> ReadPreferences:
     """The preferences in a table; ``rows`` names its rows. Raises UserError for a column that cannot be read."""
     for name in columns.columns():
         if name not in table.column_names:
@@ -97,11 +97,11 @@ def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, 
     prompts = flatten(table, Roles(prompt=roles.prompt)).column("prompt").to_pylist()
     unusable: Counter[str] = Counter()
     found: dict[tuple[str, str, tuple[str, ...]], Preference] = {}
-    for row, messages, (chosen, rejected) in zip(rows, prompts, _answers(table, columns), strict=True):
-        others = tuple(dict.fromkeys(each for each in rejected if _says(each) and each != chosen))
-        if not messages or not any(_says(message["content"]) for message in messages):
+    for row, messages, (chosen, rejected) in zip(rows, prompts, _read_answers(table, columns), strict=True):
+        others = tuple(dict.fromkeys(each for each in rejected if _has_text(each) and each != chosen))
+        if not messages or not any(_has_text(message["content"]) for message in messages):
             unusable["prompt_missing"] += 1
-        elif not _says(chosen):
+        elif not _has_text(chosen):
             unusable["chosen_missing"] += 1
         elif not others:
             unusable["equal_answers" if chosen in rejected else "rejected_missing"] += 1
@@ -111,18 +111,20 @@ def read_preferences(table: pa.Table, roles: Roles, columns: PreferenceColumns, 
             key = (each.prompt, each.chosen, each.rejected)
             unusable["repeated"] += key in found
             found.setdefault(key, each)
-    return Found(list(found.values()), dict(sorted((+unusable).items())))
+    return ReadPreferences(list(found.values()), dict(sorted((+unusable).items())))
 
 
-def split(preferences: Sequence[Preference], held_out: float, seed: int) -> tuple[list[Preference], list[Preference]]:
+def split_by_prompt(
+    preferences: Sequence[Preference], held_out: float, seed: int
+) -> tuple[list[Preference], list[Preference]]:
     """Rows to learn from and rows to measure on, about ``held_out`` of the prompts; no prompt is in both.
 
     Raises UserError where one of them would be empty.
     """
-    drawn = sorted({_alike(each) for each in preferences}, key=lambda prompt: _draw(prompt, seed))
-    kept_apart = set(drawn[: round(held_out * len(drawn))])
-    train = [each for each in preferences if _alike(each) not in kept_apart]
-    apart = [each for each in preferences if _alike(each) in kept_apart]
+    drawn = sorted({_normalise_prompt(each) for each in preferences}, key=lambda prompt: _hash_prompt(prompt, seed))
+    held_apart = set(drawn[: round(held_out * len(drawn))])
+    train = [each for each in preferences if _normalise_prompt(each) not in held_apart]
+    apart = [each for each in preferences if _normalise_prompt(each) in held_apart]
     if not train or not apart:
         raise UserError(
             f"held_out: {held_out:g} of {len(drawn)} different prompts leaves {len(train)} rows to learn from and "
@@ -131,23 +133,23 @@ def split(preferences: Sequence[Preference], held_out: float, seed: int) -> tupl
     return train, apart
 
 
-def _answers(table: pa.Table, columns: PreferenceColumns) -> Iterator[tuple[str | None, list[str | None]]]:
+def _read_answers(table: pa.Table, columns: PreferenceColumns) -> Iterator[tuple[str | None, list[str | None]]]:
     """Of each row the preferred answer, None where there is none, and the others."""
     if columns.chosen is not None and columns.rejected is not None:
         chosen = flatten(table, Roles(response=columns.chosen)).column("response").to_pylist()
-        yield from zip(chosen, _one_or_several(table, columns.rejected), strict=True)
+        yield from zip(chosen, _read_answer_lists(table, columns.rejected), strict=True)
         return
     view = flatten(table, Roles(responses=columns.responses))
     texts, offsets = view.column("response").to_pylist(), view.offsets
     assert offsets is not None
     assert columns.best is not None
-    for (start, stop), best in zip(pairwise(offsets.tolist()), _places(table, columns.best), strict=True):
+    for (start, stop), best in zip(pairwise(offsets.tolist()), _read_places(table, columns.best), strict=True):
         answers = texts[start:stop]
         is_there = best is not None and 0 <= best < len(answers)
         yield (answers.pop(best) if is_there and best is not None else None), answers
 
 
-def _one_or_several(table: pa.Table, column: str) -> list[list[str | None]]:
+def _read_answer_lists(table: pa.Table, column: str) -> list[list[str | None]]:
     """The answers of a column in which a row has one, or a list of them."""
     field = table.schema.field(column)
     if (field.metadata or {}).get(JSON_MARK[0]) == JSON_MARK[1]:
@@ -167,7 +169,7 @@ def _is_list_of_answers(value: Any) -> bool:
     return isinstance(value, list) and not any(isinstance(each, dict) for each in value)  # of messages: one answer
 
 
-def _places(table: pa.Table, column: str) -> list[int | None]:
+def _read_places(table: pa.Table, column: str) -> list[int | None]:
     kind = table.schema.field(column).type
     if not pa.types.is_integer(kind):
         raise UserError(
@@ -177,14 +179,14 @@ def _places(table: pa.Table, column: str) -> list[int | None]:
     return places
 
 
-def _says(text: str | None) -> bool:
+def _has_text(text: str | None) -> bool:
     return text is not None and bool(text.strip())
 
 
-def _alike(preference: Preference) -> str:
+def _normalise_prompt(preference: Preference) -> str:
     """The prompt without what makes no other prompt: case and spaces."""
     return " ".join(preference.prompt.casefold().split())
 
 
-def _draw(prompt: str, seed: int) -> bytes:
+def _hash_prompt(prompt: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}\0{prompt}".encode(errors="replace"), digest_size=16).digest()

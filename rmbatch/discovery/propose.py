@@ -6,7 +6,7 @@ Source: "Auto-Rubric: Learning to Extract Generalizable Criteria for Reward Mode
 evaluate, revise).
 
     writer = Writer(ChatSpec(endpoint="http://host:8000", model="qwen3-32b", temperature=0.7), about, per_row=3, seed=0)
-    proposals = proposed(writer, Trial(judge, about), train, rounds=3)
+    proposals = propose_principles(writer, Trial(judge, about), train, rounds=3)
     [each for each in proposals if each.converged]
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.preferences import Preference
-from rmbatch.discovery.trial import Case, Trial, Verdict
+from rmbatch.discovery.trial import Case, CaseResult, Trial
 from rmbatch.judges.principles import Principle
-from rmbatch.judges.prompt import mark_of
-from rmbatch.judges.verdict import Reading, json_object
+from rmbatch.judges.prompt import make_mark
+from rmbatch.judges.verdict import Reading, read_json_object
 
 MAX_TEXT = 600
 """Characters of a principle; a longer one is an essay, and is not taken."""
@@ -60,7 +60,7 @@ class Proposal:
     round: int
     """0: proposed; from 1: revised."""
     principles: tuple[Principle, ...] = ()
-    verdict: Verdict | None = None
+    result: CaseResult | None = None
     """What the judge made of the row with these principles; None where there are none."""
     error: str | None = None
     """``stable_code: message``, why there are no principles."""
@@ -68,18 +68,18 @@ class Proposal:
     @property
     def converged(self) -> bool:
         """Whether the judge prefers what was preferred."""
-        return self.verdict is not None and self.verdict.outcome == "right"
+        return self.result is not None and self.result.outcome == "right"
 
     @property
     def outcome(self) -> str:
         """right, wrong or tie; or the code of what went wrong."""
-        if self.verdict is None:
+        if self.result is None:
             return (self.error or "").partition(":")[0]
-        return self.verdict.outcome or self.verdict.code
+        return self.result.outcome or self.result.code
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Answer:
     """What the writer has said to one question."""
 
     reading: Reading[tuple[Principle, ...]]
@@ -96,30 +96,30 @@ class Writer:
 
     def first_question(self, row: Preference) -> str:
         """What is asked about a row at first."""
-        return f"{self._shown(row)}\n\n{self._task()}\n\n{_FORM}"
+        return f"{self._shown(row)}\n\n{self._write_task()}\n\n{_FORM}"
 
-    def revising_question(self, row: Preference, principles: Sequence[Principle], verdict: Verdict) -> str:
+    def revision_question(self, row: Preference, principles: Sequence[Principle], result: CaseResult) -> str:
         """What is asked where a judge was misled by principles."""
         answers = row.shown(self._seed)
-        if len(verdict.liked) == 1:
-            liked = f"answer {answers.index(verdict.liked[0]) + 1}"
+        if len(result.liked) == 1:
+            liked = f"answer {answers.index(result.liked[0]) + 1}"
         else:
             liked = "none above all others: it called the best of them equally good"
         listed = "\n".join(
             f"{place}. {each.name}: {each.text}" if each.name else f"{place}. {each.text}"
             for place, each in enumerate(principles, 1)
         )
-        mark = mark_of(row.prompt, answers)
+        mark = make_mark(row.prompt, answers)
         return (
             f"{self._shown(row)}\n\nA judge that went by the following principles alone preferred {liked}.\n\n"
             f"{listed}\n\n"
             "Its reasons, in which letters and numbers of answers are its own:\n"
-            f"<reasons-{mark}>\n{verdict.reason[:_MAX_REASON]}\n</reasons-{mark}>\n\n"
+            f"<reasons-{mark}>\n{result.reason[:_MAX_REASON]}\n</reasons-{mark}>\n\n"
             "So these principles miss what makes the preferred answer better, say it too vaguely, or reward something "
-            f"else. Write better ones. {self._task()}\n\n{_FORM}"
+            f"else. Write better ones. {self._write_task()}\n\n{_FORM}"
         )
 
-    def ask(self, talks: Sequence[Sequence[dict[str, str]]]) -> list[_Said]:
+    def ask(self, talks: Sequence[Sequence[dict[str, str]]]) -> list[_Answer]:
         """What is said to each. Raises JobError where all must stop."""
         from rmbatch.chat.client import ChatRequest
 
@@ -131,17 +131,17 @@ class Writer:
         said = []
         for each in completions:
             if each.failure is not None:
-                said.append(_Said(Reading(None, str(each.failure))))
+                said.append(_Answer(Reading(None, str(each.failure))))
                 continue
             (text,), (is_cut,) = each.texts, each.cut_off
             reading = self._read(text or "")
             if reading.value is None and is_cut:
                 reading = Reading(None, f"proposal_cut_off: the answer ended at max_tokens; {reading.reason}")
-            said.append(_Said(reading, text))
+            said.append(_Answer(reading, text))
         return said
 
     def _read(self, text: str) -> Reading[tuple[Principle, ...]]:
-        answer = json_object(text, _SCHEMA)
+        answer = read_json_object(text, _SCHEMA)
         if answer.value is None:
             reason = (answer.reason or "").removeprefix("verdict_")
             return Reading(None, f"proposal_{reason}")
@@ -155,11 +155,11 @@ class Writer:
             return Reading(
                 None, f"proposal_empty: no principle of at most {MAX_TEXT} characters that speaks of answers in general"
             )
-        return Reading(named_apart(list(found.values())[: self._per_row]))
+        return Reading(drop_repeated_names(list(found.values())[: self._per_row]))
 
     def _shown(self, row: Preference) -> str:
         answers = row.shown(self._seed)
-        mark = mark_of(row.prompt, answers)
+        mark = make_mark(row.prompt, answers)
         fenced = "\n\n".join(
             f"<answer-{place}-{mark}>\n{text}\n</answer-{place}-{mark}>" for place, text in enumerate(answers, 1)
         )
@@ -170,7 +170,7 @@ class Writer:
             f"People preferred answer {answers.index(row.chosen) + 1}."
         )
 
-    def _task(self) -> str:
+    def _write_task(self) -> str:
         most = "one principle" if self._per_row == 1 else f"at most {self._per_row} principles, the most telling first,"
         return (
             f"Write {most} by which somebody who does not know what was preferred would prefer the same answer here, "
@@ -180,7 +180,7 @@ class Writer:
         )
 
 
-def proposed(
+def propose_principles(
     writer: Writer,
     trial: Trial,
     rows: Sequence[Preference],
@@ -192,25 +192,25 @@ def proposed(
     A row without a verdict is not revised, for nobody knows what it would take. Raises JobError where all must stop.
     """
     proposals: list[Proposal] = []
-    talks = [_Talk(row, [_user(writer.first_question(row))]) for row in rows]
+    talks = [_Conversation(row, [_user_message(writer.first_question(row))]) for row in rows]
     for number in range(rounds + 1):
         said = writer.ask([talk.messages for talk in talks])
         read = [(talk, each.reading.value) for talk, each in zip(talks, said) if each.reading.value]
-        verdicts = iter(trial.judged([Case(talk.row, principles) for talk, principles in read]))
-        left: list[_Talk] = []
+        results = iter(trial.run([Case(talk.row, principles) for talk, principles in read]))
+        left: list[_Conversation] = []
         for talk, each in zip(talks, said):
             row, principles = talk.row, each.reading.value
             if not principles:
                 proposals.append(Proposal(row.row, number, error=each.reading.reason))
                 if each.text is not None:
-                    complaint = _user(f"This cannot be used ({each.reading.reason}). {_FORM}")
+                    complaint = _user_message(f"This cannot be used ({each.reading.reason}). {_FORM}")
                     answer = {"role": "assistant", "content": each.text}
                     left.append(replace(talk, messages=[talk.messages[0], answer, complaint]))
                 continue
-            verdict = next(verdicts)
-            proposals.append(Proposal(row.row, number, principles, verdict))
-            if verdict.outcome in ("wrong", "tie"):
-                left.append(_Talk(row, [_user(writer.revising_question(row, principles, verdict))]))
+            result = next(results)
+            proposals.append(Proposal(row.row, number, principles, result))
+            if result.outcome in ("wrong", "tie"):
+                left.append(_Conversation(row, [_user_message(writer.revision_question(row, principles, result))]))
         talks = left
         advance_to(len(rows) - len(talks))
         if not talks:
@@ -218,25 +218,25 @@ def proposed(
     return proposals
 
 
-def outcomes_of(proposals: Sequence[Proposal]) -> dict[str, int]:
+def count_outcomes(proposals: Sequence[Proposal]) -> dict[str, int]:
     """How many rows ended how: right, wrong, tie or a code."""
     last = {each.row: each for each in proposals}
     return dict(sorted(Counter(each.outcome for each in last.values()).items()))
 
 
 @dataclass(frozen=True)
-class _Talk:
+class _Conversation:
     """What the writer is asked next about a row."""
 
     row: Preference
     messages: list[dict[str, str]] = field(default_factory=list)
 
 
-def _user(text: str) -> dict[str, str]:
+def _user_message(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def named_apart(principles: Sequence[Principle]) -> tuple[Principle, ...]:
+def drop_repeated_names(principles: Sequence[Principle]) -> tuple[Principle, ...]:
     """The same, those without a name whose name another one has."""
     seen: set[str] = set()
     apart = []

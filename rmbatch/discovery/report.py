@@ -1,7 +1,7 @@
 """The report of principles that were found: one page for people, out of the plain values that programs read.
 
-page(report)                                         # Markdown
-verdict_line(report["worth"])                        # "On 120 held-out rows the judge is right on …"
+write_page(report)                                         # Markdown
+summarise_worth(report["worth"])                        # "On 120 held-out rows the judge is right on …"
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _BY = {
 Plain = Mapping[str, Any]
 
 
-def verdict_line(worth: Plain) -> str:
+def summarise_worth(worth: Plain) -> str:
     """What was found on held-out rows, in a few honest sentences."""
     num_rows = worth["with"]["num_rows"]
     if worth["gain"] is None:
@@ -34,7 +34,7 @@ def verdict_line(worth: Plain) -> str:
     return f"{said} {_FOUND[worth['found']]}"
 
 
-def page(report: Plain) -> str:
+def write_page(report: Plain) -> str:
     """The whole page."""
     worth, rows = report["worth"], report["rows"]
     lines = [
@@ -42,7 +42,7 @@ def page(report: Plain) -> str:
         "",
         report["about"],
         "",
-        f"**{verdict_line(worth)}**",
+        f"**{summarise_worth(worth)}**",
         "",
         "Intervals are of 95 %. Accuracy: right among the rows with a verdict, ties not being right. Coverage: decided "
         "(no tie, and readable) among all rows. Precision: right among the decided.",

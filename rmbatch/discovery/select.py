@@ -11,9 +11,9 @@ random; of equals the first in order is taken.
 Source: Yu et al., "Learning Diverse and Discriminative Representations via the Principle of Maximal Coding Rate
 Reduction", arXiv 2006.08558; for principles: "Auto-Rubric", arXiv 2510.17314.
 
-    pool = candidates(proposals)                         # equal ones are one
-    vectors = directions(text_vectors([each.principle.text for each in pool]))
-    selected(vectors, support(vectors, pool), keep=8)    # [17, 4, 41, …], places in the pool
+    pool = list_candidates(proposals)                         # equal ones are one
+    vectors = reduce_dimensions(vectorise_texts([each.principle.text for each in pool]))
+    select_diverse(vectors, measure_support(vectors, pool), keep=8)    # [17, 4, 41, …], places in the pool
 """
 
 import re
@@ -48,30 +48,30 @@ class Candidate:
     """The rows that it comes from."""
 
 
-def candidates(proposals: Sequence[Proposal]) -> list[Candidate]:
+def list_candidates(proposals: Sequence[Proposal]) -> list[Candidate]:
     """The principles of rows that converged, equal ones once, as first written, in order of their rows."""
     found: dict[str, tuple[Principle, dict[str, None]]] = {}
     for proposal in proposals:
         if proposal.converged:
             for principle in proposal.principles:
-                _, rows = found.setdefault(normalised(principle.text), (principle, {}))
+                _, rows = found.setdefault(normalise(principle.text), (principle, {}))
                 rows[proposal.row] = None
     return [Candidate(principle, tuple(rows)) for principle, rows in found.values()]
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """The words of a text, without case and punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def text_vectors(texts: Sequence[str]) -> Vectors:
+def vectorise_texts(texts: Sequence[str]) -> Vectors:
     """A vector for each text by the parts of its words, weighted by how few texts have them (TF-IDF).
 
     Texts that share words are alike, texts that only mean the same are not. texts[n] -> [n, 4096].
     """
     counts = np.zeros((len(texts), _HASHED))
     for row, text in enumerate(texts):
-        for word in normalised(text).split():
+        for word in normalise(text).split():
             padded = f" {word} "
             for size in _PARTS:
                 for start in range(max(len(padded) - size + 1, 1)):
@@ -81,19 +81,19 @@ def text_vectors(texts: Sequence[str]) -> Vectors:
     return weighted
 
 
-def directions(vectors: Vectors) -> Vectors:
+def reduce_dimensions(vectors: Vectors) -> Vectors:
     """The vectors along their main directions, each of length 1 (a zero one stays zero). [n, any] -> [n, 64]."""
     if len(vectors) == 0:
         return np.zeros((0, DIMENSIONS))
-    unit = _unit(np.asarray(vectors, dtype=np.float64))
+    unit = _unit_lengths(np.asarray(vectors, dtype=np.float64))
     values, along = np.linalg.eigh(unit @ unit.T)
     main = np.argsort(values)[::-1][:DIMENSIONS]
     found = np.zeros((len(unit), DIMENSIONS))
     found[:, : len(main)] = along[:, main] * np.sqrt(np.maximum(values[main], 0))
-    return _unit(found)
+    return _unit_lengths(found)
 
 
-def support(vectors: Vectors, pool: Sequence[Candidate]) -> Vectors:
+def measure_support(vectors: Vectors, pool: Sequence[Candidate]) -> Vectors:
     """How much of the pool says the like of each, counted by rows and relative to the most: weights in (0, 1]."""
     num_rows = np.array([len(each.rows) for each in pool], dtype=np.float64)
     likeness = np.maximum(vectors @ vectors.T, 0) ** 2
@@ -112,7 +112,7 @@ def coding_rate(vectors: Vectors, epsilon: float) -> float:
     return float(np.linalg.slogdet(np.eye(num) + scale * vectors @ vectors.T)[1] / 2)
 
 
-def selected(
+def select_diverse(
     vectors: Vectors, weights: Vectors | Sequence[float], keep: int, epsilon: float = 0.7, min_gain: float | None = 0.3
 ) -> list[int]:
     """The places of the chosen vectors, in the order in which they were chosen; none whose weight is 0.
@@ -129,14 +129,14 @@ def selected(
         left = [place for place in useful if place not in chosen]
         gains = [round(coding_rate(scaled[[*chosen, place]], epsilon) - rate, _DIGITS) for place in left]
         best = int(np.argmax(gains))
-        enough = None if min_gain is None else min_gain * _most(scaled[chosen], epsilon, rate)
+        enough = None if min_gain is None else min_gain * _largest_gain(scaled[chosen], epsilon, rate)
         if enough is not None and (gains[best] <= 0 or gains[best] < enough):
             break
         chosen.append(left[best])
     return chosen
 
 
-def _most(chosen: Vectors, epsilon: float, rate: float) -> float:
+def _largest_gain(chosen: Vectors, epsilon: float, rate: float) -> float:
     """What a vector of length 1 would add that stands at right angles to all others."""
     num = len(chosen) + 1
     scale = DIMENSIONS / (num * epsilon**2)
@@ -144,7 +144,7 @@ def _most(chosen: Vectors, epsilon: float, rate: float) -> float:
     return float(with_it / 2) - rate
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def _unit_lengths(vectors: Vectors) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-12)
     return unit

@@ -4,7 +4,7 @@ Any row may be tried with principles of its own, all in parallel. What the judge
 (``rmbatch/judges/``): what cannot be read is no verdict, neither right nor wrong. It proposes nothing and counts
 nothing.
 
-    trial = Trial(PairwiseSpec(endpoint="http://host:8000", model="qwen3-32b"), about="What counts is …")
+    trial = Trial(Pairwise(endpoint="http://host:8000", model="qwen3-32b"), about="What counts is …")
     trial.judged([Case(preference, [Principle(text="It names the next step.")]), Case(preference)])
 """
 
@@ -17,16 +17,16 @@ import numpy as np
 
 from connectors.errors import UserError
 from rmbatch.discovery.preferences import Preference
-from rmbatch.judges.asking import asked
-from rmbatch.judges.kinds import listwise, pairwise
-from rmbatch.judges.kinds.base import Judge, Outcome, Responses
+from rmbatch.judges.asking import ask
+from rmbatch.judges.kinds.base import QuestionWriter
+from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.outcomes import Outcome
+from rmbatch.judges.kinds.pairwise import Pairwise
+from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import Principle, PrincipleSet
-from rmbatch.judges.prompt import Prompt
-from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec
 
-Comparing = PairwiseSpec | ListwiseSpec
+Comparing = Pairwise | Listwise
 """Judges that say which of several answers is better."""
-_PLANS = {"pairwise": pairwise.plan, "listwise": listwise.plan}
 _WAVE = 4
 """Cases are judged in waves of so many times what may be in flight, so that progress is seen and memory is bounded."""
 
@@ -40,7 +40,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaseResult:
     """What became of a case."""
 
     outcome: Literal["right", "wrong", "tie"] | None
@@ -65,28 +65,28 @@ class Trial:
     def __init__(self, spec: Comparing, about: str) -> None:
         """Raises UserError for a judge whose prompt needs more than a prompt and answers."""
         self.spec, self.about = spec, about
-        self._prompt = Prompt(spec.judge, spec.template)
+        self._prompt = spec.make_prompt(spec.template)
         if spec.reference or self._prompt.columns or (spec.template is not None and self._prompt.shows_reference):
             needs = ", ".join(self._prompt.columns) or "reference"
             raise UserError(f"judge: it is to see {needs}, but preferences have only prompts and answers; leave it out")
 
-    def judged(self, cases: Sequence[Case], advance_to: Callable[[int], object] = lambda done: None) -> list[Verdict]:
+    def run(self, cases: Sequence[Case], advance_to: Callable[[int], object] = lambda done: None) -> list[CaseResult]:
         """The verdict of each case. Raises JobError where all must stop."""
         size = len(cases) if self.spec.batch else _WAVE * self.spec.in_flight  # a batch may take a day
-        verdicts: list[Verdict] = []
+        results: list[CaseResult] = []
         for start in range(0, len(cases), max(size, 1)):
-            verdicts += self._wave(cases[start : start + size])
-            advance_to(len(verdicts))
-        return verdicts
+            results += self._run_wave(cases[start : start + size])
+            advance_to(len(results))
+        return results
 
-    def _wave(self, cases: Sequence[Case]) -> list[Verdict]:
+    def _run_wave(self, cases: Sequence[Case]) -> list[CaseResult]:
         plans = [
-            _PLANS[self.spec.judge](Judge(self.spec, self._prompt, self._principles(case)), _responses(case.preference))
+            self.spec.plan(QuestionWriter(self.spec, self._prompt, self._principles(case)), _responses(case.preference))
             for case in cases
         ]
-        votes = iter(asked(self.spec, [question for plan in plans for question in plan.questions]))
+        votes = iter(ask(self.spec, [question for plan in plans for question in plan.questions]))
         return [
-            _verdict(case.preference, plan.outcomes(list(itertools.islice(votes, len(plan.questions))))[""])
+            _compare(case.preference, plan.outcomes(list(itertools.islice(votes, len(plan.questions))))[""])
             for case, plan in zip(cases, plans)
         ]
 
@@ -100,14 +100,14 @@ def _responses(preference: Preference) -> Responses:
     return Responses([preference.messages] * len(answers), answers, None, {}, np.array([0, len(answers)]))
 
 
-def _verdict(preference: Preference, outcomes: Sequence[Outcome]) -> Verdict:
+def _compare(preference: Preference, outcomes: Sequence[Outcome]) -> CaseResult:
     """``outcomes``: of the preferred answer, then of the others."""
     error = next((each.error for each in outcomes if each.score is None), None)
     if error is not None:
-        return Verdict(None, error)
+        return CaseResult(None, error)
     scores = [each.score for each in outcomes if each.score is not None]
     best = max(scores)
     answers = (preference.chosen, *preference.rejected)
     liked = tuple(answer for answer, score in zip(answers, scores) if score == best)
     outcome: Literal["right", "wrong", "tie"] = "wrong" if scores[0] < best else "right" if len(liked) == 1 else "tie"
-    return Verdict(outcome, None, liked, outcomes[0].reason or "")
+    return CaseResult(outcome, None, liked, outcomes[0].reason or "")

@@ -1,6 +1,6 @@
 """Puts questions to a judge and reads its verdicts: votes, a second chance for what cannot be read, never a default.
 
-    votes = asked(spec, [Question("Which is better? …", form, num_votes=3)])
+    votes = ask(spec, [Question("Which is better? …", form, num_votes=3)])
     votes[0][0].value                                    # what the form's verdict is, or None and votes[0][0].error
 
 What cannot be read is no verdict: the vote keeps the code and all that was said.
@@ -24,7 +24,7 @@ MOST_THOUGHT = 2000
 """Characters that are kept of what was thought, where nothing was said."""
 
 
-def counted_as(spec: JudgeSpec) -> str:
+def count_prefix(spec: JudgeSpec) -> str:
     """What the names of all counts of a judge begin with."""
     return f"judge.{spec.digest}."
 
@@ -53,35 +53,35 @@ class Vote:
     """The reasons; where the verdict could not be read, all that was said."""
 
 
-def asked(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
+def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """The votes on each question. Raises JobError where all must stop."""
     asks = [
-        (place, _request(_messages(spec, question), question.form, seed=_seed(spec, number), n=n))
+        (place, _make_request(_write_messages(spec, question), question.form, seed=_seed_of_vote(spec, number), n=n))
         for place, question in enumerate(questions)
-        for number, n in _samples(spec, question)
+        for number, n in _split_into_requests(spec, question)
     ]
-    completions = _completed(spec, [request for _, request in asks])
+    completions = _complete(spec, [request for _, request in asks])
     votes: list[list[Vote]] = [[] for _ in questions]
     for (place, request), completion in zip(asks, completions, strict=True):
-        votes[place] += _votes(spec, questions[place], completion, request.n or 1)
-    return _repaired(spec, questions, votes) if spec.repair else votes
+        votes[place] += _read_votes(spec, questions[place], completion, request.n or 1)
+    return _repair(spec, questions, votes) if spec.repair else votes
 
 
-def _samples(spec: JudgeSpec, question: Question) -> list[tuple[int, int]]:
+def _split_into_requests(spec: JudgeSpec, question: Question) -> list[tuple[int, int]]:
     """Number and samples of each request that brings the votes on a question."""
     if not spec.one_by_one:
         return [(question.number, question.num_votes)]
     return [(question.number + number, 1) for number in range(question.num_votes)]
 
 
-def _seed(spec: JudgeSpec, number: int) -> int | None:
+def _seed_of_vote(spec: JudgeSpec, number: int) -> int | None:
     """The seed of a vote's request; without one of its own, the first has the server's and others their number."""
     if spec.seed is None:
         return number or None
     return spec.seed + number
 
 
-def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
+def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
     """The votes, those whose verdict could not be read asked for once more."""
     places = [
         (row, place)
@@ -94,40 +94,40 @@ def _repaired(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[V
         vote, form = votes[row][place], questions[row].form
         why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
-        seed = _seed(spec, questions[row].number + place)
-        requests.append(_request([*_messages(spec, questions[row]), *said], form, seed=seed, n=1))
+        seed = _seed_of_vote(spec, questions[row].number + place)
+        requests.append(_make_request([*_write_messages(spec, questions[row]), *said], form, seed=seed, n=1))
     votes = [list(some) for some in votes]
-    for (row, place), completion in zip(places, _completed(spec, requests), strict=True):
-        (again,) = _votes(spec, questions[row], completion, 1)
+    for (row, place), completion in zip(places, _complete(spec, requests), strict=True):
+        (again,) = _read_votes(spec, questions[row], completion, 1)
         if again.error is None:
             votes[row][place] = again
     return votes
 
 
-def _request(messages: list[dict[str, str]], form: Form, *, seed: int | None, n: int) -> "ChatRequest":
+def _make_request(messages: list[dict[str, str]], form: Form, *, seed: int | None, n: int) -> "ChatRequest":
     from rmbatch.chat.client import ChatRequest
 
     return ChatRequest(messages, form.schema, schema_name="verdict", seed=seed, n=n)
 
 
-def _completed(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
+def _complete(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
     if not requests:
         return []
     from rmbatch.costs.prices import count
 
     completions = connect_chat(spec.chat()).complete(requests)
-    start = counted_as(spec)
+    start = count_prefix(spec)
     usage.record({f"{start}{name}": number for name, number in count(completions).items()})
     return completions
 
 
-def _votes(spec: JudgeSpec, question: Question, completion: "Completion", num_votes: int) -> list[Vote]:
+def _read_votes(spec: JudgeSpec, question: Question, completion: "Completion", num_votes: int) -> list[Vote]:
     if completion.failure is not None:
         return [Vote(error=str(completion.failure))] * num_votes
-    return [_vote(spec, question, sample) for sample in completion.samples]
+    return [_read_vote(spec, question, sample) for sample in completion.samples]
 
 
-def _vote(spec: JudgeSpec, question: Question, sample: "Sample") -> Vote:
+def _read_vote(spec: JudgeSpec, question: Question, sample: "Sample") -> Vote:
     if sample.text is None:
         return Vote(error="refused_by_filter: this sample was withheld")
     form, text = question.form, sample.content or ""
@@ -146,6 +146,6 @@ def _vote(spec: JudgeSpec, question: Question, sample: "Sample") -> Vote:
     return Vote(error=reading.reason, said=said)
 
 
-def _messages(spec: JudgeSpec, question: Question) -> list[dict[str, str]]:
+def _write_messages(spec: JudgeSpec, question: Question) -> list[dict[str, str]]:
     system = [] if spec.system is None else [{"role": "system", "content": spec.system}]
     return [*system, {"role": "user", "content": question.text}]

@@ -6,9 +6,10 @@ print(describe_judge("base_helpfulness_pointwise"))
 import textwrap
 
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.judges.library import LIBRARY
+from rmbatch.judges.kinds.base import load_kind
+from rmbatch.judges.library import LIBRARY, library_defaults
 from rmbatch.judges.principles import load_principles
-from rmbatch.judges.spec import KINDS, JudgeSpec, library_defaults
+from rmbatch.judges.spec import JudgeSpec
 
 WIDTH = 110
 
@@ -16,7 +17,7 @@ WIDTH = 110
 def describe_judge(name: str) -> str:
     """The judge's kind, principles and settings with their defaults, as text. Raises KeyError for no judge."""
     kind = LIBRARY[name].kind if name in LIBRARY else name
-    model = KINDS[kind]
+    model = load_kind(kind)
     given = library_defaults(name) if name in LIBRARY else {}
     lines = [f"{name}: a {kind} judge. {model.__doc__}"]
     if name in LIBRARY:

@@ -17,14 +17,14 @@ from typing import Any
 from rmbatch.chat.thinking import find_thinking_ends
 from rmbatch.judges.verdict import (
     Reading,
-    choice,
-    json_object,
-    number,
-    numbers,
     partition_tag,
-    ranking,
-    tagged,
-    unfenced,
+    read_choice,
+    read_json_object,
+    read_number,
+    read_ranking,
+    read_tag,
+    split_numbers,
+    strip_fence,
 )
 
 CRITIQUE = "critique"
@@ -75,27 +75,29 @@ class Form:
         may be a quotation. ``was_thought``: the server has set thinking apart. ``has_ended``: the judge ended its
         answer itself, so what comes last is its last word.
         """
-        readings = [(start, self._answered(text[start:], structured)) for start in find_thinking_ends(text)]
+        readings = [(start, self._read_answer(text[start:], structured)) for start in find_thinking_ends(text)]
         found = [(start, each.value[0]) for start, each in readings if each.value is not None]
         if not found:
             return Reading(None, readings[-1][1].reason)
         start, value = found[-1]
         if any(other != value for _, other in found):
             return Reading(None, "verdict_ambiguous: where the thinking ends is not clear")
-        if quotable and any(_is_in(end, quotable) for end in self._ends(text, start, was_thought, has_ended)):
+        if quotable and any(
+            _contains(end, quotable) for end in self._list_endings(text, start, was_thought, has_ended)
+        ):
             return Reading(None, "verdict_ambiguous: it stands in what is judged, and may be a quotation")
         return Reading(value)
 
     def critique_in(self, text: str, structured: str) -> str:
         """The reasons in an answer whose verdict was read."""
-        readings = [self._answered(text[start:], structured) for start in find_thinking_ends(text)]
+        readings = [self._read_answer(text[start:], structured) for start in find_thinking_ends(text)]
         return next((each.value[1] for each in readings if each.value is not None), "")
 
-    def _answered(self, text: str, structured: str) -> Reading[tuple[Any, str]]:
+    def _read_answer(self, text: str, structured: str) -> Reading[tuple[Any, str]]:
         """The verdict and the reasons that a text is."""
-        text = unfenced(text)
+        text = strip_fence(text)
         if structured != "text" or text.startswith("{"):  # some models answer in JSON whatever they are told
-            return self._in_json(text)
+            return self._read_json(text)
         before, critique, rest = partition_tag(text, CRITIQUE)
         if before is None or before.strip():
             critique, rest = "", text
@@ -103,25 +105,25 @@ class Form:
             return Reading(None, f"verdict_missing: <{CRITIQUE}> does not end")
         elif partition_tag(rest, CRITIQUE)[0] is not None or f"</{CRITIQUE}>" in rest.lower():
             return Reading(None, f"verdict_ambiguous: <{CRITIQUE}> ends twice")
-        found = tagged(rest, self.field)
+        found = read_tag(rest, self.field)
         if found.value is None:
             return Reading(None, found.reason)
-        return self._parsed(found.value, critique or "")
+        return self._parse_verdict(found.value, critique or "")
 
-    def _in_json(self, text: str) -> Reading[tuple[Any, str]]:
-        answer = json_object(text)
+    def _read_json(self, text: str) -> Reading[tuple[Any, str]]:
+        answer = read_json_object(text)
         if answer.value is None:
             return Reading(None, answer.reason)
         names = [CRITIQUE, self.field] if self.critique else [self.field]
         if sorted(answer.value) != sorted(names) or not isinstance(answer.value.get(CRITIQUE, ""), str):
             return Reading(None, f"verdict_malformed: it is not an object of {', '.join(names)}")
-        return self._parsed(answer.value[self.field], answer.value.get(CRITIQUE, ""))
+        return self._parse_verdict(answer.value[self.field], answer.value.get(CRITIQUE, ""))
 
-    def _parsed(self, said: object, critique: str) -> Reading[tuple[Any, str]]:
+    def _parse_verdict(self, said: object, critique: str) -> Reading[tuple[Any, str]]:
         reading = self.parse(said)
         return Reading(None, reading.reason) if reading.reason else Reading((reading.value, critique.strip()))
 
-    def _ends(self, text: str, start: int, was_thought: bool, has_ended: bool) -> Iterator[str]:
+    def _list_endings(self, text: str, start: int, was_thought: bool, has_ended: bool) -> Iterator[str]:
         """The ends of an answer that would make a verdict of a quotation if they were quoted."""
         said = text[start:]
         if start:
@@ -145,7 +147,11 @@ def scale(low: float, high: float, *, whole: bool, critique: bool) -> Form:
     kind = "a whole number" if whole else "a number"
     says = f"{kind} from {low:g} (worst) to {high:g} (best)"
     return Form(
-        "score", says, _number_schema(low, high, whole), lambda said: number(said, low, high, whole=whole), critique
+        "score",
+        says,
+        _number_schema(low, high, whole),
+        lambda said: read_number(said, low, high, whole=whole),
+        critique,
     )
 
 
@@ -156,10 +162,10 @@ def violations(num_principles: int, *, critique: bool) -> Form:
 
     def parse(said: object) -> Reading[tuple[int, ...]]:
         if isinstance(said, str):
-            said = [] if said.strip().strip(".").lower() == "none" else numbers(said)
+            said = [] if said.strip().strip(".").lower() == "none" else split_numbers(said)
         if not isinstance(said, list):
             return Reading(None, f"verdict_malformed: {str(said)[:80]!r} is no list of principles")
-        readings = [number(each, 1, num_principles, whole=True) for each in said]
+        readings = [read_number(each, 1, num_principles, whole=True) for each in said]
         wrong = next((each.reason for each in readings if each.value is None), None)
         return Reading(None, wrong) if wrong else Reading(tuple(sorted({int(each.value or 0) for each in readings})))
 
@@ -171,7 +177,9 @@ def better_of_two(*, ties: bool, critique: bool) -> Form:
     labels = {"A": "A", "B": "B"} | ({"tie": "tie"} if ties else {})
     known = labels | ({"C": "tie"} if ties else {})
     says = '"A", "B" or "tie"' if ties else '"A" or "B"'
-    return Form("better", says, {"type": "string", "enum": list(labels)}, lambda said: choice(said, known), critique)
+    return Form(
+        "better", says, {"type": "string", "enum": list(labels)}, lambda said: read_choice(said, known), critique
+    )
 
 
 def best_of_list(num_responses: int, *, critique: bool) -> Form:
@@ -180,7 +188,7 @@ def best_of_list(num_responses: int, *, critique: bool) -> Form:
     labels = {str(each): each for each in range(1, num_responses + 1)}
 
     def parse(said: object) -> Reading[int]:
-        return choice(str(said) if type(said) is int else said, labels)
+        return read_choice(str(said) if type(said) is int else said, labels)
 
     value = _number_schema(1, num_responses, True)
     return Form("best", "the number of the best response", value, parse, critique)
@@ -191,7 +199,7 @@ def order_of_list(num_responses: int, *, critique: bool) -> Form:
     labels = [str(each) for each in range(1, num_responses + 1)]
 
     def parse(said: object) -> Reading[tuple[int, ...]]:
-        reading = ranking(said, labels)
+        reading = read_ranking(said, labels)
         return Reading(None, reading.reason) if reading.value is None else Reading(tuple(map(int, reading.value)))
 
     value = _list_schema({"type": "integer", "enum": list(range(1, num_responses + 1))}, num_responses)
@@ -205,22 +213,22 @@ def numbers_of_steps(num_steps: int, low: float, high: float, *, whole: bool, cr
     says = f"a list of {num_steps} entries, for each step {kind} from {low:g} (wrong) to {high:g} (right)"
 
     def parse(said: object) -> Reading[tuple[float, ...]]:
-        said = numbers(said) if isinstance(said, str) else said
+        said = split_numbers(said) if isinstance(said, str) else said
         if not isinstance(said, Sequence) or len(said) != num_steps:
             return Reading(None, f"verdict_malformed: a number for each of {num_steps} steps is needed")
-        readings = [number(each, low, high, whole=whole) for each in said]
+        readings = [read_number(each, low, high, whole=whole) for each in said]
         wrong = next((each.reason for each in readings if each.value is None), None)
         return Reading(None, wrong) if wrong else Reading(tuple(each.value for each in readings))  # type: ignore[misc]
 
     return Form("steps", says, _list_schema(_number_schema(low, high, whole), num_steps), parse, critique)
 
 
-def _is_in(part: str, text: str) -> bool:
+def _contains(part: str, text: str) -> bool:
     """Whether a part stands in a text, however white space, escapes and capitals differ."""
-    return _squashed(part) in _squashed(text)
+    return _squash(part) in _squash(text)
 
 
-def _squashed(text: str) -> str:
+def _squash(text: str) -> str:
     return "".join(text.replace("\\", "").split()).casefold()
 
 

@@ -13,6 +13,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from rmbatch.judges.kinds import KINDS
+
 Kind = Literal["pointwise", "listwise"]
 
 _BASES: dict[str, str] = {
@@ -55,17 +57,21 @@ class LibraryEntry:
     """What a good response does, in a few words."""
 
 
-def _entries() -> Iterator[tuple[str, LibraryEntry]]:
+def _list_entries() -> Iterator[tuple[str, LibraryEntry]]:
     for topic, about in TOPICS.items():
         for kind in get_args(Kind):
             name = f"base_{topic}_{kind}" if topic in _BASES else f"{topic}_{kind}_reward"
             yield name, LibraryEntry(kind, topic, about)
 
 
-KINDS = ("pointwise", "pairwise", "listwise", "stepwise")
-"""Of judges; the library has those of the first and the third."""
-LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_entries()))
+LIBRARY: Mapping[str, LibraryEntry] = MappingProxyType(dict(_list_entries()))
 """All of them by name: ``base_helpfulness_listwise``, …, ``rewrite_pointwise_reward``."""
+
+
+def library_defaults(name: str) -> dict[str, str]:
+    """The settings that a name of the library stands for, beside its kind."""
+    entry = LIBRARY[name]
+    return {"principles": entry.topic} | ({"score": "violations"} if entry.kind == "pointwise" else {})
 
 
 def is_judge(name: str) -> bool:

@@ -63,7 +63,7 @@ _ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 _LINK = r"[arXiv \1](https://arxiv.org/abs/\1)"
 
 
-def page() -> str:
+def write_page() -> str:
     """The whole page, Markdown."""
     parts = [line for topic in TOPICS for line in _section(topic, load_principles(topic))]
     return "\n".join([_HEAD, *map(_row, TOPICS), "", *parts])
@@ -94,4 +94,4 @@ def _names(topic: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(write_page(), end="")

@@ -11,34 +11,24 @@ What a judge is asked, and what becomes of its answer, is not known here; nor is
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from connectors.errors import UserError
 from rmbatch.judges.library import LIBRARY, TOPICS, topic_file
 from rmbatch.settings.base import PlainName, Positive, Settings
+from rmbatch.settings.mistakes import show, validate
 from rmbatch.settings.names import nearest
+from rmbatch.settings.yaml_file import parse_yaml, read_yaml
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, max_length=80, pattern=r"^[^\r\n]*$")]
 
 _ENDINGS = (".yaml", ".yml")
-_OF_A_LIST = "What counts is whether the response follows the principles."
-_CURES = {
-    "model_type": "write keys and values: text, name, source",
-    "string_too_short": "write some text",
-    "string_type": "write text, in quotes",
-    "too_short": "write at least one",
-    "tuple_type": "write a list",
-}
-"""What to write instead, by pydantic's type of error."""
-_MAX_TOLD = 3
-"""Mistakes that are told at a time."""
-_MAX_SHOWN = 80
-"""Characters of a wrong value that are shown."""
+_ABOUT_A_LIST = "What counts is whether the response follows the principles."
 
 
 class Principle(Settings):
@@ -74,7 +64,7 @@ class PrincipleSet(Settings):
                 said = getattr(principle, what)
                 first = seen.setdefault(said.casefold(), place)
                 if said and first != place:
-                    raise ValueError(f"principles.{place}.{what}: the same as principles.{first}'s, {_shown(said)}")
+                    raise ValueError(f"principles.{place}.{what}: the same as principles.{first}'s, {show(said)}")
         return self
 
     @property
@@ -93,11 +83,12 @@ def load_principles(what: str | Sequence[str] | PrincipleSet) -> PrincipleSet:
         return what
     if not isinstance(what, str):
         listed = [{"text": text} for text in what]
-        return _checked({"topic": "listed", "about": _OF_A_LIST, "principles": listed}, "a list")
+        return validate(PrincipleSet, {"topic": "listed", "about": _ABOUT_A_LIST, "principles": listed}, where="a list")
     if what.endswith(_ENDINGS):
-        return _checked(_parsed(_read(what), what), what)
+        return validate(PrincipleSet, read_yaml(what, "principle file"), where=what)
     if what in TOPICS:
-        return _checked(_parsed(topic_file(what), f"{what}.yaml"), f"{what}.yaml")
+        where = f"{what}.yaml"
+        return validate(PrincipleSet, parse_yaml(topic_file(what).decode(), where), where=where)
     if what in LIBRARY:
         raise UserError(f"principles: {what!r} is a judge; its principles are {LIBRARY[what].topic!r}")
     raise UserError(
@@ -115,37 +106,13 @@ def write_principles(path: str, principles: PrincipleSet) -> None:
 
     if not path.endswith(_ENDINGS):
         raise UserError(f"{path}: principles are kept in a file that ends in .yaml")
-    told = principles.model_dump(mode="json", exclude_defaults=True)
-    text = yaml.dump(told, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=116)
+    written = principles.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.dump(written, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=116)
     store, place = open_url(path, StorageOptions())
     try:
         store.write(place, text.encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _read(path: str) -> bytes:
-    from connectors.storage import StorageOptions, open_url
-
-    store, place = open_url(path, StorageOptions())
-    try:
-        return store.read(place)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no file {path}; `principles` is a topic, a .yaml file's path, or a list") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without keys that occur twice, of which it would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -158,56 +125,3 @@ def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text_node)
-
-
-def _parsed(content: bytes, where: str) -> Any:
-    try:
-        return yaml.load(content.decode("utf-8-sig"), _Loader)
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: not UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        mark, problem = error.problem_mark, str(error.problem)
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        hint = "; text with `: ` in it needs quotes" if "mapping values" in problem else ""
-        raise UserError(f"{place}: cannot be read: {problem}{hint}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that is none, 2026-13-01
-        raise UserError(f"{where}: cannot be read: {error}") from None
-
-
-def _checked(data: Any, where: str) -> PrincipleSet:
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: got {_shown(data)}; write keys and values: {', '.join(PrincipleSet.model_fields)}")
-    try:
-        return PrincipleSet.model_validate(data)
-    except ValidationError as invalid:
-        told = [_told(error) for error in _causes([dict(error) for error in invalid.errors()])]
-        raise UserError(f"{where}: {'; '.join(told[:_MAX_TOLD])}") from None
-
-
-def _causes(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without what follows from another: a list is too short of which an entry is wrong, a misspelt key is missing."""
-    outer = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
-    misspelt = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
-    return [
-        error
-        for error in errors
-        if error["loc"] not in outer and not (error["type"] == "missing" and error["loc"][:-1] in misspelt)
-    ]
-
-
-def _told(error: Mapping[str, Any]) -> str:
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        owner = PrincipleSet if len(error["loc"]) == 1 else Principle
-        return f"{key}: unknown key; {nearest(str(error['loc'][-1]), owner.model_fields)}"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    if error["type"] == "value_error":
-        return str(error["msg"]).removeprefix("Value error, ")
-    cure = _CURES.get(error["type"]) or f"{error['msg'][0].lower()}{error['msg'][1:]}"
-    return f"{key}: got {_shown(error['input'])}; {cure}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

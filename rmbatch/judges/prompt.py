@@ -1,13 +1,14 @@
 """What a judge is asked: a jinja2 template, its variables checked before any row, rendered row by row.
 
-    prompt = Prompt("pairwise", template=None)           # the kind's own template
+    prompt = Prompt("pointwise", read_template("mine.jinja"), [("response",)], compares=False)
     prompt.columns                                       # what else it reads of the rows: ()
-    prompt.render(prompt=…, response_a="4", response_b="5", …)
+    prompt.render(prompt=…, response="4", …)
 
 Variables of every template: ``prompt`` (the conversation as text), ``messages`` (as a list of role and content),
 ``reference`` (text or none), ``about`` and ``principles`` (of the principle set: a list of name and text),
 ``answer_format`` (how the verdict is to be written), ``mark`` (letters that stand in no response, for tags), ``low``
-and ``high`` (of the scale). Of a kind: see ``OF_KIND``. Any other name is a column of the rows. Null shows as nothing.
+and ``high`` (of the scale). What is judged, each kind names itself (``JudgeKind.shows``). Any other name is a column of
+the rows. Null shows as nothing.
 """
 
 import hashlib
@@ -21,15 +22,6 @@ from typing import Any
 from connectors.errors import UserError
 
 COMMON = ("prompt", "messages", "reference", "about", "principles", "answer_format", "mark", "low", "high")
-OF_KIND: dict[str, tuple[str, ...]] = {
-    "pointwise": ("response",),
-    "pairwise": ("response_a", "response_b"),
-    "listwise": ("responses",),
-    "stepwise": ("steps", "response"),
-}
-"""By kind: what is judged; a template of one's own must show the first of them, of a pair both."""
-
-
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 _LINE_END = "[\r\v\f\x1c-\x1e\x85\u2028\u2029]"
@@ -42,22 +34,22 @@ class TemplateFailed(Exception):  # noqa: N818 - as messages call it
 class Prompt:
     """A template of one kind of judge. Pickles as its text."""
 
-    def __init__(self, kind: str, template: str | None) -> None:
-        """Raises UserError for a template that cannot be read, or does not show what is judged."""
-        self.kind = kind
-        self.text = _text(kind, template)
+    def __init__(self, kind: str, text: str, shows: Sequence[Sequence[str]], *, compares: bool) -> None:
+        """Raises UserError for a template that cannot be read, or does not show what is judged.
+
+        ``shows``: names of what is judged, of each group at least one; ``compares``: whether that is several responses.
+        """
+        self.text = text
         used = self._variables()
-        judged = OF_KIND[kind]
-        missing = [name for name in (judged if kind == "pairwise" else judged[:1]) if name not in used]
-        if kind == "stepwise" and "response" in used:
-            missing = []
-        if missing:
-            raise UserError(f"template: it never shows {{{{ {missing[0]} }}}}, which a {kind} judge judges")
+        for group in shows:
+            if used.isdisjoint(group):
+                raise UserError(f"template: it never shows {{{{ {group[0]} }}}}, which a {kind} judge judges")
         if "answer_format" not in used:
             raise UserError("template: it never shows {{ answer_format }}, so no verdict of it could be read")
+        judged = [name for group in shows for name in group]
         self.columns = tuple(sorted(used - {*COMMON, *judged}))
         """Columns of the rows that it shows, by role or name."""
-        if kind in ("pairwise", "listwise") and (wrong := [n for n in self.columns if n.startswith("response")]):
+        if compares and (wrong := [n for n in self.columns if n.startswith("response")]):
             raise UserError(
                 f"template: {{{{ {wrong[0]} }}}} belongs to one response, and a {kind} judge sees several: "
                 f"{', '.join(judged)}"
@@ -79,14 +71,14 @@ class Prompt:
 
     @cached_property
     def _template(self) -> Any:
-        return _environment().from_string(self.text)
+        return _make_environment().from_string(self.text)
 
     def _variables(self) -> set[str]:
         """The names that it takes from outside, those of its macros among them."""
         from jinja2 import TemplateSyntaxError, meta, nodes
 
         try:
-            tree = _environment().parse(self.text)
+            tree = _make_environment().parse(self.text)
         except TemplateSyntaxError as error:
             raise UserError(f"template: line {error.lineno}: {error.message}") from None
         used = set(meta.find_undeclared_variables(tree))
@@ -95,7 +87,7 @@ class Prompt:
         return used
 
 
-def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
+def format_conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
     """A conversation as text: each message under who said it.
 
     A line of a message that would look like the beginning of another one gets a backslash before it.
@@ -107,7 +99,7 @@ def conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
     return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(messages, said))
 
 
-def mark_of(prompt: str, texts: Sequence[str]) -> str:
+def make_mark(prompt: str, texts: Sequence[str]) -> str:
     """Eight letters that follow from a prompt and stand in none of the texts, so that none of them can close a tag."""
     for number in itertools.count():
         said = f"{number} {prompt}".encode(errors="replace")
@@ -117,9 +109,8 @@ def mark_of(prompt: str, texts: Sequence[str]) -> str:
     raise AssertionError("unreachable")
 
 
-def _text(kind: str, template: str | None) -> str:
-    if template is None:
-        return _packaged(f"{kind}.jinja")
+def read_template(template: str) -> str:
+    """The text of a template that is a file (``*.jinja``) or the text itself; raises UserError."""
     if not template.endswith(".jinja"):
         if "{{" not in template:
             raise UserError(f"template: {template[:80]!r} shows nothing; the name of a file ends in .jinja")
@@ -130,16 +121,17 @@ def _text(kind: str, template: str | None) -> str:
         raise UserError(f"template: {template} cannot be read: {error}") from None
 
 
-def _packaged(name: str) -> str:
+def read_packaged(name: str) -> str:
+    """The text of a template that comes with the package."""
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> Any:
+def _make_environment() -> Any:
     """Templates are data: sandboxed, and a name that is not there is an error."""
     from jinja2 import DictLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    loader = DictLoader({"parts.jinja": _packaged("parts.jinja")})
+    loader = DictLoader({"parts.jinja": read_packaged("parts.jinja")})
     return ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         loader=loader,

@@ -6,44 +6,45 @@
 What a judge has not said clearly is null, with ``verdict_…`` as its error and all that was said as its reason.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from connectors.errors import UserError
-from rmbatch.judges.asking import Question, asked
-from rmbatch.judges.kinds import listwise, pairwise, pointwise, stepwise
-from rmbatch.judges.kinds.base import Judge, Plan, Responses, as_scores
+from rmbatch.chat.spec import ChatSpec
+from rmbatch.judges.asking import Question, ask, count_prefix
+from rmbatch.judges.kinds.base import JudgeKind, Plan, QuestionWriter, parse_judge
+from rmbatch.judges.kinds.outcomes import as_scores
+from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import load_principles
-from rmbatch.judges.prompt import Prompt
-from rmbatch.judges.spec import JudgeSpec, judge_mistake, judge_spec
 from rmbatch.rewards.composition import atoms
 from rmbatch.rewards.contract import Scores, no_scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
 from rmbatch.settings.extras import require
 
-_PLANS: dict[str, Callable[[Judge, Responses], Plan]] = {
-    "pointwise": pointwise.plan,
-    "pairwise": pairwise.plan,
-    "listwise": listwise.plan,
-    "stepwise": stepwise.plan,
-}
-
 
 class JudgeReward(Reward):
     """Scores of an LLM judge. Pickles with the texts of its template and principles; its client is elsewhere."""
 
-    def __init__(self, spec: JudgeSpec) -> None:
+    def __init__(self, spec: JudgeKind) -> None:
         """Raises UserError for a template or principles that cannot be used, and where a package is missing."""
         require("judge", f"the judge {spec.judge!r}")
         self.spec, self.name = spec, spec.judge
-        self._prompt = Prompt(spec.judge, spec.template)
+        self._prompt = spec.make_prompt(spec.template)
         self.principles = None if spec.principles is None else load_principles(spec.principles)
         self.sees_reference = spec.reference or (spec.template is not None and self._prompt.shows_reference)
         reference = ("reference",) if self.sees_reference else ()
         self.columns = ("prompt", "response", *reference, *self._prompt.columns)
-        self.takes_offsets = spec.judge in ("pairwise", "listwise")
+        self.takes_offsets = spec.compares
+
+    @property
+    def chat(self) -> ChatSpec:
+        """Who is asked."""
+        return self.spec.chat()
+
+    @property
+    def counted_as(self) -> str:
+        """What the names of its counts begin with."""
+        return count_prefix(self.spec)
 
     @property
     def template(self) -> str:
@@ -55,23 +56,21 @@ class JudgeReward(Reward):
 
     @property
     def part_names(self) -> Mapping[str, Sequence[str]]:
-        if self.spec.judge == "stepwise":
-            return {"": ("reason", "steps")}
-        return {"": ("reason",)} | ({pairwise.CONSISTENCY: ()} if self.spec.judge == "pairwise" else {})
+        return self.spec.part_names
 
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
         """As in ``Reward``. Raises JobError where no server can be asked any more, or the budget is used up."""
         if num_rows == 0:
             return dict.fromkeys(self.part_names, no_scores())
-        plan = self._planned(column, offsets)
-        parts = plan.outcomes(asked(self.spec, plan.questions))
+        plan = self._plan(column, offsets)
+        parts = plan.outcomes(ask(self.spec, plan.questions))
         return {name: as_scores(parts[name], "steps" in more) for name, more in self.part_names.items()}
 
     def questions(self, column: Columns, offsets: Offsets | None = None) -> list[Question]:
         """What would be asked, without asking it."""
-        return self._planned(column, offsets).questions
+        return self._plan(column, offsets).questions
 
-    def _planned(self, column: Columns, offsets: Offsets | None) -> Plan:
+    def _plan(self, column: Columns, offsets: Offsets | None) -> Plan:
         if self.takes_offsets and offsets is None:
             raise UserError(
                 f"a {self.spec.judge} judge compares the responses of one prompt, so it needs rows with a list of "
@@ -85,19 +84,15 @@ class JudgeReward(Reward):
             offsets,
             needs_reference=self.spec.reference,
         )
-        judge = Judge(self.spec, self._prompt, self.principles)
-        return _PLANS[self.spec.judge](judge, responses)
+        return self.spec.plan(QuestionWriter(self.spec, self._prompt, self.principles), responses)
 
 
 def judge(name: str, **settings: Any) -> JudgeReward:
     """The reward of a judge: a kind (pointwise, pairwise, listwise, stepwise) or a name of the alignment library.
 
-    ``settings`` as in ``rmbatch.judges.spec``. Raises UserError for what does not fit.
+    ``settings``: those of the kind, in ``rmbatch/judges/kinds/``. Raises UserError for what does not fit.
     """
-    try:
-        return JudgeReward(judge_spec({**settings, "judge": name}))
-    except ValidationError as invalid:
-        raise UserError(judge_mistake(name, invalid)) from None
+    return JudgeReward(parse_judge({**settings, "judge": name}))
 
 
 def judge_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, JudgeReward]]:

@@ -1,26 +1,17 @@
-"""What a judge is: who is asked (``ChatSpec``), how it judges, and how its verdicts become scores.
+"""The settings that all judges have: who is asked (``ChatSpec``), what good means, how often it is asked.
 
-One frozen model for each kind, the same in a job file (``rewards: {help: {judge: pointwise, …}}``) and in Python
-(``rmbatch.judge("pointwise", …)``). A name of the alignment library stands for a kind and its principles.
-
-    judge_spec({"judge": "pairwise", "principles": "helpfulness", "endpoint": "http://host:8000", "model": "qwen3-32b"})
-
-Importing it loads no client and no template engine.
+The same in a job file (``rewards: {help: {judge: pointwise, …}}``) and in Python (``rmbatch.judge("pointwise", …)``).
+Each kind (``kinds/``) is a subclass with settings of its own. Importing it loads no client and no template engine.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import model_validator
 
-from connectors.errors import UserError
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.judges.library import LIBRARY
 from rmbatch.settings.base import Positive
-from rmbatch.settings.names import nearest
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Aggregate = Literal["mean", "median", "majority", "min", "max"]
 
 
@@ -69,125 +60,10 @@ class JudgeSpec(ChatSpec):
         return ChatSpec.model_construct(**asked | ({"n": 1} if is_single else {}))
 
 
-def _check_scale(scale: tuple[float, float], whole: bool) -> None:
+def check_scale(scale: tuple[float, float], whole: bool) -> None:
+    """Raises ValueError for a scale that no verdict could be on."""
     low, high = scale
     if not low < high:
         raise ValueError(f"scale: must begin below its end; got {list(scale)}")
     if whole and math.floor(high) - math.ceil(low) < 1:
         raise ValueError(f"scale: {list(scale)} has no two whole numbers; write another one, or whole: false")
-
-
-class PointwiseSpec(JudgeSpec):
-    """Each response by itself."""
-
-    judge: Literal["pointwise"] = "pointwise"
-    score: Literal["scale", "violations"] = "scale"
-    """scale: a number. violations: which principles are violated; the score is 1 minus their share."""
-    scale: tuple[Finite, Finite] = (1, 10)
-    """Lowest and highest number, both included; the score is the number itself."""
-    whole: bool = True
-    """Only whole numbers."""
-    aggregate: Aggregate = "mean"
-    """What several votes (``n``) come to."""
-
-    @model_validator(mode="after")
-    def _scale_fits(self) -> Self:
-        _check_scale(self.scale, self.whole)
-        if self.score == "violations" and self.principles is None:
-            raise ValueError("score: violations needs principles that can be violated")
-        return self
-
-
-class PairwiseSpec(JudgeSpec):
-    """The responses of a prompt, two at a time; who wins how often is the score."""
-
-    judge: Literal["pairwise"] = "pairwise"
-    orders: Literal["both", "one"] = "both"
-    """both: each pair is judged twice, with the places changed; if the verdicts contradict, that is a tie. one: once,
-    in an order by ``shuffle_seed``."""
-    ties: bool = True
-    """Whether the judge may call it a tie."""
-    alone: Finite | None = None
-    """The score of a response that has no other one to be compared with. None: no score."""
-    score: Literal["win_rate", "copeland", "elo", "bradley_terry"] = "win_rate"
-    """win_rate: share of games won, a tie is half. copeland: opponents beaten minus those lost to, over opponents, in
-    [-1, 1]. elo: around 1500. bradley_terry: log strength, 0 on average; both of the latter for many candidates."""
-    max_games: Positive | None = None
-    """Pairs that are played for each prompt. None: all, n(n-1)/2 of them."""
-
-
-class ListwiseSpec(JudgeSpec):
-    """All responses of a prompt at once, in an order by ``shuffle_seed``, another one for each vote."""
-
-    asks_differently: ClassVar[bool] = True
-
-    judge: Literal["listwise"] = "listwise"
-    alone: Finite | None = None
-    """The score of a response that has no other one to be compared with. None: no score."""
-    score: Literal["best", "ranking"] = "best"
-    """best: 1 for the chosen response, 0 for the others. ranking: 1 for the first, 0 for the last, evenly between. With
-    several votes (``n``) their mean."""
-
-
-class StepwiseSpec(JudgeSpec):
-    """The steps of each response, all in one question."""
-
-    judge: Literal["stepwise"] = "stepwise"
-    split: Literal["paragraphs", "lines"] = "paragraphs"
-    """Where a step ends: at blank lines, or at each line (steps in a column of lists arrive as lines)."""
-    scale: tuple[Finite, Finite] = (0, 1)
-    """Lowest and highest number for a step."""
-    whole: bool = True
-    """Only whole numbers; with 0 to 1 a step is right or wrong."""
-    over_steps: Literal["min", "mean", "prod", "last"] = "min"
-    """How the steps' scores become the response's."""
-    aggregate: Aggregate = "mean"
-    """What several votes (``n``) on a step come to."""
-
-    @model_validator(mode="after")
-    def _scale_fits(self) -> Self:
-        _check_scale(self.scale, self.whole)
-        return self
-
-
-AnyJudge = PointwiseSpec | PairwiseSpec | ListwiseSpec | StepwiseSpec
-KINDS: dict[str, type[AnyJudge]] = {
-    "pointwise": PointwiseSpec,
-    "pairwise": PairwiseSpec,
-    "listwise": ListwiseSpec,
-    "stepwise": StepwiseSpec,
-}
-
-
-def judge_spec(written: Mapping[str, Any]) -> AnyJudge:
-    """The judge that is written down, ``judge`` being a kind or a name of the library.
-
-    Raises ValidationError, and UserError for an unknown judge.
-    """
-    name = str(written.get("judge"))
-    if name in LIBRARY:
-        written = {**library_defaults(name), **written, "judge": LIBRARY[name].kind}
-    elif name not in KINDS:
-        known = [*KINDS, *LIBRARY]
-        raise UserError(
-            f"judge: {name!r} is no kind of judge ({', '.join(KINDS)}) and not in the library; {nearest(name, known)}"
-        )
-    return KINDS[written["judge"]].model_validate(written)
-
-
-def library_defaults(name: str) -> dict[str, str]:
-    """The settings that a name of the library stands for, beside its kind."""
-    entry = LIBRARY[name]
-    return {"principles": entry.topic} | ({"score": "violations"} if entry.kind == "pointwise" else {})
-
-
-def judge_mistake(name: str, invalid: ValidationError) -> str:
-    """A validation error of a judge's settings in one line, for Python."""
-    fault = invalid.errors()[0]
-    key = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        model = KINDS[LIBRARY[name].kind if name in LIBRARY else name]
-        return (
-            f"a {model.model_fields['judge'].default} judge has no setting {key!r}; {nearest(key, model.model_fields)}"
-        )
-    return f"judge {name}: {key}{': ' if key else ''}{fault['msg'].removeprefix('Value error, ')}"

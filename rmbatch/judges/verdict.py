@@ -3,14 +3,14 @@ r"""What a judge has said, read strictly: a verdict that is missing, doubled or 
 Nothing here guesses and nothing searches: an answer is one object or one tag and nothing else, and what stands in it
 is the value alone. A verdict amid other text may be one that the judge only quotes.
 
-    json_object('{"score": 7}', {"score"}).value   # the object that the text is
-    tagged("<score>7</score>", "score").value      # the text of the tag that the text is
-    choice("A", {"A": "first", "B": "second"})     # "first"
-    number("7/10", 1, 10).value                    # 7.0; "7/5", "7-8" and "Score: 7" are none
-    ranking("2 > 1 > 3", ["1", "2", "3"]).value    # ("2", "1", "3")
+    read_json_object('{"score": 7}').value                        # {"score": 7}
+    read_tag("<score>7</score>", "score").value                   # "7"
+    read_choice("A", {"A": "first", "B": "second"}).value         # "first"
+    read_number("7/10", 1, 10).value                              # 7.0; "7/5", "7-8" and "Score: 7" are none
+    read_ranking("2 > 1 > 3", ["1", "2", "3"]).value              # ("2", "1", "3")
 
 Reasons: ``verdict_missing``, ``verdict_malformed``, ``verdict_ambiguous`` or ``verdict_out_of_range``, with a message.
-Values out of JSON may be given as they are: ``number(7, …)``, ``choice("A", …)``, ``ranking([2, 1, 3], …)``.
+Values out of JSON may be given as they are: ``read_number(7, …)``, ``read_ranking([2, 1, 3], …)``.
 """
 
 import json
@@ -39,20 +39,20 @@ class Reading(Generic[T]):
     reason: str | None = None
 
 
-def unfenced(text: str) -> str:
+def strip_fence(text: str) -> str:
     """The text without white space around it, and without a code fence around all of it."""
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
     return fenced[1].strip() if fenced else text
 
 
-def json_object(text: str, schema: Mapping[str, Any] | None = None) -> Reading[dict[str, Any]]:
+def read_json_object(text: str, schema: Mapping[str, Any] | None = None) -> Reading[dict[str, Any]]:
     """The JSON object that a text is, alone or in a code fence, and that fulfils the schema.
 
     Newlines in strings are taken as they are meant. A name that is there twice with different values, NaN, and an
     object that is begun but not ended are no verdict, nor is an object with anything beside it.
     """
-    text = unfenced(text)
+    text = strip_fence(text)
     if not text.startswith("{"):
         code = "ambiguous" if re.search(r"\{\s*[\"'}]", text) else "missing"
         return _none(code, "text before the JSON object" if code == "ambiguous" else "no JSON object")
@@ -76,7 +76,7 @@ def json_object(text: str, schema: Mapping[str, Any] | None = None) -> Reading[d
     return Reading(value)
 
 
-def tagged(text: str, tag: str) -> Reading[str]:
+def read_tag(text: str, tag: str) -> Reading[str]:
     """The text between ``<tag>`` and ``</tag>``, stripped, where these are all of a text."""
     begin, inner, rest = partition_tag(text, tag)
     if begin is None:
@@ -98,25 +98,25 @@ def partition_tag(text: str, tag: str) -> tuple[str | None, str | None, str]:
     return parts[0], parts[2], parts[4]
 
 
-def choice(said: object, labels: Mapping[str, T]) -> Reading[T]:
+def read_choice(said: object, labels: Mapping[str, T]) -> Reading[T]:
     """What the label means that was chosen, which stands alone: ``A``, ``[[A]]``, ``Response A``."""
     if not isinstance(said, str):
         return _none("malformed", f"{said!r} is no label")
     known = {label.casefold(): value for label, value in labels.items()}
-    bare = _ascii_digits(_BEFORE.sub("", unfenced(said).strip(_DECORATION), count=1).strip(_DECORATION)).casefold()
+    bare = _ascii_digits(_BEFORE.sub("", strip_fence(said).strip(_DECORATION), count=1).strip(_DECORATION)).casefold()
     if bare in known:
         return Reading(known[bare])
     return _none("malformed" if bare else "missing", f"{said.strip()[:80]!r} is none of {', '.join(labels)}")
 
 
-def number(said: object, low: float, high: float, *, whole: bool = False) -> Reading[float]:
+def read_number(said: object, low: float, high: float, *, whole: bool = False) -> Reading[float]:
     """The number on a scale from ``low`` to ``high``, alone; ``7/10`` only where the scale ends at 10."""
     if isinstance(said, int | float) and not isinstance(said, bool):
         is_huge = isinstance(said, int) and abs(said) > 2**1000  # float() would raise
         return _on_scale(math.inf if is_huge else float(said), None, low, high, whole)
     if not isinstance(said, str):
         return _none("malformed", f"{said!r} is no number")
-    text = unfenced(said)
+    text = strip_fence(said)
     if not text:
         return _none("missing", "no number is stated")
     match = _NUMBER.fullmatch(_ascii_digits(text.rstrip(".").strip(_DECORATION.replace(".", ""))))
@@ -126,7 +126,7 @@ def number(said: object, low: float, high: float, *, whole: bool = False) -> Rea
     return _on_scale(value, float(match[2]) if match[2] else None, low, high, whole)
 
 
-def ranking(said: object, labels: Sequence[str]) -> Reading[tuple[str, ...]]:
+def read_ranking(said: object, labels: Sequence[str]) -> Reading[tuple[str, ...]]:
     """Labels from best to worst: ``[2, 1, 3]``, ``2 > 1 > 3`` or ``2, 1, 3``; each exactly once."""
     if isinstance(said, list | tuple):
         return _permutation([_bare(str(each)) for each in said if not isinstance(each, bool)], labels)
@@ -134,13 +134,13 @@ def ranking(said: object, labels: Sequence[str]) -> Reading[tuple[str, ...]]:
         return _none("malformed", f"{said!r} is no ranking")
     if re.search("[<=~]", said):
         return _none("ambiguous", "only > and , order from best to worst")
-    order = [_bare(part) for part in re.split("[,>]", unfenced(said))]
+    order = [_bare(part) for part in re.split("[,>]", strip_fence(said))]
     return _permutation(order, labels) if any(order) else _none("missing", "no ranking")
 
 
-def numbers(said: str) -> list[str]:
+def split_numbers(said: str) -> list[str]:
     """The entries of a list of numbers in text, ``[1, 2; 3]``, with or without brackets; empty for an empty one."""
-    inner = unfenced(said).strip(".")
+    inner = strip_fence(said).strip(".")
     inner = inner[1:-1] if inner.startswith("[") and inner.endswith("]") else inner
     return [part.strip() for part in re.split("[,;]", inner)] if inner.strip() else []
 

@@ -7,7 +7,6 @@ Plain functions on Arrow tables; Ray calls them, and so do tests without Ray.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +15,7 @@ from connectors.attempts import Attempts, narrow
 from connectors.groups import group_offsets
 from connectors.schema import DEAD, DEAD_TYPE, ROW, UNIT, visible_columns
 from connectors.units import ranges_of
-
-
-class Stage(Protocol):
-    """Rows in, the same rows out with columns added."""
-
-    def output_schema(self, schema: pa.Schema) -> pa.Schema: ...
-    def __call__(self, table: pa.Table) -> pa.Table: ...
+from rmbatch.stages.base import Stage
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Brings scattered rows of one prompt together: one hash shuffle through Ray Data, written beside the output.
+"""Brings scattered rows of one prompt together: one hash shuffle, written beside the output.
 
 The result is a dataset of its own, whose files hold whole groups in order of their keys, and which is then scored,
 resumed and accounted for like any other. The shuffle itself is all or nothing: a crash before its last line is written
-(``_rmbatch/grouped.json``) begins it again. Rows keep telling where they came from.
+(``_rmbatch/grouped.json``) begins it again. Rows keep telling where they came from. Who moves the rows is the
+executor's business; these are the steps.
 
-    grouped = shuffle_groups(dataset, "prompt_id", folder=ledger.private.folder("grouped"))
+    blocks = (assign_buckets(block, "prompt_id", num_buckets) for block in blocks)
+    written = [write_bucket(bucket, "prompt_id", folder) for bucket in ...]
+    grouped = grouped_dataset(dataset, written, folder)
 """
 
 import secrets
@@ -14,44 +17,31 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import ray.data
 
-from connectors import parquet
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
+from connectors.formats import parquet
 from connectors.schema import DEAD, DEAD_TYPE, HIDDEN, ORIGIN_ROW, ORIGIN_URI, ROW, UNIT
 from connectors.storage import Folder
-from connectors.units import InputFile, Range, Unit
-from rmbatch.pipeline.run import cut_tasks, ours, quiet
-from rmbatch.pipeline.source import UnitSource
+from connectors.units import InputFile, Unit
 
 BUCKET = HIDDEN + "bucket"
 BUCKET_BYTES = 64 << 20
 """Input bytes in one bucket; a worker holds a bucket at a time."""
 MAX_BUCKETS = 20_000
+MAX_PARTITIONS = 200
+"""Of a shuffle through Ray Data."""
 
 
-def shuffle_groups(dataset: InputDataset, key: str, folder: Folder) -> InputDataset:
-    """The same rows with all rows of a key next to each other; raises JobError if any row was lost or doubled."""
-    num_buckets = min(max(1, dataset.num_bytes // BUCKET_BYTES), MAX_BUCKETS)
-    pieces = [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
-    tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, int(ray.cluster_resources().get("CPU", 1)), splittable=True)
+def count_buckets(dataset: InputDataset) -> int:
+    """Into how many buckets the rows go."""
+    return min(max(1, dataset.num_bytes // BUCKET_BYTES), MAX_BUCKETS)
 
-    def assign(table: pa.Table) -> pa.Table:
-        table = _plain_key(table, key)
-        return table.append_column(BUCKET, pa.array(bucket_of(table, key, num_buckets)))
 
-    def write(table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([write_bucket(table, key, folder)])
-
-    quiet()
-    rows = ray.data.read_datasource(UnitSource(dataset, tasks, None, None), override_num_blocks=len(tasks))
-    rows = rows.map_batches(assign, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    partitions = min(num_buckets, 200)
-    with ours():
-        written = rows.groupby(BUCKET, num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
-    check_complete(dataset, written)
-    return _dataset_of(dataset, written, folder)
+def assign_buckets(table: pa.Table, key: str, num_buckets: int) -> pa.Table:
+    """The rows with the bucket that each goes to."""
+    table = _plain_key(table, key)
+    return table.append_column(BUCKET, pa.array(bucket_of(table, key, num_buckets)))
 
 
 def _plain_key(table: pa.Table, key: str) -> pa.Table:
@@ -106,7 +96,9 @@ def check_complete(dataset: InputDataset, written: Sequence[Mapping[str, Any]]) 
         raise JobError(f"the shuffle gave {num_rows} rows for {dataset.num_rows}; run the same command again")
 
 
-def _dataset_of(dataset: InputDataset, written: Sequence[Mapping[str, Any]], folder: Folder) -> InputDataset:
+def grouped_dataset(dataset: InputDataset, written: Sequence[Mapping[str, Any]], folder: Folder) -> InputDataset:
+    """The written buckets as a dataset. Raises JobError if any row was lost or doubled."""
+    check_complete(dataset, written)
     ordered = sorted(written, key=lambda bucket: str(bucket["name"]))
     files, units = {}, {}
     for index, bucket in enumerate(ordered):

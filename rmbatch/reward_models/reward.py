@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from connectors.errors import UserError
 from connectors.storage import StorageOptions
@@ -34,6 +33,7 @@ from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
 from rmbatch.rows.messages import TEXT
 from rmbatch.settings.extras import require
+from rmbatch.settings.mistakes import validate
 from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import ScoreStore, keys_of
 
@@ -266,16 +266,7 @@ def reward_model(model: str | ServedModel, **settings: Any) -> ModelReward:
     """The reward that a model gives; ``settings`` as in ``ServedModel``. Raises UserError for what does not fit."""
     if isinstance(model, ServedModel):
         return ModelReward(model)
-    try:
-        return ModelReward(ServedModel(model=model, **settings))
-    except ValidationError as invalid:
-        fault = invalid.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            raise UserError(
-                f"a served model has no setting {key!r}; {nearest(key, ServedModel.model_fields)}"
-            ) from None
-        raise UserError(f"served model: {key}{': ' if key else ''}{fault['msg']}") from None
+    return ModelReward(validate(ServedModel, {**settings, "model": model}, where="reward model"))
 
 
 def model_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, ModelReward]]:

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
 from connectors.errors import UserError
 from rmbatch.rewards.calling import as_array
@@ -31,7 +31,7 @@ from rmbatch.rewards.forms import ROLES, WHAT_TO_WRITE, Form, form_of
 from rmbatch.rewards.scores import RewardError as RewardError
 from rmbatch.rewards.scores import Scores as Scores
 from rmbatch.rows.messages import TEXT
-from rmbatch.settings.names import nearest
+from rmbatch.settings.mistakes import validate
 
 STEPS = pa.large_list(pa.float64())
 Kind = Literal["pointwise", "pairwise", "listwise", "stepwise"]
@@ -87,23 +87,13 @@ class RewardSpec:
 
     def check_knobs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All knobs with their validated values. Raises UserError naming the reward, the knob, the value, the cure."""
-        try:
-            checked = self.knob_model(**given)
-        except ValidationError as invalid:
-            raise UserError(self._knob_message(invalid)) from None
+        for key in given:
+            if key in self.columns and key not in self.knob_model.model_fields:
+                raise UserError(
+                    f"reward {self.name!r} reads {key!r} as a column; to make it a knob, write it after a `*`"
+                )
+        checked = validate(self.knob_model, {**given}, where=f"reward {self.name!r}", noun="knob")
         return {knob.name: getattr(checked, knob.name) for knob in self.knobs}
-
-    def _knob_message(self, invalid: ValidationError) -> str:
-        fault = invalid.errors()[0]
-        key, value = str(fault["loc"][0]), fault["input"]
-        if fault["type"] == "missing":
-            return f"reward {self.name!r}: {key} has no default; give it a value"
-        if fault["type"] == "extra_forbidden":
-            known = [knob.name for knob in self.knobs]
-            if key in self.columns:
-                return f"reward {self.name!r} reads {key!r} as a column; to make it a knob, write it after a `*`"
-            return f"reward {self.name!r} has no knob {key!r} (given {value!r}); {nearest(key, known)}"
-        return f"reward {self.name!r}: {key}={value!r}: {fault['msg']}"
 
 
 def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = None) -> Callable[[_T], _T]:

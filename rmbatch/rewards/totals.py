@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from connectors.errors import UserError
 from rmbatch.settings.base import Settings
+from rmbatch.settings.mistakes import validate
 
 _NO_SCORE = pa.scalar(None, pa.float64())
 _NO_TEXT = pa.scalar(None, pa.string())
@@ -89,10 +90,7 @@ def combine_rule(written: CombineRule | Mapping[str, Any]) -> CombineRule:
     """The rule that a dict says, as a job file writes it; raises UserError for what is none."""
     if isinstance(written, CombineRule):
         return written
-    try:
-        return CombineRule.model_validate(written)
-    except ValidationError as invalid:
-        raise UserError(f"combine: {invalid.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    return validate(CombineRule, written, where="combine")
 
 
 def weighted_sum(parts: Mapping[str, pa.Array], rule: CombineRule) -> tuple[pa.Array, pa.Array]:

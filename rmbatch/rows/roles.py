@@ -138,7 +138,7 @@ class FlatView:
 
         ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
         type (text as large_string, lists as large_list, JSON as the text of each value). An odd value is read where the
-        result is text or a prompt, and is null else (``connectors/shapes.py``). In nested rows what belongs to
+        result is text or a prompt, and is null else (``connectors/formats/shapes.py``). In nested rows what belongs to
         the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
         ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
 

@@ -20,11 +20,14 @@ import pyarrow.compute as pc
 from connectors.errors import JobError, UserError
 from connectors.groups import group_offsets
 from connectors.schema import ORIGIN_ROW, ORIGIN_URI
+from rmbatch.judges.reward import judge_rewards
+from rmbatch.reward_models.reward import model_rewards
 from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Reward, column_of
 from rmbatch.rewards.scores import RewardError
 from rmbatch.rewards.totals import CombineRule, weighted_sum
-from rmbatch.rows.roles import FlatView, Roles, flatten
+from rmbatch.rows.roles import EVERYTHING, FlatView, Roles, flatten
+from rmbatch.stages.base import Needs
 
 TOTAL = "total"
 """Name of the weighted sum among the scores."""
@@ -56,6 +59,43 @@ class ScoreStage:
     def reads(self) -> dict[str, tuple[str, ...]]:
         """What each reward reads, by role or column name."""
         return {name: reward.columns for name, reward in self.rewards.items()}
+
+    def columns(self, schema: pa.Schema) -> set[str]:
+        """The columns behind the candidates and behind what the rewards read."""
+        roles = self.roles
+        read = {name for reward in self.rewards.values() for name in reward.columns}
+        if EVERYTHING in read:
+            return {*schema.names}
+        several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
+        found = {roles.response, *several}
+        for name in read:
+            played = getattr(roles, name) if name in ("prompt", "reference", "id", "group") else None
+            found.add(roles.extra.get(name) or played or name)
+        return {name for name in found if name in schema.names}
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raises UserError for a column that is not there, or of a type that cannot play its role."""
+        view = flatten(schema.empty_table(), self.roles)
+        if view.has("response"):
+            view.column("response")
+        for name, reward in self.rewards.items():
+            for column in reward.columns:
+                if view.has(column):
+                    view.column(column)
+                elif column not in reward.optional:
+                    raise UserError(
+                        f"reward {name!r} reads {column!r}, and no column plays that role; set "
+                        f"input.columns.{column} to one of: {', '.join(schema.names)}"
+                    )
+
+    def needs(self) -> Needs:
+        """The engines and chat clients of its rewards, those inside compositions too."""
+        return Needs(dict(model_rewards(self.rewards)), dict(judge_rewards(self.rewards)))
+
+    def flush(self) -> None:
+        """Write new scores of reward models to their stores."""
+        for reward in self.needs().models.values():
+            reward.keep()
 
     def output_schema(self, schema: pa.Schema) -> pa.Schema:
         """The columns after this stage; raises UserError where one of them is there already."""

@@ -20,6 +20,7 @@ from connectors.errors import UserError
 from connectors.schema import KEPT, OUTCOME, REJECTED
 from rmbatch.rows.roles import Roles
 from rmbatch.selection.rank import SelectionRule, select
+from rmbatch.stages.base import Needs
 from rmbatch.stages.score import candidates
 
 RANK, REASON = "select.rank", "select.reason"
@@ -36,6 +37,22 @@ class SelectStage:
     roles: Roles
     group: str | None = None
     """Key column of flat rows, whose groups are whole in every table."""
+
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Nothing that people have to be told: the score is named in the job."""
+        return {}
+
+    def columns(self, schema: pa.Schema) -> set[str]:
+        """The columns of the candidates, which its choice is written for."""
+        several = self.roles.responses if isinstance(self.roles.responses, tuple) else (self.roles.responses,)
+        return {name for name in (self.roles.response, *several) if name in schema.names}
+
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
     def output_schema(self, schema: pa.Schema) -> pa.Schema:
         """The columns after this stage; raises UserError where one of them is there already."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors import jsonl
+from connectors.formats import jsonl
 
 Format = Literal["parquet", "jsonl"]
 

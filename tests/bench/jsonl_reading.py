@@ -26,7 +26,7 @@ from connectors.listing import list_input
 from connectors.planning import plan_dataset
 from connectors.storage import StorageOptions
 from connectors.units import Range
-from rmbatch.pipeline.source import rows_per_block
+from rmbatch.pipeline.task import rows_per_block
 from tests.bench.inputs import flat_rows, write_flat
 from tests.bench.measuring import median, print_table
 

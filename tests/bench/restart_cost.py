@@ -122,7 +122,7 @@ def _commit(ledger: Ledger, units: Sequence[int], unit_rows: int) -> None:
 
 def plan_the_rest(output: str) -> dict[str, float]:
     """Seconds and growth of the peak RSS (MB), in this process, of each thing that a restart does."""
-    from rmbatch.pipeline.run import cut_tasks
+    from rmbatch.pipeline.task import cut_tasks
 
     ledger = Ledger(Folder.open(output))
     before = peak_rss(reset=True)

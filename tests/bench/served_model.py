@@ -58,8 +58,8 @@ def run_job(folder: Path) -> dict[str, Any]:
     """The job, timed in a process of its own."""
     import os
 
-    from jobs.config.sections import parse_job
-    from jobs.run.rows import run_job as run
+    from jobs.config.job_types import parse_job
+    from jobs.run.job import run_job as run
     from jobs.show.display import Display
 
     marks: dict[str, float] = {}

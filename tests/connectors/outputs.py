@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from connectors import jsonl
 from connectors.commit import FOLDERS, PARTS
 from connectors.compaction import Compactor
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.finish import finish
+from connectors.formats.base import find_format, load_format
 from connectors.ledger import Ledger, Plan
-from connectors.listing import codec_of, format_of
 from connectors.schema import KEPT, OUTCOME, REJECTED
 from connectors.storage import Folder
 from connectors.units import Range
@@ -103,9 +101,7 @@ def run_to_end(dataset: InputDataset, spec: OutputSpec, run: str = "run") -> dic
 def read_file(folder: Folder, path: str, schema: pa.Schema) -> list[dict]:
     """The rows of one file of the output."""
     data = folder.read(path)
-    if format_of(path) == "parquet":
-        return pq.read_table(pa.BufferReader(data)).to_pylist()
-    return jsonl.table_of(jsonl.decompress(data, codec_of(path)), schema).to_pylist()
+    return load_format(find_format(path) or "").read_back(data, path, schema).to_pylist()
 
 
 def read_output(spec: OutputSpec) -> dict[str, list[str]]:

@@ -98,7 +98,7 @@ def content(name: str, value: int) -> bytes:
 def test_no_row_of_a_file_that_was_replaced_is_handed_out(
     folder: Folder, name: str, change: Callable, begun: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("connectors.lines.CHUNK_BYTES", 64)
+    monkeypatch.setattr("connectors.formats.lines.CHUNK_BYTES", 64)
     folder.write(name, content(name, 1))
     listing = list_input([folder.url], folder.options)
     dataset = plan_dataset(listing, folder.options, unit_bytes=1 << 20)

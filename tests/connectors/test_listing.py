@@ -7,7 +7,9 @@ import orjson
 import pytest
 
 from connectors.errors import UserError
-from connectors.listing import codec_of, format_of, list_input, takes_in
+from connectors.formats.base import codec_of, find_format
+from connectors.formats.lines import CODECS
+from connectors.listing import list_input, takes_in
 from connectors.storage import Folder, StorageOptions
 from tests.connectors.inputs import write_files
 
@@ -113,7 +115,7 @@ def test_hive_partitions_are_decoded(folder: Folder):
     ],
 )
 def test_names_tell_format_and_codec(name: str, kind: str | None, codec: str):
-    assert (format_of(name), codec_of(name)) == (kind, codec)
+    assert (find_format(name), codec_of(name, CODECS)) == (kind, codec)
 
 
 def test_a_damaged_manifest_is_one_line_with_the_cure(tmp_path: Path):

@@ -11,15 +11,37 @@ from rich.console import Console
 
 from connectors.ledger import Ledger
 from connectors.storage import Folder, StorageOptions
-from jobs.config.sections import parse_job
-from jobs.run.rows import Summary, run_job
+from jobs.config.job_types import job_type, parse_job
+from jobs.config.sections import JobConfig, RewardJob
+from jobs.run.job import run_job
+from jobs.run.prepare import Prepared, prepare
+from jobs.run.rows import RowJob, Summary
 from jobs.show.display import Display
+from jobs.show.plan import Ahead
 
 
 def run(job: Mapping[str, Any], told: Any = None) -> Summary:
     """Run a job from its mapping on the Ray that is there; ``told``: a file for what it says, else it is silent."""
     with Path("/dev/null").open("w") as nowhere:
-        return run_job(parse_job(job, "test"), Display(Console(file=told or nowhere)))
+        summary: Summary = run_job(parse_job(job, "test"), Display(Console(file=told or nowhere)))
+    return summary
+
+
+def fitted(job: JobConfig, schema: pa.Schema) -> Prepared:
+    """A job over rows, fitted to the columns of its input."""
+    assert isinstance(job, RewardJob)
+    with Path("/dev/null").open("w") as nowhere:
+        kind = job_type(job.job)(job, Display(Console(file=nowhere)))
+    assert isinstance(kind, RowJob)
+    return prepare(job, kind.fits(), schema)
+
+
+def look_ahead(job: JobConfig) -> Ahead:
+    """What a job over rows would do."""
+    with Path("/dev/null").open("w") as nowhere:
+        ahead = job_type(job.job)(job, Display(Console(file=nowhere))).plan("H100")
+    assert isinstance(ahead, Ahead)
+    return ahead
 
 
 def rows(output: str | Path, part: str = "data", options: StorageOptions | None = None) -> list[dict[str, Any]]:

@@ -13,8 +13,6 @@ from connectors.lease import Lease
 from connectors.storage import Folder
 from tests.jobs.running import run
 
-pytestmark = pytest.mark.ray
-
 MEDDLER = """
 import os
 from contextlib import suppress
@@ -45,7 +43,7 @@ def job(folder: Path, **rewards: Any) -> dict[str, Any]:
     }
 
 
-def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Path, local_ray: None) -> None:
+def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Path, here: None) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
     (tmp_path / "new.jsonl").write_bytes(lines("new"))
@@ -61,7 +59,7 @@ def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Pa
 
 
 def test_a_stray_file_in_a_finished_output_is_removed_by_the_same_command(
-    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task of a killed run may have left it; what is not named as we name files is somebody else's."""
     (tmp_path / "in").mkdir()
@@ -89,7 +87,7 @@ def test_an_output_in_memory_is_refused_before_any_work(tmp_path: Path) -> None:
         run(mapping)
 
 
-def test_an_output_that_is_deleted_while_the_job_runs_stops_it(tmp_path: Path, local_ray: None) -> None:
+def test_an_output_that_is_deleted_while_the_job_runs_stops_it(tmp_path: Path, here: None) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
     (tmp_path / "meddler.py").write_text(MEDDLER)

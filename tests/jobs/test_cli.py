@@ -129,8 +129,8 @@ def told(ended: Ended) -> str:
         (["rewards.exact.reward=acuracy"], "no reward 'acuracy': did you mean 'accuracy'"),
         (["rewards.exact.reward=mine.py:f"], "no reward file mine.py"),
         (["rewards.exact.reward=no.such:f"], "reward 'no.such:f': no module 'no.such'; is it on PYTHONPATH?"),
-        (["rewards.exact.strict=true"], "reward 'accuracy' has no knob 'strict'"),
-        (["rewards.exact={reward: f1_score, tokenizer: wrds}"], "reward 'f1_score': tokenizer='wrds'"),
+        (["rewards.exact.strict=true"], "reward 'accuracy': strict: unknown knob"),
+        (["rewards.exact={reward: f1_score, tokenizer: wrds}"], "reward 'f1_score': tokenizer: got 'wrds'"),
         (["combine.exat=1"], "combine.exat: no reward has this name; did you mean 'exact'?"),
         (["rewards.exact.api_key=private"], "best.yaml: rewards.exact.api_key: secrets do not belong into a job file"),
         (["input.path=flat.jsonl"], "the input has one response per row; name the column that tells"),
@@ -239,7 +239,7 @@ def test_an_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.show.plan.look_ahead", interrupted)
+    monkeypatch.setattr("jobs.run.rows.look_ahead", interrupted)
     ended = rmbatch("plan", best)
     assert ended.code == 130
     assert "the same command goes on from there" in ended.err
@@ -294,7 +294,7 @@ def test_help(rmbatch: Command) -> None:
 
 
 @pytest.fixture
-def three_files(tmp_path: Path, local_ray: None) -> str:
+def three_files(tmp_path: Path, here: None) -> str:
     """A best-of-N job on three files, so that it has three tasks and three commit records."""
     for number, name in enumerate("abc"):
         write_jsonl(
@@ -310,7 +310,6 @@ def stop_halfway(output: Path) -> None:
     min((output / "_rmbatch/commits").iterdir()).unlink()
 
 
-@pytest.mark.ray
 def test_a_job_from_its_beginning_to_its_end(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     ended = rmbatch("run", three_files)
     assert ended.code == 0
@@ -335,7 +334,6 @@ def test_a_job_from_its_beginning_to_its_end(rmbatch: Command, three_files: str,
     assert by("uid", rows("out")) == found
 
 
-@pytest.mark.ray
 def test_run_and_status_as_json(rmbatch: Command, three_files: str) -> None:
     ended = rmbatch("run", three_files, "--json")
     summary = json.loads(ended.out)
@@ -347,14 +345,12 @@ def test_run_and_status_as_json(rmbatch: Command, three_files: str) -> None:
     assert status["tally"]["scored.exact"] == summary["tally"]["scored.exact"]
 
 
-@pytest.mark.ray
 def test_a_limit_leaves_unread_files_out_of_the_rate(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     summary = json.loads(rmbatch("run", three_files, "--limit", "1", "--json").out)
     read = (tmp_path / "in/a.jsonl").stat().st_size / 2  # one of its two rows
     assert summary["bytes_per_s"] * summary["work_seconds"] == pytest.approx(read)
 
 
-@pytest.mark.ray
 def test_overwriting_asks_and_begins_anew(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     assert rmbatch("run", three_files).code == 0
     answers = tmp_path / "out/_rmbatch/answers/of-a-judge"
@@ -369,7 +365,6 @@ def test_overwriting_asks_and_begins_anew(rmbatch: Command, three_files: str, tm
     assert answers.read_text() == "paid for"  # nothing is paid for twice
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     ("mistake", "why"),
     [
@@ -385,7 +380,6 @@ def test_a_mistake_in_the_job_overwrites_nothing(rmbatch: Command, three_files: 
     assert len(rows("out")) == 6
 
 
-@pytest.mark.ray
 def test_an_output_around_its_input_is_refused(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     (tmp_path / "in").rename(tmp_path / "data")
     for path in ("data/", "data", "data/*.parquet", f"data/{min((tmp_path / 'data').iterdir()).name}"):
@@ -393,14 +387,12 @@ def test_an_output_around_its_input_is_refused(rmbatch: Command, three_files: st
     assert any((tmp_path / "data").iterdir())
 
 
-@pytest.mark.ray
 def test_what_a_reward_prints_is_not_in_the_json(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def said(response: str) -> float:\n    print(response)\n    return 1.0\n")
     found = json.loads(rmbatch("plan", three_files, "rewards.exact.reward=own.py:said", "--json").out)
     assert found["reads"] == {"exact": ["response"]}
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("plan", [b'{"version": 1}', b"{"])
 def test_an_output_that_cannot_be_read_is_overwritten(
     rmbatch: Command, three_files: str, tmp_path: Path, plan: bytes
@@ -415,7 +407,6 @@ def test_an_output_that_cannot_be_read_is_overwritten(
     assert (len(rows("out")), old.exists()) == (6, False)
 
 
-@pytest.mark.ray
 def test_overwriting_that_is_killed_leaves_a_job_that_goes_on(
     rmbatch: Command, three_files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,7 +429,6 @@ def test_overwriting_that_is_killed_leaves_a_job_that_goes_on(
         assert len(rows("out")) == 6
 
 
-@pytest.mark.ray
 def test_a_job_that_was_interrupted_names_what_has_changed(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     assert rmbatch("run", three_files).code == 0
     stop_halfway(tmp_path / "out")
@@ -461,7 +451,6 @@ def test_a_job_that_was_interrupted_names_what_has_changed(rmbatch: Command, thr
     assert f"{first} has changed ({len(text)} bytes when planned, {2 * len(text)} now)" in changed.err
 
 
-@pytest.mark.ray
 def test_a_job_that_was_interrupted_goes_on(rmbatch: Command, three_files: str, tmp_path: Path) -> None:
     assert rmbatch("run", three_files).code == 0
     finished = by("uid", rows("out"))
@@ -484,8 +473,7 @@ def picky(response):
 """
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("here")
 def test_a_reward_that_raises(rmbatch: Command, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "flat.jsonl", FLAT)
     (tmp_path / "mine.py").write_text(RAISES)
@@ -509,7 +497,6 @@ def test_a_reward_that_raises(rmbatch: Command, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.ray
 def test_too_many_nulls(rmbatch: Command, three_files: str) -> None:
     write_jsonl(Path("in/a.jsonl"), [row | {"answer": None} for row in NESTED])
     ended = rmbatch("run", three_files, "run.max_null_share=0.3")
@@ -519,7 +506,6 @@ def test_too_many_nulls(rmbatch: Command, three_files: str) -> None:
     assert Ledger(Folder.open("out")).manifest() is None
 
 
-@pytest.mark.ray
 def test_too_many_nulls_stay_too_many(rmbatch: Command, three_files: str) -> None:
     write_jsonl(Path("in/a.jsonl"), [row | {"answer": None} for row in NESTED])
     limited = ["run", three_files, "run.max_null_share=0.3"]
@@ -527,8 +513,7 @@ def test_too_many_nulls_stay_too_many(rmbatch: Command, three_files: str) -> Non
     assert rmbatch("run", three_files, "run.max_null_share=0.6").code == 0
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("here")
 def test_a_column_that_comes_only_in_later_rows_is_waited_for(rmbatch: Command, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", [{"response": str(number)} for number in range(1200)])
     write_jsonl(tmp_path / "in/b.jsonl", [{"response": "4", "gold": "4"}])
@@ -545,8 +530,7 @@ def test_a_column_that_comes_only_in_later_rows_is_waited_for(rmbatch: Command, 
     assert not (tmp_path / "never/_rmbatch/plan.json").exists()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("here")
 def test_a_changed_file_of_rewards_is_named(rmbatch: Command, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "flat.jsonl", FLAT)
     (tmp_path / "mine.py").write_text(

@@ -12,11 +12,10 @@ import yaml
 from rich.console import Console
 
 from jobs.config.file import read_job_file
-from jobs.config.sections import parse_job
+from jobs.config.job_types import parse_job
 from jobs.examples import arithmetic, problems
-from jobs.principles import run_principles
-from jobs.principles_config import parse_principles_job
-from jobs.run.rows import Summary, run_job
+from jobs.run.job import run_job
+from jobs.run.rows import Summary
 from jobs.show.display import Display
 from rmbatch.endpoints.connections import close_all
 from tests.jobs.running import rows
@@ -92,8 +91,8 @@ def test_principles_example_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("JUDGE_URL", server.url)
         monkeypatch.setenv("WRITER_URL", server.url)
         file = "jobs/examples/principles.yaml"
-        job = parse_principles_job(read_job_file(file, [], os.environ), file)
-        report = run_principles(job, Display(Console(file=nowhere)))
+        job = parse_job(read_job_file(file, [], os.environ), file)
+        report = run_job(job, Display(Console(file=nowhere))).plain()
     assert report["rows"]["usable"] > 140  # some problems come twice
     assert [each["text"] for each in report["worth"]["principles"]] == [principle]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.config.sections import parse_job
+from jobs.config.job_types import parse_job
+from jobs.run.doctor import JUDGED_ROWS, show_doctor
 from jobs.show.display import Display
-from jobs.show.doctor import JUDGED_ROWS, show_doctor
 from tests.judging import Policy, biased, honest, judge_server, questions
 from tests.servers.hostile import HostileServer
 

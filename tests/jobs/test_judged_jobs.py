@@ -13,16 +13,15 @@ from rich.console import Console
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from jobs.config.sections import parse_job
-from jobs.show.plan import look_ahead, show_plan
+from jobs.config.job_types import parse_job
 from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
-from tests.jobs.running import by, rows, run
+from tests.jobs.running import by, look_ahead, rows, run
 from tests.judging import Seen, answering, honest, judge_server, questions
 from tests.servers.batch import BatchServer
 from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 FILTERED = Json({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]})
 
 
@@ -73,7 +72,7 @@ def right(found: list[dict[str, Any]], name: str = "kind") -> bool:
 
 
 def test_every_kind_says_in_a_job_what_it_says_of_a_sample(
-    local_ray: None, server: HostileServer, tmp_path: Path
+    anywhere: str, server: HostileServer, tmp_path: Path
 ) -> None:
     kinds = {
         "alone": asks(server),
@@ -100,7 +99,7 @@ def test_every_kind_says_in_a_job_what_it_says_of_a_sample(
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_lost_and_nothing_asked_again_after_success(
-    local_ray: None, server: HostileServer, tmp_path: Path, seed: int
+    anywhere: str, server: HostileServer, tmp_path: Path, seed: int
 ) -> None:
     found = samples(120)
     texts = planned(server, found)
@@ -138,7 +137,7 @@ def planned(server: HostileServer, found: list[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def test_of_two_servers_one_dies(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+def test_of_two_servers_one_dies(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     with judge_server(honest) as other:
         other.always = Late(0.05)
         server.always = Late(0.05)
@@ -162,7 +161,7 @@ def test_of_two_servers_one_dies(local_ray: None, server: HostileServer, tmp_pat
 
 
 def test_the_job_stops_at_its_budget_and_goes_on_with_more(
-    local_ray: None, server: HostileServer, tmp_path: Path
+    anywhere: str, server: HostileServer, tmp_path: Path
 ) -> None:
     found = samples(100, candidates=1)
     price = {"input": 1000.0, "output": 1000.0}
@@ -181,7 +180,7 @@ def test_the_job_stops_at_its_budget_and_goes_on_with_more(
     assert right(rows(tmp_path / "out"))
 
 
-def test_equal_questions_and_repeated_jobs_cost_nothing(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+def test_equal_questions_and_repeated_jobs_cost_nothing(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = samples(30)
     kept = {"kind": asks(server, cache=str(tmp_path / "answers"))}
     run(job(tmp_path, found, kept))
@@ -235,8 +234,8 @@ def killed_when(victim: Victim, is_time: Callable[[], object], timeout_s: float 
     ("settings", "message"),
     [
         ({"judge": "pointwize"}, "did you mean 'pointwise'"),
-        ({"scal": [1, 5]}, "a pointwise judge has no setting 'scal'; did you mean 'scale'"),
-        ({"orders": "both"}, "a pointwise judge has no setting 'orders'"),
+        ({"scal": [1, 5]}, "scal: unknown key; did you mean 'scale'"),
+        ({"orders": "both"}, "orders: unknown key; "),
         ({"scale": [5, 1]}, "scale: must begin below its end"),
         ({"principles": "helpfulnes"}, "did you mean 'helpfulness'"),
         ({"score": "violations"}, "needs principles that can be violated"),
@@ -249,7 +248,7 @@ def killed_when(victim: Victim, is_time: Callable[[], object], timeout_s: float 
     ],
 )
 def test_mistakes_are_one_line_before_any_work(
-    local_ray: None, server: HostileServer, tmp_path: Path, settings: dict[str, Any], message: str
+    anywhere: str, server: HostileServer, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
         run(job(tmp_path, samples(3), {"kind": {**asks(server), **settings}}))
@@ -267,7 +266,7 @@ def test_mistakes_are_one_line_before_any_work(
     ],
 )
 def test_what_every_request_would_meet_stops_the_job(
-    local_ray: None, server: HostileServer, tmp_path: Path, deed: Status, message: str
+    anywhere: str, server: HostileServer, tmp_path: Path, deed: Status, message: str
 ) -> None:
     found = samples(3)
     for text in planned(server, found):
@@ -280,9 +279,7 @@ def test_what_every_request_would_meet_stops_the_job(
     assert right(rows(tmp_path / "out"))
 
 
-def test_judges_behind_a_gate_are_asked_only_what_passes(
-    local_ray: None, server: HostileServer, tmp_path: Path
-) -> None:
+def test_judges_behind_a_gate_are_asked_only_what_passes(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     gate = {"gate": {"require": {"reward": "pattern_match", "pattern": "row"}, "then": asks(server), "otherwise": 0.0}}
     found = [{"id": 0, "prompt": "q", "responses": ["row is 4", "is 5"]}]
     run(job(tmp_path, found, {"kind": gate}))
@@ -292,7 +289,7 @@ def test_judges_behind_a_gate_are_asked_only_what_passes(
     assert len(questions(server)) == 1
 
 
-def test_the_best_of_n_by_games(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+def test_the_best_of_n_by_games(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = samples(10)
     asked = job(tmp_path, found, {"games": asks(server, "pairwise")}, select={"keep": 1})
     run({**asked, "job": "best_of_n"})
@@ -314,7 +311,7 @@ def test_the_best_of_n_by_games(local_ray: None, server: HostileServer, tmp_path
     assert len(rows(tmp_path / "o")) > 0
 
 
-def test_flat_rows_are_compared_within_their_group(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+def test_flat_rows_are_compared_within_their_group(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     flat = [
         {"key": sample["id"], "prompt": sample["prompt"], "response": response}
         for response_number in range(3)
@@ -333,12 +330,12 @@ def test_a_plan_of_flat_rows_knows_their_groups(server: HostileServer, tmp_path:
     asked = job(tmp_path, flat, {"games": asks(server, "pairwise")})
     asked["input"]["group"] = {"by": "key"}
     told = StringIO()
-    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
+    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert "at least 24, 24 answers" in told.getvalue()
 
 
 def test_a_template_that_fails_for_a_row_names_it_or_is_null(
-    local_ray: None, server: HostileServer, tmp_path: Path
+    anywhere: str, server: HostileServer, tmp_path: Path
 ) -> None:
     found = [{"id": n, "prompt": "q", "response": f"is {n}", "meta": {"k": n} if n else None} for n in range(3)]
     shown = "{{ meta.k + 1 }} <response-abcdef01>\n{{ response }}\n</response-abcdef01> {{ answer_format }}"
@@ -351,7 +348,7 @@ def test_a_template_that_fails_for_a_row_names_it_or_is_null(
     assert written[0]["error.kind"].startswith("reward_raised: TemplateFailed")
 
 
-def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+def test_changed_principles_are_told(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     principles = tmp_path / "mine.yaml"
     text = "topic: mine\nabout: What counts is tone.\nprinciples: [{text: Be kind.}]\n"
     principles.write_text(text)
@@ -368,7 +365,7 @@ def test_changed_principles_are_told(local_ray: None, server: HostileServer, tmp
 def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
     told = StringIO()
     asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
-    show_plan(look_ahead(parse_job(asked, "test")), Console(file=told, width=200))
+    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert not server.asked
     assert "judge kind" in told.getvalue()
     assert "about 150" in told.getvalue()
@@ -377,7 +374,7 @@ def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, 
 
 
 def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(
-    local_ray: None, server: HostileServer, tmp_path: Path
+    anywhere: str, server: HostileServer, tmp_path: Path
 ) -> None:
     found = samples(5)
     run(job(tmp_path, found, {"kind": asks(server)}))

@@ -13,11 +13,10 @@ from rich.console import Console
 import rmbatch
 from connectors.errors import UserError
 from connectors.schema import JSON_METADATA, TWIN_OF
-from jobs.config.sections import parse_job
+from jobs.config.job_types import parse_job
 from jobs.show.display import result_table
-from jobs.show.plan import look_ahead, show_plan
 from rmbatch.rows.roles import Roles, flatten
-from tests.jobs.running import rows, run
+from tests.jobs.running import look_ahead, rows, run
 from tests.judging import honest, judge_server
 from tests.servers.hostile import HostileServer
 
@@ -86,8 +85,7 @@ ROWS = [{"id": n, "response": str(n), "reference": str(n)} for n in range(200)]
 ROWS[150] = {"id": 150, "response": "150", "reference": 150}
 
 
-@pytest.mark.ray
-def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(local_ray: None, tmp_path: Path) -> None:
+def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(here: None, tmp_path: Path) -> None:
     told = StringIO()
     summary = run(job(tmp_path, ROWS), told)
     found = rows(tmp_path / "out")
@@ -111,8 +109,7 @@ def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(local_ray
 F1 = {"f1": {"reward": "f1_score"}}
 
 
-@pytest.mark.ray
-def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(local_ray: None, tmp_path: Path) -> None:
+def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(here: None, tmp_path: Path) -> None:
     letters = job(tmp_path, ROWS, input_odd_values="dead_letter")
     assert run(letters).rows == {"data": 199, "rejected": 0, "dead_letters": 1}
     letters["input"]["odd_values"] = "json_column"
@@ -127,8 +124,7 @@ def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(local_ray: None,
 SCORED = {"score.exact": 1.0, "error.exact": None}
 
 
-@pytest.mark.ray
-def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(local_ray: None, tmp_path: Path) -> None:
+def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(here: None, tmp_path: Path) -> None:
     found = [{"key": n // 2, "response": str(n % 2), "reference": "0"} for n in range(298)]
     found += [{"key": "a", "response": "1", "reference": "0"}, {"key": "a", "response": "0", "reference": "0"}]
     written = {**job(tmp_path, found, input_group={"by": "key"}), "job": "best_of_n"}
@@ -139,7 +135,7 @@ def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(local_ray
 
 def test_the_plan_tells_of_odd_values(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=300)
-    show_plan(look_ahead(parse_job(job(tmp_path, ROWS), "test")), console)
+    look_ahead(parse_job(job(tmp_path, ROWS), "test")).show(console)
     line = "by the first 200 rows: string; 1 of 200 rows are not (text 199, integer 1), and are JSON text in odd.ref"
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -160,14 +156,13 @@ JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://127.0.0
 MODEL = {"model": "rm", "engine": "endpoint", "endpoints": ["http://127.0.0.1:9"]}
 
 
-@pytest.mark.ray
 def test_a_judge_who_is_not_there_is_told_before_the_scan(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scanned(*args: Any) -> None:
         raise AssertionError("the input was scanned first")
 
-    monkeypatch.setattr("jobs.run.rows._scan", scanned)
+    monkeypatch.setattr("jobs.run.rows.scan", scanned)
     with pytest.raises(UserError, match="reward 'kind': model 'judge' cannot be asked: no endpoint answers"):
         run(job(tmp_path, ASKED, rewards={"kind": JUDGE}))
     with judge_server(honest) as server, pytest.raises(AssertionError, match="scanned first"):

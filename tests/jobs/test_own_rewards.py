@@ -8,7 +8,7 @@ import pytest
 import rmbatch
 from tests.jobs.running import by, rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.usefixtures("here")
 
 MINE = """
 def polite(response: str) -> float:

@@ -1,4 +1,4 @@
-"""``rmbatch principles`` against a real server whose judge and writer are scripted: what it finds, writes and tells."""
+"""A principles job against a real server whose judge and writer are scripted: what it finds, writes and tells."""
 
 import json
 import subprocess
@@ -31,14 +31,14 @@ def no_client_stays() -> Iterator[None]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """``rmbatch principles job.yaml …`` in this process: code, output, errors."""
+    """``rmbatch run job.yaml …`` in this process: code, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
 
     def run(*overrides: str) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ending:
-            main(["principles", "job.yaml", *overrides])
+            main(["run", "job.yaml", *overrides])
         assert isinstance(ending.value.code, int)
         return ending.value.code, *capsys.readouterr()
 
@@ -117,7 +117,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(command: Command, tm
         clean = (tmp_path / "clean/principles.yaml").read_bytes()
         server.asked.clear()
         server.always = Late(0.05)
-        arguments = [sys.executable, "-m", "jobs", "principles", str(tmp_path / "job.yaml"), "judge.in_flight=4"]
+        arguments = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.yaml"), "judge.in_flight=4"]
         out = f"output.path={tmp_path / 'out'}"
         killed = subprocess.Popen([*arguments, out], cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
@@ -195,7 +195,6 @@ def listwise(server: HostileServer) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"job": "score"}, "job: 'score' is not for this command; write job: principles"),
         ({"abuot": "x"}, "abuot: unknown key; did you mean 'about'"),
         ({"preferences": {"chosen": "chosen"}}, "preferences: write {chosen: COLUMN, rejected: COLUMN} or"),
         ({"preferences": {"chosen": "winner", "rejected": "rejected"}}, "preferences: no column 'winner'"),

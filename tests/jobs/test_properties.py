@@ -18,7 +18,7 @@ import rmbatch
 from connectors.storage import Folder, StorageOptions
 from tests.jobs.running import by, rows, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.usefixtures("anywhere")
 
 REWARDS = {
     "math": {"reward": "math_verify"},

@@ -1,36 +1,27 @@
-"""What is judged, and what became of it, in plain values: the responses of a batch, and an outcome for each.
+"""What a kind of judge promises. Its questions are plain values: neither columns nor servers are known here.
 
-A kind of judge (``pointwise.py``, ``pairwise.py``, ``listwise.py``, ``stepwise.py``) is a function: responses in,
-questions out, and how their votes become outcomes. Neither columns nor servers are known there.
+parse_judge({"judge": "pairwise", "principles": "helpfulness", "endpoint": "http://host:8000", "model": "m"})
+load_kind("pairwise").compares                       # True
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar, cast
 
-import numpy as np
-import pyarrow as pa
-
+from connectors.errors import UserError
 from rmbatch.judges.asking import Question, Vote
 from rmbatch.judges.form import Form
+from rmbatch.judges.kinds import KINDS
+from rmbatch.judges.kinds.outcomes import Outcome
+from rmbatch.judges.kinds.responses import Responses
+from rmbatch.judges.library import LIBRARY, library_defaults
 from rmbatch.judges.principles import PrincipleSet
-from rmbatch.judges.prompt import Prompt, conversation, mark_of
+from rmbatch.judges.prompt import Prompt, make_mark, read_packaged, read_template
 from rmbatch.judges.spec import JudgeSpec
-from rmbatch.rewards.contract import STEPS, Scores
-from rmbatch.rows.messages import TEXT
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is said of one response; either a score, or an error."""
-
-    score: float | None = None
-    error: str | None = None
-    """``stable_code: message``."""
-    reason: str | None = None
-    steps: Sequence[float] | None = None
-
+from rmbatch.settings.mistakes import validate
+from rmbatch.settings.names import nearest
 
 Parts = dict[str, list[Outcome]]
 """By part ("" for the score itself): an outcome for each response."""
@@ -42,17 +33,22 @@ class Plan:
 
     questions: list[Question]
     outcomes: Callable[[list[list[Vote]]], Parts]
+    """From the votes on each question, in order, to an outcome for each response of the batch."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What a kind needs to write its questions; pickles."""
+class QuestionWriter:
+    """Writes a judge's questions; pickles."""
 
-    spec: JudgeSpec
+    kind: "JudgeKind"
     prompt: Prompt
     principles: PrincipleSet | None
 
-    def question(
+    @property
+    def num_principles(self) -> int:
+        return len(self.principles.principles) if self.principles else 0
+
+    def write(
         self,
         form: Form,
         seen: Mapping[str, Any],
@@ -67,108 +63,86 @@ class Judge:
         ``number``: which of several votes it is for.
         """
         foreign = [str(each) for name, each in seen.items() if name != "messages" and each is not None]
+        low, high = self.kind.bounds
         text = self.prompt.render(
             about=self.principles.about if self.principles else "",
             principles=list(self.principles.principles) if self.principles else [],
-            answer_format=form.instructions(self.spec.structured),
-            low=getattr(self.spec, "scale", (None, None))[0],
-            high=getattr(self.spec, "scale", (None, None))[1],
-            mark=mark_of(seen["prompt"], [*texts, *foreign]),
+            answer_format=form.instructions(self.kind.structured),
+            low=low,
+            high=high,
+            mark=make_mark(seen["prompt"], [*texts, *foreign]),
             **seen,
             **judged,
         )
         return Question(text, form, num_votes, number, "\n".join([*texts, *foreign]))
 
 
-class Responses:
-    """The responses of a batch with all that a judge sees of them."""
+class JudgeKind(JudgeSpec):
+    """A kind of judge: the model of its settings, which says what it shows and gives, and plans what to ask.
 
-    def __init__(
-        self,
-        prompts: Sequence[Sequence[Mapping[str, str | None]] | None],
-        responses: Sequence[str | None],
-        references: Sequence[str | None] | None,
-        columns: Mapping[str, Sequence[Any]],
-        offsets: np.ndarray[Any, Any] | None,
-        *,
-        needs_reference: bool = False,
-    ) -> None:
-        """``references`` None: no judge sees them; ``offsets`` None: no response is compared with another."""
-        self.prompts, self.responses, self.references = prompts, responses, references
-        self.columns = {name: [_shown(value) for value in values] for name, values in columns.items()}
-        self.offsets = offsets
-        self._needs_reference = needs_reference
+    A subclass promises that ``judge`` is a Literal of its name in ``KINDS``; that its template shows what ``shows``
+    says; that ``plan`` gives an outcome for each response and each of ``part_names``, a null with an error where there
+    is nothing to judge, and never asks about a response that is missing; and that equal responses to a prompt get
+    equal scores, wherever they stand in their row.
+    """
 
-    def __len__(self) -> int:
-        return len(self.responses)
+    shows: ClassVar[tuple[tuple[str, ...], ...]]
+    """The template's variables for what is judged. Of each group, a template must show at least one."""
+    compares: ClassVar[bool] = False
+    """Whether it sees several responses of a prompt together, and so needs to know which belong together."""
+    part_names: ClassVar[Mapping[str, Sequence[str]]] = {"": ("reason",)}
+    """Score columns by part ("" for the score itself), with the columns beside each: reason, steps."""
 
-    def missing(self, place: int) -> Outcome | None:
-        """Why there is nothing to judge here; None where there is."""
-        messages = self.prompts[place]
-        if not messages:
-            return Outcome(error="missing_prompt: prompt is null, or has no message")
-        if any(message["content"] is None for message in messages):
-            why = "a message has no text, but an image or a tool call perhaps"
-            return Outcome(error=f"malformed_conversation: {why}")
-        if self.responses[place] is None:
-            return Outcome(error="missing_response: response is null")
-        if self._needs_reference and (self.references is None or self.references[place] is None):
-            return Outcome(error="missing_reference: reference is null")
-        return None
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """``low`` and ``high`` in a template: the ends of its scale, if it has one."""
+        return None, None
 
-    def seen(self, place: int) -> dict[str, Any]:
-        """The variables of a template that belong to this response, but for the response itself."""
-        messages = self.prompts[place] or ()
-        text = conversation(messages)
-        return {
-            **{name: values[place] for name, values in self.columns.items()},
-            "prompt": text,
-            "messages": messages,
-            "reference": None if self.references is None else self.references[place],
-        }
+    @abstractmethod
+    def plan(self, writer: QuestionWriter, responses: Responses) -> Plan:
+        """What to ask about these responses, and what the votes on it come to."""
 
-    def groups(self) -> list[range]:
-        """The places of the responses of each prompt."""
-        assert self.offsets is not None
-        return [range(start, stop) for start, stop in pairwise(self.offsets.tolist())]
+    @classmethod
+    def own_template(cls) -> str:
+        """The text of the kind's own template."""
+        return read_packaged(f"{cls.model_fields['judge'].default}.jinja")
+
+    @classmethod
+    def make_prompt(cls, template: str | None) -> Prompt:
+        """The prompt of a template, None for the kind's own; raises UserError for one that cannot be used."""
+        text = cls.own_template() if template is None else read_template(template)
+        return Prompt(cls.model_fields["judge"].default, text, cls.shows, compares=cls.compares)
+
+    @classmethod
+    def model_for(cls, written: Mapping[str, Any]) -> "type[JudgeKind]":
+        """The kind that settings are for."""
+        return resolve_judge(written)[0]
 
 
-def _shown(value: Any) -> Any:
-    """A column's value for a template, without the keys that only other rows have."""
-    if isinstance(value, dict):
-        return {key: _shown(inner) for key, inner in value.items() if inner is not None}
-    return [_shown(inner) for inner in value] if isinstance(value, list) else value
+def load_kind(name: str) -> type[JudgeKind]:
+    """The kind of this name; raises KeyError."""
+    module, _, attribute = KINDS[name].partition(":")
+    return cast(type[JudgeKind], getattr(import_module(module), attribute))
 
 
-def enough(votes: Sequence[Vote], quorum: int) -> tuple[list[Vote], Outcome | None]:
-    """The votes that could be read; and, where those are too few, what to say instead of a score."""
-    good = [vote for vote in votes if vote.error is None]
-    if len(good) >= quorum:
-        return good, None
-    bad = next(vote for vote in votes if vote.error is not None)
-    said = "\n\n".join(vote.said for vote in votes if vote.said)
-    return good, Outcome(error=bad.error, reason=said or None)
+def resolve_judge(written: Mapping[str, Any]) -> tuple[type[JudgeKind], dict[str, Any]]:
+    """The kind that ``judge`` names, itself or by a name of the library, and the settings with the library's.
+
+    Raises UserError for an unknown name.
+    """
+    name = str(written.get("judge"))
+    if name in LIBRARY:
+        kind = LIBRARY[name].kind
+        return load_kind(kind), {**library_defaults(name), **written, "judge": kind}
+    if name not in KINDS:
+        known = [*KINDS, *LIBRARY]
+        raise UserError(
+            f"judge: {name!r} is no kind of judge ({', '.join(KINDS)}) and not in the library; {nearest(name, known)}"
+        )
+    return load_kind(name), dict(written)
 
 
-def alone(score: float | None) -> Outcome:
-    """What is said of a response that cannot be compared."""
-    why = "the prompt has no other response that differs"
-    return Outcome(error=f"nothing_to_compare: {why}") if score is None else Outcome(score, reason=why)
-
-
-def told(votes: Sequence[Vote], shown: Callable[[Any], str]) -> str | None:
-    """The reasons of votes; of several, each after its verdict."""
-    if len(votes) == 1:
-        return votes[0].said or None
-    return "\n\n".join(f"[{shown(vote.value)}] {vote.said}".strip() for vote in votes)
-
-
-def as_scores(outcomes: Sequence[Outcome], has_steps: bool) -> Scores:
-    """The outcomes as columns."""
-    steps = pa.array([each.steps for each in outcomes], STEPS) if has_steps else None
-    return Scores(
-        pa.array([each.score for each in outcomes], pa.float64()),
-        pa.array([each.error for each in outcomes], TEXT),
-        pa.array([each.reason for each in outcomes], TEXT),
-        steps,
-    )
+def parse_judge(written: Mapping[str, Any]) -> JudgeKind:
+    """The judge that is written down; raises UserError for what does not fit."""
+    kind, settings = resolve_judge(written)
+    return validate(kind, settings, where=f"judge {str(written['judge'])!r}", noun="setting")

@@ -1,7 +1,7 @@
 """Which pairs of candidates play, and what their games say of each: win rate, Copeland, Elo, Bradley-Terry.
 
     pairs = schedule(4, max_games=None, seed=7)          # [(0, 3), (1, 2), …], each unordered pair once
-    strengths([Game(0, 1, 1.0), Game(1, 2, 0.5)], 3, "win_rate")             # [1.0, 0.25, 0.5]
+    rate_candidates([Game(0, 1, 1.0), Game(1, 2, 0.5)], 3, "win_rate")             # [1.0, 0.25, 0.5]
 
 A candidate without a game has no score. Nothing depends on the order in which games were played.
 """
@@ -51,7 +51,7 @@ def schedule(num_candidates: int, max_games: int | None, seed: int | str) -> lis
     return games if max_games is None else games[:max_games]
 
 
-def strengths(games: Sequence[Game], num_candidates: int, how: str) -> list[float | None]:
+def rate_candidates(games: Sequence[Game], num_candidates: int, how: str) -> list[float | None]:
     """What the games say of each candidate; None for one that has not played.
 
     win_rate: won plus half of the ties, over games, in [0, 1]. copeland: won minus lost over games, in [-1, 1]. elo:

@@ -1,13 +1,13 @@
 """Several votes on one thing, as one number.
 
-aggregated([7.0, 8.0, 7.0], "majority")      # 7.0
+aggregate_votes([7.0, 8.0, 7.0], "majority")      # 7.0
 """
 
 import statistics
 from collections.abc import Callable, Sequence
 
 
-def aggregated(votes: Sequence[float], how: str) -> float:
+def aggregate_votes(votes: Sequence[float], how: str) -> float:
     """The mean, median, majority, min or max of at least one vote.
 
     ``majority`` is the value with the most votes; of values with equally many, their mean.

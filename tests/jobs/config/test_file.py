@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.errors import UserError
-from jobs.config.file import read_job_file, shown
+from jobs.config.file import read_job_file
+from rmbatch.settings.mistakes import show
 
 HOME = {"HOME_FOLDER": "s3://team", "EMPTY": ""}
 
@@ -37,14 +38,13 @@ def told(path: Path | str, overrides: Sequence[str] = (), environ: dict[str, str
     [
         ("job: score\njob: best_of_n\n", "JOB: line 2: the key 'job' occurs twice; keep one"),
         ("a: {b: 1, c: 2, b: 3}\n", "JOB: line 1: the key 'b' occurs twice; keep one"),  # also inside, in one line
-        ("job: score\non: 1\n", "JOB: line 2: the key 'on' reads as true in YAML; put it in quotes"),
-        ("rewards:\n  yes: accuracy\n", "JOB: line 2: the key 'yes' reads as true in YAML; put it in quotes"),
+        ("rewards:\n  true: accuracy\n", "JOB: line 2: the key 'true' reads as true in YAML; put it in quotes"),
         ("1: a\n", "JOB: line 1: the key '1' reads as 1 in YAML; put it in quotes"),
         ("~: a\n", "JOB: line 1: the key '~' reads as null in YAML; put it in quotes"),
         ("? [a, b]\n: c\n", "JOB: line 1: ['a', 'b'] cannot be a key; a key is text"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "JOB: line 3: << is not read; write the keys out"),
         ("a: [1, 2\n", "JOB:2:1: not YAML: expected ',' or ']', but got '<stream end>'"),
-        ("a: b\n  c: d\n", "JOB:2:4: not YAML: mapping values are not allowed here"),
+        ("a: b\n  c: d\n", "JOB:2:4: not YAML: mapping values are not allowed here; text with `: ` in it needs quotes"),
         ("a:\n\tb: 1\n", "JOB:2:1: not YAML: found character '\\t' that cannot start any token"),
         (
             "a: {b: ${C}}\n",
@@ -78,8 +78,11 @@ LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in ran
     ("text", "message"),
     [
         (f"a0: &a0 [ha]\n{LAUGHS}", "JOB: its anchors come to more than 100,000 values; write out what is meant"),
-        ("a: " + "[" * 5000, "JOB: line 1: nested more than 64 deep; no job is"),
-        ("".join("  " * depth + "a:\n" for depth in range(100)), "JOB: line 64: nested more than 64 deep; no job is"),
+        ("a: " + "[" * 5000, "JOB: line 1: nested more than 64 deep; is it the data?"),
+        (
+            "".join("  " * depth + "a:\n" for depth in range(100)),
+            "JOB: line 64: nested more than 64 deep; is it the data?",
+        ),
         ("a: " + "x" * (4 << 20), "JOB: 4,194,307 bytes; a job file has at most 4,194,304. Is it the data?"),
     ],
 )
@@ -228,7 +231,7 @@ def test_an_override_changes_one_place_of_an_anchor(job_file: Path) -> None:
             "'input.path=*.jsonl': the value is not YAML; put text with such signs in quotes of its own: "
             "input.path='\"*.jsonl\"'",
         ),
-        ("a={on: 1}", "'a={on: 1}': line 1: the key 'on' reads as true in YAML; put it in quotes"),
+        ("a={1: 1}", "'a={1: 1}': line 1: the key '1' reads as 1 in YAML; put it in quotes"),
         ("a={b: 1, b: 2}", "'a={b: 1, b: 2}': line 1: the key 'b' occurs twice; keep one"),
     ],
 )
@@ -301,11 +304,11 @@ def test_what_only_looks_like_a_secret(job_file: Path, harmless: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "null"), (True, "true"), (1, "1"), ("1", "'1'"), ("a\nb", r"'a\nb'"), ([None], "[None]")]
 )
-def test_shown(value: Any, text: str) -> None:
-    assert shown(value) == text
+def test_show(value: Any, text: str) -> None:
+    assert show(value) == text
 
 
 @given(st.text(max_size=200))
-def test_shown_is_one_short_line(text: str) -> None:
-    assert len(shown(text)) <= 80
-    assert len(shown(text).splitlines()) == 1
+def test_show_is_one_short_line(text: str) -> None:
+    assert len(show(text)) <= 80
+    assert len(show(text).splitlines()) == 1

@@ -5,10 +5,11 @@ import pytest
 import yaml
 
 from connectors.errors import UserError
-from jobs.config.sections import fingerprint_fields, parse_job
-from jobs.run.prepare import prepare
-from jobs.run.rows import too_many_nulls
+from jobs.config.identity import job_identity
+from jobs.config.job_types import parse_job
+from jobs.run.watch import too_many_nulls
 from rmbatch.stages.score import null_codes
+from tests.jobs.running import fitted
 
 SCHEMA = pa.schema([("response", pa.string()), ("reference", pa.string()), ("source", pa.string())])
 
@@ -43,8 +44,8 @@ def test_a_composition_in_a_job_file(
 ):
     parsed = parse_job(job(rewards), "JOB")
     assert parse_job(parsed.model_dump(mode="json"), "JOB") == parsed
-    assert fingerprint_fields(parsed)["rewards"]
-    stage = prepare(parsed, SCHEMA).score_stage
+    assert job_identity(parsed)["rewards"]
+    stage = fitted(parsed, SCHEMA).stages[0]
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
     scored = stage(table)
     assert scored["score.x"].to_pylist() == pytest.approx(expected)
@@ -94,7 +95,7 @@ def test_a_composition_in_a_job_file(
 )
 def test_a_mistake_in_a_composition_is_told_with_its_place(rewards: str, message: str) -> None:
     with pytest.raises(UserError) as mistake:
-        prepare(parse_job(job(rewards), "JOB"), SCHEMA)
+        fitted(parse_job(job(rewards), "JOB"), SCHEMA)
     assert message in str(mistake.value)
 
 

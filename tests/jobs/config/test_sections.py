@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from connectors.errors import UserError
-from jobs.config.sections import BestOfNJob, ScoreJob, differences, fingerprint_fields, parse_job
+from jobs.best_of_n import BestOfNJob
+from jobs.config.identity import differences, job_identity
+from jobs.config.job_types import parse_job
+from jobs.score import ScoreJob
 from rmbatch.rewards.totals import CombineRule
 
 BEST = """
@@ -88,7 +91,7 @@ def test_three_mistakes_are_told_at_a_time() -> None:
     ("changes", "message"),
     [
         ("{job: scor}", "job: 'scor' is no job type; did you mean 'score'?"),
-        ("{job: null}", "job: null is no job type; write one of: score, best_of_n"),
+        ("{job: null}", "job: null is no job type; write one of: score, best_of_n, principles"),
         ("{job: [score]}", "job: ['score'] is no job type; did you mean 'score'?"),  # a list has no hash
         (
             "{input: null}",
@@ -120,7 +123,7 @@ def test_three_mistakes_are_told_at_a_time() -> None:
         ("{output: {path: o, rejected: yes}}", "output.rejected: got true; write 'keep' or 'drop'"),  # YAML's yes
         (
             "{output: {path: o, format: jsonl, compression: snappy}}",
-            "output: JSONL is compressed with zstd, gzip or none; snappy is for Parquet",
+            "output: jsonl is not compressed with snappy; set output.compression to one of: none, zstd, gzip",
         ),
         ("{select: {keep: two}}", "select.keep: got 'two'; write a whole number"),
         ("{select: {min_score: .nan}}", "select.min_score: got nan; write a finite number"),
@@ -185,7 +188,7 @@ def test_defaults() -> None:
 
 
 def test_empty_sections_are_told() -> None:
-    assert told("{run: }").startswith("run: got null; write keys and values: address, cpus, ")
+    assert told("{run: }").startswith("run: got null; write keys and values: on, address, cpus, ")
 
 
 @pytest.mark.parametrize("null", ["null", "'null'", "~", ""])
@@ -262,7 +265,7 @@ def test_combine(combine: str, weights: dict[str, float], on_null: Any) -> None:
     ],
 )
 def test_what_does_not_make_another_job(changes: str) -> None:
-    assert differences(fingerprint_fields(best()), fingerprint_fields(best(changes))) == []
+    assert differences(job_identity(best()), job_identity(best(changes))) == []
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_what_does_not_make_another_job(changes: str) -> None:
     ],
 )
 def test_what_makes_another_job_is_one_line(changes: str, line: str) -> None:
-    assert differences(fingerprint_fields(best()), fingerprint_fields(best(changes)))[0] == line
+    assert differences(job_identity(best()), job_identity(best(changes)))[0] == line
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_what_makes_another_job_is_one_line(changes: str, line: str) -> None:
 )
 def test_a_job_is_the_same_after_its_way_through_the_plan(value: str) -> None:
     """The plan is JSON, which has no inf, no NaN and no dates; a knob may be any of them."""
-    fields = fingerprint_fields(best(f"{{rewards: {{math: {{reward: accuracy, knob: {value}}}}}}}"))
+    fields = job_identity(best(f"{{rewards: {{math: {{reward: accuracy, knob: {value}}}}}}}"))
     assert differences(orjson.loads(orjson.dumps(fields)), fields) == []
 
 
@@ -312,7 +315,7 @@ def test_files_that_decide_scores_are_part_of_a_job(tmp_path: Path) -> None:
     def files(chat_template: str) -> dict[str, str]:
         job = best().model_dump(mode="json")
         job |= {"rewards": {"math": {"model": str(model), "chat_template": chat_template}}, "combine": None}
-        found: dict[str, str] = fingerprint_fields(parse_job(job, "JOB"))["reward_files"]
+        found: dict[str, str] = job_identity(parse_job(job, "JOB"))["reward_files"]
         return found
 
     before = files(str(template))

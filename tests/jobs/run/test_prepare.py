@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from connectors.errors import UserError
-from jobs.config.sections import parse_job
-from jobs.run.prepare import Prepared, prepare
+from jobs.config.job_types import parse_job
+from jobs.run.prepare import Prepared
 from rmbatch.rows.roles import Roles
+from tests.jobs.running import fitted
 
 TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
@@ -36,7 +37,7 @@ def prepared(schema: pa.Schema, kind: str = "score", **changes: Any) -> Prepared
     job = {"job": kind, "input": {}, "rewards": {"exact": "accuracy"}, "output": {}} | changes
     job["input"] = {"path": "in"} | job["input"]
     job["output"] = {"path": "out"} | job["output"]
-    return prepare(parse_job(job, "JOB"), schema)
+    return fitted(parse_job(job, "JOB"), schema)
 
 
 def told(schema: pa.Schema, kind: str = "score", **changes: Any) -> str:
@@ -236,11 +237,11 @@ def test_flat_and_nested_add_the_same_scores(rows: str) -> None:
         ({"rewards": {"a": "acuracy"}}, "no reward 'acuracy': did you mean 'accuracy'"),
         (
             {"rewards": {"a": {"reward": "f1_score", "tokeniser": "words"}}},
-            "reward 'f1_score' has no knob 'tokeniser' (given 'words'); did you mean 'tokenizer'",
+            "reward 'f1_score': tokeniser: unknown knob; did you mean 'tokenizer'",
         ),
         (
             {"rewards": {"a": {"reward": "f1_score", "tokenizer": "wrds"}}},
-            "reward 'f1_score': tokenizer='wrds': Input should be 'words', 'jieba' or 'tiktoken'",
+            "reward 'f1_score': tokenizer: got 'wrds'; write 'words', 'jieba' or 'tiktoken'",
         ),
         (
             {"rewards": {"exact": "accuracy"}, "combine": {"exat": 1}},

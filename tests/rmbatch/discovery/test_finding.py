@@ -12,12 +12,13 @@ from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.local import open_clients
 from rmbatch.chat.spec import ChatSpec, Limits
 from rmbatch.discovery.finding import Selection, find_principles
-from rmbatch.discovery.propose import Proposal, Writer, outcomes_of, proposed
+from rmbatch.discovery.propose import Proposal, Writer, count_outcomes, propose_principles
 from rmbatch.discovery.trial import Case, Trial
-from rmbatch.discovery.worth import measured_worth, num_cases, some_of, usefulness
+from rmbatch.discovery.worth import count_cases, measure_usefulness, measure_worth, sample_rows
 from rmbatch.endpoints.connections import close_all
+from rmbatch.judges.kinds.listwise import Listwise
+from rmbatch.judges.kinds.pairwise import Pairwise
 from rmbatch.judges.principles import Principle
-from rmbatch.judges.spec import ListwiseSpec, PairwiseSpec
 from tests.judging import Seen
 from tests.rmbatch.discovery.scripted import (
     PROPERTIES,
@@ -44,7 +45,7 @@ def no_client_stays() -> Iterator[None]:
 
 
 def trial(server: HostileServer, **settings: Any) -> Trial:
-    return Trial(PairwiseSpec(endpoint=server.url, model="judge", **settings), ABOUT)  # type: ignore[call-arg]
+    return Trial(Pairwise(endpoint=server.url, model="judge", **settings), ABOUT)  # type: ignore[call-arg]
 
 
 def writer(server: HostileServer, per_row: int = 3) -> Writer:
@@ -60,16 +61,16 @@ def test_each_row_is_judged_by_its_own_principles() -> None:
     one, other = preferences(2, ("step", "price"))
     with scripted_server() as server:
         cases = [Case(one, [STEP]), Case(one, [PRICE]), Case(other, [PRICE, STEP]), Case(other)]
-        verdicts = trial(server).judged(cases)
-        assert [each.outcome for each in verdicts] == ["right", "tie", "right", "tie"]
+        results = trial(server).run(cases)
+        assert [each.outcome for each in results] == ["right", "tie", "right", "tie"]
         texts = [seen.text for seen in asked_of(server, "judge")]
         assert all(ABOUT in text for text in texts)  # also where there are no principles
         assert [text.count("Judge by these principles") for text in texts].count(0) == 2
         progress: list[int] = []
-        small = trial(server, in_flight=1).judged(cases, progress.append)
-        assert (small, progress) == (verdicts, [4])
-    assert verdicts[0].liked == (one.chosen,)
-    assert set(verdicts[1].liked) == {one.chosen, *one.rejected}
+        small = trial(server, in_flight=1).run(cases, progress.append)
+        assert (small, progress) == (results, [4])
+    assert results[0].liked == (one.chosen,)
+    assert set(results[1].liked) == {one.chosen, *one.rejected}
 
 
 @pytest.mark.parametrize("num_rejected", [1, 3])
@@ -77,21 +78,21 @@ def test_each_row_is_judged_by_its_own_principles() -> None:
 def test_the_preferred_answer_must_be_above_all_others(kind: str, num_rejected: int) -> None:
     rows = preferences(6, num_rejected=num_rejected)
     with scripted_server() as server:
-        kinds: dict[str, Any] = {"pairwise": PairwiseSpec, "listwise": ListwiseSpec}
+        kinds: dict[str, Any] = {"pairwise": Pairwise, "listwise": Listwise}
         made = kinds[kind](endpoint=server.url, model="judge")
-        assert {each.outcome for each in Trial(made, ABOUT).judged([Case(row, [STEP]) for row in rows])} == {"right"}
+        assert {each.outcome for each in Trial(made, ABOUT).run([Case(row, [STEP]) for row in rows])} == {"right"}
 
 
 def test_what_cannot_be_read_is_no_verdict() -> None:
     with scripted_server(judge=lambda seen: "I would rather not say.") as server:
-        (verdict,) = trial(server).judged([Case(preferences(1)[0])])
-    assert (verdict.outcome, verdict.code) == (None, "verdict_missing")
+        (result,) = trial(server).run([Case(preferences(1)[0])])
+    assert (result.outcome, result.code) == (None, "verdict_missing")
 
 
 def test_a_judge_that_likes_a_place_ties() -> None:
     with scripted_server(judge=lambda seen: {"better": "A"}) as server:
-        (verdict,) = trial(server).judged([Case(preferences(1)[0], [STEP])])
-    assert verdict.outcome == "tie"
+        (result,) = trial(server).run([Case(preferences(1)[0], [STEP])])
+    assert result.outcome == "tie"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_judge_that_likes_a_place_ties() -> None:
 )
 def test_a_judge_that_needs_more_than_preferences_have_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"judge: it is to see (reference|source), but preferences have only"):
-        Trial(PairwiseSpec(endpoint="http://h", model="m", **settings), ABOUT)  # type: ignore[call-arg]
+        Trial(Pairwise(endpoint="http://h", model="m", **settings), ABOUT)  # type: ignore[call-arg]
 
 
 def test_revision_repairs_a_bad_first_proposal() -> None:
@@ -108,7 +109,7 @@ def test_revision_repairs_a_bad_first_proposal() -> None:
 
     rows = preferences(3)
     with scripted_server(write) as server:
-        proposals = proposed(writer(server), trial(server), rows, rounds=3)
+        proposals = propose_principles(writer(server), trial(server), rows, rounds=3)
         asked = asked_of(server, "writer")
     assert {tuple(ended(proposals, row.row)) for row in rows} == {("tie", "right")}
     assert len(asked) == 6  # none after a row has converged
@@ -124,7 +125,7 @@ def test_a_misled_judge_is_shown_to_the_writer() -> None:
         return judging(seen) if "next step" in seen.text else {"better": "A" if a else "B"}
 
     with scripted_server(lambda seen: written(VAGUE), judge) as server:
-        proposals = proposed(writer(server), trial(server), preferences(1), rounds=2)
+        proposals = propose_principles(writer(server), trial(server), preferences(1), rounds=2)
         told = asked_of(server, "writer")[1]
     assert ended(proposals, "r0") == ["wrong"] * 3
     number = next(n for n in (1, 2) if "soon" in told.fenced(f"answer-{n}"))
@@ -143,13 +144,13 @@ def test_a_misled_judge_is_shown_to_the_writer() -> None:
 )
 def test_what_the_writer_gets_wrong_is_asked_again_and_never_tried(said: Any, code: str) -> None:
     with scripted_server(lambda seen: said) as server:
-        proposals = proposed(writer(server), trial(server), preferences(1), rounds=2)
+        proposals = propose_principles(writer(server), trial(server), preferences(1), rounds=2)
         asked = asked_of(server, "writer")
         assert asked_of(server, "judge") == []
     assert ended(proposals, "r0") == [code] * 3
     assert code in asked[1].text
     assert [message["role"] for message in asked[1].body["messages"]] == ["user", "assistant", "user"]
-    assert outcomes_of(proposals) == {code: 1}
+    assert count_outcomes(proposals) == {code: 1}
 
 
 def test_a_bad_answer_is_made_good() -> None:
@@ -157,7 +158,7 @@ def test_a_bad_answer_is_made_good() -> None:
         return written(text_for("step")) if "cannot be used" in seen.text else "Hm."
 
     with scripted_server(write) as server:
-        proposals = proposed(writer(server), trial(server), preferences(2), rounds=1)
+        proposals = propose_principles(writer(server), trial(server), preferences(2), rounds=1)
     assert ended(proposals, "r1") == ["proposal_missing", "right"]
 
 
@@ -173,9 +174,9 @@ def test_a_row_that_is_refused_or_not_judged_ends_there() -> None:
             return Status(400) if is_refused else answer(path, body)
 
         server._answer = refusing
-        proposals = proposed(writer(server), trial(server), preferences(3), rounds=3)
+        proposals = propose_principles(writer(server), trial(server), preferences(3), rounds=3)
     assert [ended(proposals, f"r{row}") for row in range(3)] == [["endpoint_refused"], ["verdict_missing"], ["right"]]
-    assert outcomes_of(proposals) == {"endpoint_refused": 1, "right": 1, "verdict_missing": 1}
+    assert count_outcomes(proposals) == {"endpoint_refused": 1, "right": 1, "verdict_missing": 1}
 
 
 def test_names_and_texts_are_brought_into_form() -> None:
@@ -189,7 +190,7 @@ def test_names_and_texts_are_brought_into_form() -> None:
         ]
     }
     with scripted_server(lambda seen: said) as server:
-        (only,) = proposed(writer(server), trial(server), preferences(1), rounds=0)
+        (only,) = propose_principles(writer(server), trial(server), preferences(1), rounds=0)
     assert [(each.name, each.text) for each in only.principles] == [
         ("Next step", "The answer names the next step that the customer takes."),
         ("", "Another one."),  # its name is taken
@@ -246,10 +247,10 @@ def test_without_trials_what_many_rows_say_is_kept() -> None:
 def test_one_principle_is_worth_the_whole_set() -> None:
     rows = preferences(4)
     with scripted_server() as server:
-        worth = measured_worth(trial(server), rows, [STEP])
+        worth = measure_worth(trial(server), rows, [STEP])
         num_judged = len(asked_of(server, "judge"))
     assert worth.each[0].contribution == worth.gain
-    assert num_judged <= 2 * num_cases(rows, [STEP])
+    assert num_judged <= 2 * count_cases(rows, [STEP])
 
 
 def test_nulls_in_measuring_are_told() -> None:
@@ -257,7 +258,7 @@ def test_nulls_in_measuring_are_told() -> None:
         return "?" if "number 1 " in seen.text and "principles:" in seen.text else judging(seen)
 
     with scripted_server(judge=judge) as server:
-        worth = measured_worth(trial(server), preferences(4), [STEP])
+        worth = measure_worth(trial(server), preferences(4), [STEP])
     assert worth.with_all.nulls == {"verdict_missing": 1}
     assert worth.with_all.coverage is not None
     assert (worth.with_all.right, worth.with_all.coverage.value) == (3, 3 / 4)
@@ -271,7 +272,7 @@ def test_a_harmful_set_is_called_so() -> None:
         return {"better": "A" if is_good != (text_for("step") in seen.text) else "B"}
 
     with scripted_server(judge=judge) as server:
-        worth = measured_worth(trial(server), preferences(12), [STEP])
+        worth = measure_worth(trial(server), preferences(12), [STEP])
     assert (worth.found, worth.with_all.wrong, worth.without.right) == ("worse", 12, 12)
 
 
@@ -282,7 +283,7 @@ def test_usefulness_is_what_is_mended_and_not_spoilt() -> None:
         return {"better": "A" if ("Next step" in seen.fenced("response-A")) == is_right else "B"}
 
     with scripted_server(judge=judge) as server:
-        found = usefulness(trial(server), preferences(8), [PRICE, STEP, Principle(text=VAGUE)])
+        found = measure_usefulness(trial(server), preferences(8), [PRICE, STEP, Principle(text=VAGUE)])
     assert found.tolist() == [2 / (2 + 2), (4 - 2) / (4 + 2 + 2), 0.0]
 
 
@@ -303,9 +304,9 @@ def test_where_none_is_of_use_what_many_say_is_kept_but_nothing_that_does_harm()
 
 def test_rows_for_trials_are_drawn_by_seed() -> None:
     rows = preferences(30)
-    assert some_of(rows, 100, 0) == rows
-    assert len(some_of(rows, 7, 0)) == 7
-    assert some_of(rows, 7, 0) == some_of(rows, 7, 0) != some_of(rows, 7, 1)
+    assert sample_rows(rows, 100, 0) == rows
+    assert len(sample_rows(rows, 7, 0)) == 7
+    assert sample_rows(rows, 7, 0) == sample_rows(rows, 7, 0) != sample_rows(rows, 7, 1)
 
 
 def test_judge_and_writer_share_a_budget_through_all_runs(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from rmbatch.discovery.measures import difference, measured, share
-from rmbatch.discovery.trial import Verdict
+from rmbatch.discovery.measures import compare_results, count_results, estimate_share
+from rmbatch.discovery.trial import CaseResult
 
-RIGHT, WRONG, TIE = Verdict("right"), Verdict("wrong"), Verdict("tie")
-NULL = Verdict(None, "verdict_missing: no JSON object")
+RIGHT, WRONG, TIE = CaseResult("right"), CaseResult("wrong"), CaseResult("tie")
+NULL = CaseResult(None, "verdict_missing: no JSON object")
 
 
 @pytest.mark.parametrize(
@@ -20,20 +20,20 @@ NULL = Verdict(None, "verdict_missing: no JSON object")
     ],
 )
 def test_wilson_intervals(hits: int, num_rows: int, low: float, high: float) -> None:
-    found = share(hits, num_rows)
+    found = estimate_share(hits, num_rows)
     assert found is not None
     assert [found.low, found.high] == pytest.approx([low, high], abs=5e-5)
     assert found.value == hits / num_rows
 
 
 def test_a_share_of_nothing_is_none() -> None:
-    assert share(0, 0) is None
-    nothing = measured([])
+    assert estimate_share(0, 0) is None
+    nothing = count_results([])
     assert (nothing.accuracy, nothing.coverage, nothing.precision) == (None, None, None)
 
 
 def test_nulls_are_neither_right_nor_wrong() -> None:
-    found = measured([RIGHT, RIGHT, WRONG, TIE, NULL, Verdict(None, "endpoint_refused: 400"), NULL])
+    found = count_results([RIGHT, RIGHT, WRONG, TIE, NULL, CaseResult(None, "endpoint_refused: 400"), NULL])
     assert (found.right, found.wrong, found.ties) == (2, 1, 1)
     assert found.nulls == {"endpoint_refused": 1, "verdict_missing": 2}
     assert found.accuracy is not None
@@ -44,7 +44,7 @@ def test_nulls_are_neither_right_nor_wrong() -> None:
     assert (found.precision.value, found.precision.num_rows) == (2 / 3, 3)
 
 
-def pairs(both: int, gained: int, lost: int, none: int) -> tuple[list[Verdict], list[Verdict]]:
+def pairs(both: int, gained: int, lost: int, none: int) -> tuple[list[CaseResult], list[CaseResult]]:
     first = [RIGHT] * (both + gained) + [WRONG] * lost + [TIE] * none
     second = [RIGHT] * both + [WRONG] * gained + [RIGHT] * lost + [TIE] * none
     return first, second
@@ -58,7 +58,7 @@ def pairs(both: int, gained: int, lost: int, none: int) -> tuple[list[Verdict], 
     ],
 )
 def test_newcombe_intervals(counts: tuple[int, int, int, int], low: float, high: float) -> None:
-    found = difference(*pairs(*counts))
+    found = compare_results(*pairs(*counts))
     assert found is not None
     assert [found.low, found.high] == pytest.approx([low, high], abs=1e-4)
     assert (found.num_gained, found.num_lost, found.num_rows) == (counts[1], counts[2], sum(counts))
@@ -67,7 +67,7 @@ def test_newcombe_intervals(counts: tuple[int, int, int, int], low: float, high:
 @pytest.mark.parametrize("counts", [(5, 3, 1, 2), (0, 9, 0, 0), (0, 0, 9, 0), (0, 0, 0, 9), (3, 0, 0, 3)])
 def test_a_difference_turns_round(counts: tuple[int, int, int, int]) -> None:
     first, second = pairs(*counts)
-    found, turned = difference(first, second), difference(second, first)
+    found, turned = compare_results(first, second), compare_results(second, first)
     assert found is not None
     assert turned is not None
     assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low))
@@ -75,8 +75,8 @@ def test_a_difference_turns_round(counts: tuple[int, int, int, int]) -> None:
 
 
 def test_only_rows_with_both_verdicts_are_compared() -> None:
-    found = difference([RIGHT, RIGHT, NULL, NULL], [WRONG, NULL, RIGHT, NULL])
+    found = compare_results([RIGHT, RIGHT, NULL, NULL], [WRONG, NULL, RIGHT, NULL])
     assert found is not None
     assert (found.value, found.num_rows) == (1.0, 1)
-    assert difference([NULL], [RIGHT]) is None
-    assert difference([], []) is None
+    assert compare_results([NULL], [RIGHT]) is None
+    assert compare_results([], []) is None

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.errors import UserError
-from rmbatch.discovery.preferences import Preference, PreferenceColumns, read_preferences, split
+from rmbatch.discovery.preferences import Preference, PreferenceColumns, read_preferences, split_by_prompt
 from rmbatch.rows.roles import JSON_MARK, Roles
 from tests.rmbatch.discovery.scripted import preferences
 
@@ -108,18 +108,20 @@ def test_no_prompt_is_on_both_sides() -> None:
     rows = preferences(40)
     again = [Preference(f"x{each.row}", each.messages, "other", each.rejected) for each in rows[:20]]
     shouted = Preference("loud", ({"role": "user", "content": "MY device  number 3 is broken."},), "a", ("b",))
-    train, held_out = split([*rows, *again, shouted], 0.3, seed=5)
+    train, held_out = split_by_prompt([*rows, *again, shouted], 0.3, seed=5)
     sides = [{each.prompt.casefold().replace("  ", " ") for each in side} for side in (train, held_out)]
     assert not sides[0] & sides[1]
     assert (len(sides[1]), len(train) + len(held_out)) == (12, 61)
-    assert split([*rows, *again, shouted], 0.3, seed=5) == (train, held_out)
-    assert split([*rows, *again, shouted], 0.3, seed=6) != (train, held_out)
-    assert {each.row for each in split(rows[::-1], 0.3, 5)[1]} == {each.row for each in split(rows, 0.3, 5)[1]}
+    assert split_by_prompt([*rows, *again, shouted], 0.3, seed=5) == (train, held_out)
+    assert split_by_prompt([*rows, *again, shouted], 0.3, seed=6) != (train, held_out)
+    assert {each.row for each in split_by_prompt(rows[::-1], 0.3, 5)[1]} == {
+        each.row for each in split_by_prompt(rows, 0.3, 5)[1]
+    }
 
 
 def test_one_prompt_cannot_be_split() -> None:
     with pytest.raises(UserError, match=r"held_out: 0.3 of 1 different prompts leaves 2 rows to learn from and 0"):
-        split([*preferences(1), *preferences(1)], 0.3, seed=0)
+        split_by_prompt([*preferences(1), *preferences(1)], 0.3, seed=0)
 
 
 def test_the_order_of_answers_says_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rmbatch.judges.library import LIBRARY, TOPICS, LibraryEntry, is_judge
-from rmbatch.judges.page import page
+from rmbatch.judges.page import write_page
 from rmbatch.judges.principles import PrincipleSet, load_principles
 
 ROOT = Path(__file__).parents[3]
@@ -88,13 +88,13 @@ def test_the_table_is_cheap() -> None:
 
 def test_the_committed_page_is_what_the_command_prints() -> None:
     committed = (ROOT / "docs" / "alignment.md").read_text(encoding="utf-8")
-    assert committed == page(), "run: python -m rmbatch.judges.page > docs/alignment.md"
+    assert committed == write_page(), "run: python -m rmbatch.judges.page > docs/alignment.md"
     command = [sys.executable, "-m", "rmbatch.judges.page"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode() == committed
 
 
 def test_the_page_has_every_name_and_principle_and_its_example_is_a_principle_file(tmp_path: Path) -> None:
-    whole = page()
+    whole = write_page()
     assert all(f"`{name}`" in whole for name in LIBRARY)
     assert all(principle.text in whole for each in sets() for principle in each.principles)
     examples = re.findall("```yaml\n(.*?)```", whole, re.DOTALL)

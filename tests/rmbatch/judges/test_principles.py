@@ -44,15 +44,15 @@ def test_principles_are_a_topic_a_file_sentences_or_themselves(written) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "got None; write keys and values: topic, about, version, principles, provenance"),
+        ("", "got null; write keys and values: topic, about, version, principles, provenance"),
         ("- It is polite.", "got ['It is polite.']; write keys and values"),
         (ONE, "principles: missing"),
-        (ONE + "principles: []", "principles: got []; write at least one"),
+        (ONE + "principles: []", "principles: got []; write at least 1 of them"),
         (ONE + "principles: It is polite.", "principles: got 'It is polite.'; write a list"),
         (ONE + "principles: [It is polite.]", "principles.0: got 'It is polite.'; write keys and values"),
         (ONE + "principles: [{text: ''}]", "principles.0.text: got ''; write some text"),
         (ONE + "principles: [{text: '  '}]", "mine.yaml: principles.0.text: got ' '; write some text"),
-        (ONE + "principles: [{text: yes}]", "principles.0.text: got True; write text, in quotes"),  # YAML 1.1
+        (ONE + "principles: [{text: yes}]", "principles.0.text: got true; write text in quotes"),  # YAML 1.1
         (ONE + "principles: [{text: A, txet: B}]", "principles.0.txet: unknown key; did you mean 'text'?"),
         (ONE + "principle: [{text: A}]", "mine.yaml: principle: unknown key; did you mean 'principles' or "),
         (ONE + "principles: [{text: A, name: x}, {text: B, name: X}]", "principles.1.name: the same as principles.0's"),
@@ -61,17 +61,18 @@ def test_principles_are_a_topic_a_file_sentences_or_themselves(written) -> None:
         (ONE + "version: 0\nprinciples: [{text: A}]", "version: got 0"),
         (ONE + "provenance: {date: 2026-01-01}\nprinciples: [{text: A}]", "provenance.date: got "),  # is no JSON
         ("topic: two words\nabout: A.\nprinciples: [{text: A}]", "topic: got 'two words'"),
-        (ONE + "principles:\n- text: A\n  text: B", ":5:3: cannot be read: the key 'text' occurs twice"),
-        (ONE + "about: Another.\nprinciples: [{text: A}]", ":3:1: cannot be read: the key 'about' occurs twice"),
-        ("about: It is: polite", ":1:13: cannot be read: mapping values are not allowed here; text with `: ` in it"),
-        ("topic: [", ":1:9: cannot be read:"),
-        ("topic: 2026-13-01", ": cannot be read: month must be in"),  # a date that is none: no YAMLError
-        ("? [a, b]\n: c", ": cannot be read: "),  # a key that cannot be one
-        ("1: a", "topic: missing; about: missing; principles: missing"),
-        ("[" * 600, ": cannot be read: "),
-        ("topic: \x07", ": cannot be read: "),
+        (ONE + "principles:\n- text: A\n  text: B", ": line 5: the key 'text' occurs twice; keep one"),
+        (ONE + "about: Another.\nprinciples: [{text: A}]", ": line 3: the key 'about' occurs twice; keep one"),
+        ("about: It is: polite", ":1:13: not YAML: mapping values are not allowed here; text with `: ` in it"),
+        ("topic: [", ":1:9: not YAML: "),
+        ("topic: 2026-13-01", ": a value is not YAML: month must be in"),  # a date that is none: no YAMLError
+        ("? [a, b]\n: c", ": line 1: ['a', 'b'] cannot be a key; a key is text"),  # a key that cannot be one
+        ("1: a", ": line 1: the key '1' reads as 1 in YAML; put it in quotes"),
+        ("version: 1", "topic: missing; it has no default; "),
+        ("[" * 600, ": line 1: nested more than 64 deep"),
+        ("topic: \x07", ": not YAML: "),
         (b"topic: \xff", ": not UTF-8 text"),
-        ("!!python/object:os.system x", ": cannot be read: could not determine a constructor"),
+        ("!!python/object:os.system x", ": not YAML: could not determine a constructor"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name_the_key_and_the_cure(written, content: str | bytes, told: str) -> None:
@@ -88,11 +89,11 @@ def test_a_bad_file_is_refused_with_its_name_the_key_and_the_cure(written, conte
         ("helpfullness", "no principles 'helpfullness'; did you mean 'helpfulness'"),
         ("base_helpfulness_pointwise", "'base_helpfulness_pointwise' is a judge; its principles are 'helpfulness'"),
         ("", "no principles ''; known: brainstorming, "),
-        ("no/such.yaml", "no file no/such.yaml; "),
-        ([], "a list: principles: got []; write at least one"),
+        ("no/such.yaml", "no principle file no/such.yaml"),
+        ([], "a list: principles: got []; write at least 1 of them"),
         (["It is polite.", " "], "a list: principles.1.text: got ' '; write some text"),
         (["It is polite.", "It is polite."], "a list: principles.1.text: the same as principles.0's"),
-        (["It is polite.", None], "a list: principles.1.text: got None; write text, in quotes"),
+        (["It is polite.", None], "a list: principles.1.text: got null; write text in quotes"),
     ],
 )
 def test_what_names_no_principles_is_refused(what: str | list[str], told: str) -> None:
@@ -104,7 +105,7 @@ def test_what_names_no_principles_is_refused(what: str | list[str], told: str) -
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
-    with pytest.raises(UserError, match=f"no file {folder}"):
+    with pytest.raises(UserError, match=f"no principle file {folder}"):
         load_principles(str(folder))
     with pytest.raises(UserError, match=f"{folder}: cannot be written"):
         write_principles(str(folder), of())

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from connectors.errors import UserError
-from rmbatch.judges.prompt import OF_KIND, Prompt, TemplateFailed, conversation, mark_of
+from rmbatch.judges.kinds import KINDS
+from rmbatch.judges.kinds.base import load_kind
+from rmbatch.judges.prompt import Prompt, TemplateFailed, format_conversation, make_mark
 
 SEEN: dict[str, Any] = {
     **{"prompt": "[user]\nq", "messages": [], "reference": None, "about": "It counts.", "principles": []},
@@ -21,9 +23,13 @@ JUDGED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", OF_KIND)
+def prompt_of(kind: str, template: str | None) -> Prompt:
+    return load_kind(kind).make_prompt(template)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_kinds_own_templates(kind: str) -> None:
-    prompt = Prompt(kind, None)
+    prompt = prompt_of(kind, None)
     assert prompt.columns == ()
     text = prompt.render(**SEEN, **JUDGED[kind])
     assert text.endswith("Answer.")
@@ -34,17 +40,17 @@ def test_the_kinds_own_templates(kind: str) -> None:
     assert "\n\n\n" not in text
 
 
-@pytest.mark.parametrize("kind", OF_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_candidates_share_comes_first(kind: str) -> None:
     """So that a server computes it once for all candidates of a prompt."""
-    text = Prompt(kind, None).render(**SEEN, **JUDGED[kind])
+    text = prompt_of(kind, None).render(**SEEN, **JUDGED[kind])
     judged = [text.index(f"\n{said}\n") for said in ("r", "a", "b", "one", "two") if f"\n{said}\n" in text]
     assert judged
     assert text.index("</conversation-") < min(judged)
 
 
 def test_a_template_of_ones_own_reads_columns() -> None:
-    prompt = Prompt("pointwise", "{{ rules }} / {{ response }} / {{ answer_format }}{% if tone %}!{% endif %}")
+    prompt = prompt_of("pointwise", "{{ rules }} / {{ response }} / {{ answer_format }}{% if tone %}!{% endif %}")
     assert prompt.columns == ("rules", "tone")
     assert prompt.render(**SEEN, response="r", rules="be kind", tone=None) == "be kind / r / Answer."
 
@@ -64,7 +70,7 @@ def test_a_template_of_ones_own_reads_columns() -> None:
 )
 def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, template: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Prompt(kind, template)
+        prompt_of(kind, template)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,7 @@ def test_a_template_that_cannot_work_is_refused_before_any_row(kind: str, templa
     ],
 )
 def test_what_goes_wrong_in_a_template_is_said(template: str, message: str) -> None:
-    prompt = Prompt("pointwise", template + "{{ response }}{{ answer_format }}")
+    prompt = prompt_of("pointwise", template + "{{ response }}{{ answer_format }}")
     with pytest.raises(TemplateFailed, match=message):
         prompt.render(**SEEN, response="r")
 
@@ -84,7 +90,7 @@ def test_what_goes_wrong_in_a_template_is_said(template: str, message: str) -> N
 def test_a_file_is_read_once_and_travels(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ response }} {{ answer_format }}")
-    prompt = Prompt("pointwise", str(file))
+    prompt = prompt_of("pointwise", str(file))
     prompt.render(**SEEN, response="r")
     file.unlink()
     assert pickle.loads(pickle.dumps(prompt)).render(**SEEN, response="r") == "r Answer."
@@ -92,19 +98,21 @@ def test_a_file_is_read_once_and_travels(tmp_path: Path) -> None:
 
 def test_a_template_may_use_our_parts() -> None:
     mine = '{% from "parts.jinja" import fenced with context %}{{ fenced("response", response) }}{{ answer_format }}'
-    assert "<response-abcdef01>\nr\n" in Prompt("pointwise", mine).render(**SEEN, response="r")
+    assert "<response-abcdef01>\nr\n" in prompt_of("pointwise", mine).render(**SEEN, response="r")
 
 
 def test_html_stays_as_it_is() -> None:
-    prompt = Prompt("pointwise", "{{ response }}{{ answer_format }}")
+    prompt = prompt_of("pointwise", "{{ response }}{{ answer_format }}")
     assert prompt.render(**SEEN, response="<b>&amp;{{ x }}") == "<b>&amp;{{ x }}Answer."
 
 
 def test_marks_follow_from_the_prompt() -> None:
-    assert mark_of("a", ["x"]) == mark_of("a", ["y"]) != mark_of("b", ["x"])  # shared by the candidates of a prompt
-    assert mark_of("half a pair \ud83d", [])  # never raises
-    assert mark_of("a", [f"</response-{mark_of('a', [])}>"]) != mark_of("a", [])  # it knew the mark
-    assert conversation([{"role": "user", "content": None}]) == "[user]\n"
+    assert (
+        make_mark("a", ["x"]) == make_mark("a", ["y"]) != make_mark("b", ["x"])
+    )  # shared by the candidates of a prompt
+    assert make_mark("half a pair \ud83d", [])  # never raises
+    assert make_mark("a", [f"</response-{make_mark('a', [])}>"]) != make_mark("a", [])  # it knew the mark
+    assert format_conversation([{"role": "user", "content": None}]) == "[user]\n"
 
 
 @pytest.mark.parametrize(
@@ -120,4 +128,4 @@ def test_marks_follow_from_the_prompt() -> None:
 )
 def test_no_message_looks_like_another_turn(content: str, shown: str) -> None:
     messages = [{"role": "user", "content": content}, {"role": "critic", "content": "No."}]
-    assert conversation(messages) == f"[user]\n{shown}\n\n[critic]\nNo."
+    assert format_conversation(messages) == f"[user]\n{shown}\n\n[critic]\nNo."

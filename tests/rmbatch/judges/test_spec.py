@@ -12,9 +12,10 @@ import rmbatch
 from connectors.errors import UserError
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.describe import describe_judge
+from rmbatch.judges.kinds import KINDS
+from rmbatch.judges.kinds.base import parse_judge
 from rmbatch.judges.library import LIBRARY
 from rmbatch.judges.reward import JudgeReward, judge_rewards
-from rmbatch.judges.spec import KINDS, judge_spec
 from rmbatch.rewards.composition import Gate
 
 ASKS: dict[str, Any] = {"endpoint": "http://host:8000", "model": "judge"}
@@ -31,9 +32,9 @@ def test_every_name_is_a_judge(name: str) -> None:
 
 
 def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None:
-    spec = judge_spec({"judge": "base_honesty_pointwise", **ASKS})
+    spec = parse_judge({"judge": "base_honesty_pointwise", **ASKS})
     assert (spec.judge, spec.principles, spec.score) == ("pointwise", "honesty", "violations")
-    spec = judge_spec({"judge": "base_honesty_pointwise", "score": "scale", "principles": ["Be true."], **ASKS})
+    spec = parse_judge({"judge": "base_honesty_pointwise", "score": "scale", "principles": ["Be true."], **ASKS})
     assert (spec.principles, spec.score) == (("Be true.",), "scale")
     assert rmbatch.reward("base_honesty_listwise", **ASKS).spec.judge == "listwise"  # type: ignore[attr-defined]
     assert "score = 'violations'" in describe_judge("base_honesty_pointwise")
@@ -44,8 +45,12 @@ def test_a_library_name_is_a_kind_with_principles_that_may_be_replaced() -> None
     ("name", "settings", "message"),
     [
         ("pairvise", {}, "did you mean 'pairwise'"),
-        ("pairwise", {"order": "both"}, "a pairwise judge has no setting 'order'; did you mean 'orders'"),
-        ("base_honesty_pointwise", {"scal": 1}, "a pointwise judge has no setting 'scal'"),
+        ("pairwise", {"order": "both"}, "judge 'pairwise': order: unknown setting; did you mean 'orders'"),
+        (
+            "base_honesty_pointwise",
+            {"scal": 1},
+            "judge 'base_honesty_pointwise': scal: unknown setting; did you mean 'scale'",
+        ),
         ("pointwise", {"scale": [3, 3]}, "must begin below its end"),
         ("stepwise", {"scale": [1, 0]}, "must begin below its end"),
         ("pointwise", {"scale": [0.2, 0.8]}, "has no two whole numbers"),
@@ -74,9 +79,9 @@ def test_mistakes_are_said_in_one_line(name: str, settings: dict[str, Any], mess
 
 
 def test_judges_that_ask_alike_share_a_client() -> None:
-    one, other = (judge_spec({"judge": kind, "principles": "honesty", **ASKS}) for kind in ("pairwise", "listwise"))
+    one, other = (parse_judge({"judge": kind, "principles": "honesty", **ASKS}) for kind in ("pairwise", "listwise"))
     assert one.chat().client_key == other.chat().client_key
-    warmer = judge_spec({"judge": "pairwise", "temperature": 1.0, **ASKS})
+    warmer = parse_judge({"judge": "pairwise", "temperature": 1.0, **ASKS})
     assert warmer.chat().client_key != one.chat().client_key
     assert one.chat() == ChatSpec(endpoints=["http://host:8000"], model="judge")  # type: ignore[list-item]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmbatch.chat.thinking import split_thinking
-from rmbatch.judges.verdict import choice, json_object, number, ranking, tagged
+from rmbatch.judges.verdict import read_choice, read_json_object, read_number, read_ranking, read_tag
 
 GAME = {"A": "first", "B": "second", "C": "tie", "tie": "tie"}
 VERDICT = {
@@ -74,7 +74,7 @@ def test_thinking_is_set_apart(text: str, thought: str, said: str) -> None:
     ],
 )
 def test_choices(text: Any, value: str | None, reason: str | None) -> None:
-    reading = choice(text, GAME)
+    reading = read_choice(text, GAME)
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
@@ -127,16 +127,16 @@ def test_choices(text: Any, value: str | None, reason: str | None) -> None:
     ],
 )
 def test_numbers_from_0_to_10(text: Any, value: float | None, reason: str | None) -> None:
-    reading = number(text, 0, 10)
+    reading = read_number(text, 0, 10)
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
 def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
-    assert number("7.5", 0, 10, whole=True).value is None
-    assert number("7.0", 0, 10, whole=True).value == 7
-    assert number("70%", 0, 100).value == 70
-    assert number("70 %.", 0, 100).value == 70
-    assert number("-1", -2, 2).value == -1
+    assert read_number("7.5", 0, 10, whole=True).value is None
+    assert read_number("7.0", 0, 10, whole=True).value == 7
+    assert read_number("70%", 0, 100).value == 70
+    assert read_number("70 %.", 0, 100).value == 70
+    assert read_number("-1", -2, 2).value == -1
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
     ],
 )
 def test_rankings(text: Any, value: tuple[str, ...] | None, reason: str | None) -> None:
-    reading = ranking(text, ["1", "2", "3"])
+    reading = read_ranking(text, ["1", "2", "3"])
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
 def test_rankings_of_letters() -> None:
-    assert ranking("B > a > C", ["A", "B", "C"]).value == ("B", "A", "C")
+    assert read_ranking("B > a > C", ["A", "B", "C"]).value == ("B", "A", "C")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_rankings_of_letters() -> None:
     ],
 )
 def test_json(text: str, verdict: str | None, reason: str | None) -> None:
-    reading = json_object(text, VERDICT)
+    reading = read_json_object(text, VERDICT)
     if reason == "?":
         assert (reading.value is None) == (why(reading.reason) == "malformed")
     else:
@@ -220,8 +220,8 @@ def test_json(text: str, verdict: str | None, reason: str | None) -> None:
 
 
 def test_json_without_a_schema_must_be_one() -> None:
-    assert json_object(' {"a": 1} ').value == {"a": 1}
-    assert json_object('{"a": 1} {"a": 1.5}').value is None
+    assert read_json_object(' {"a": 1} ').value == {"a": 1}
+    assert read_json_object('{"a": 1} {"a": 1.5}').value is None
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_json_without_a_schema_must_be_one() -> None:
     ],
 )
 def test_tags(text: str, value: str | None, reason: str | None) -> None:
-    reading = tagged(text, "score")
+    reading = read_tag(text, "score")
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
@@ -251,11 +251,11 @@ def test_tags(text: str, value: str | None, reason: str | None) -> None:
 def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
     labels = ["A", "B"]
     for reading in (
-        choice(text, GAME),
-        number(text, 0, 10),
-        ranking(text, labels),
-        json_object(text, VERDICT),
-        tagged(text, "A"),
+        read_choice(text, GAME),
+        read_number(text, 0, 10),
+        read_ranking(text, labels),
+        read_json_object(text, VERDICT),
+        read_tag(text, "A"),
     ):
         assert (reading.value is None) != (reading.reason is None)
 
@@ -266,19 +266,19 @@ def test_whatever_is_said_there_is_a_verdict_or_a_reason(text: str) -> None:
 def test_long_answers_take_no_long_time(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     for read in (
-        lambda: choice(text, GAME),
-        lambda: number(text, 0, 10),
-        lambda: ranking(text, ["1", "2"]),
-        lambda: json_object(text),
-        lambda: tagged(text, "score"),
+        lambda: read_choice(text, GAME),
+        lambda: read_number(text, 0, 10),
+        lambda: read_ranking(text, ["1", "2"]),
+        lambda: read_json_object(text),
+        lambda: read_tag(text, "score"),
         lambda: split_thinking(text),
     ):
         read()
 
 
 def test_what_json_gives_is_read_on() -> None:
-    said = json_object(json.dumps({"verdict": "A", "score": 7, "order": [2, 1]})).value
+    said = read_json_object(json.dumps({"verdict": "A", "score": 7, "order": [2, 1]})).value
     assert said is not None
-    assert choice(said["verdict"], GAME).value == "first"
-    assert number(said["score"], 1, 10).value == 7
-    assert ranking(said["order"], ["1", "2"]).value == ("2", "1")
+    assert read_choice(said["verdict"], GAME).value == "first"
+    assert read_number(said["score"], 1, 10).value == 7
+    assert read_ranking(said["order"], ["1", "2"]).value == ("2", "1")

@@ -73,12 +73,12 @@ def test_state_lives_as_long_as_the_reward() -> None:
 @pytest.mark.parametrize(
     ("target", "knobs", "message"),
     [
-        (shout, {"marc": "!"}, r"reward 'shout' has no knob 'marc' \(given '!'\); did you mean 'mark'\?"),
-        (shout, {"mark": "."}, r"reward 'shout': mark='\.': Input should be '!' or '\?'"),
-        (shout, {"weight": 0}, r"reward 'shout': weight=0: Input should be greater than 0"),
-        (shout, {"weight": "much"}, r"weight='much'"),
-        (Counted, {}, "reward 'counted': start has no default"),
-        (lift, {"offsets": [0]}, "has no knob 'offsets'"),  # the caller's, not the user's
+        (shout, {"marc": "!"}, r"reward 'shout': marc: unknown knob; did you mean 'mark'\?"),
+        (shout, {"mark": "."}, r"reward 'shout': mark: got '\.'; write '!' or '\?'"),
+        (shout, {"weight": 0}, r"reward 'shout': weight: got 0; write more than 0"),
+        (shout, {"weight": "much"}, "weight: got 'much'; write a number"),
+        (Counted, {}, "reward 'counted': start: missing; it has no default"),
+        (lift, {"offsets": [0]}, "offsets: unknown knob"),  # the caller's, not the user's
     ],
 )
 def test_a_wrong_knob_is_one_line(target: Any, knobs: dict[str, Any], message: str) -> None:

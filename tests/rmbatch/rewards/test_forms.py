@@ -16,11 +16,11 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from jobs.config.sections import parse_job
-from jobs.run.prepare import prepare
+from jobs.config.job_types import parse_job
 from rmbatch.rewards.composition import Gate
 from rmbatch.rewards.contract import RewardError, reward, spec_of
 from rmbatch.rewards.forms import form_of
+from tests.jobs.running import fitted
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": "Thank me.", "response": "thanks", "reference": "2", "weight": 2.0},
@@ -359,9 +359,9 @@ def test_a_job_reads_what_own_rewards_need(tmp_path: Any) -> None:
         "output": {"path": "y", "columns": []},
     }
     schema = pa.schema([("response", pa.string()), ("weight", pa.float64())])
-    assert prepare(parse_job(job, "job"), schema).read_columns == ["response", "weight"]
+    assert fitted(parse_job(job, "job"), schema).read_columns == ["response", "weight"]
     del job["rewards"]["rest"]  # type: ignore[attr-defined]
-    assert prepare(parse_job(job, "job"), schema).read_columns == ["response"]
+    assert fitted(parse_job(job, "job"), schema).read_columns == ["response"]
 
 
 def test_reading_a_form_runs_nothing() -> None:

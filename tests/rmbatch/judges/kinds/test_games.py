@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmbatch.judges.kinds.games import Game, schedule, strengths
+from rmbatch.judges.kinds.games import Game, rate_candidates, schedule
 
 HOW = ("win_rate", "copeland", "elo", "bradley_terry")
 
@@ -44,12 +44,12 @@ def test_the_seed_decides_who_plays() -> None:
 )
 def test_what_games_come_to(how: str, expected: list[float]) -> None:
     games = [Game(one, other, 1.0) for one, other in combinations(range(4), 2)]
-    assert strengths([*games, Game(1, 2, 0.5), Game(3, 0, 0.0)], 4, how) == pytest.approx(expected)
+    assert rate_candidates([*games, Game(1, 2, 0.5), Game(3, 0, 0.0)], 4, how) == pytest.approx(expected)
 
 
 def test_bradley_terry_is_the_log_odds() -> None:
     games = [Game(0, 1, 1.0)] * 300 + [Game(0, 1, 0.0)] * 100
-    first, second = strengths(games, 2, "bradley_terry")
+    first, second = rate_candidates(games, 2, "bradley_terry")
     assert first is not None
     assert second is not None
     assert first - second == pytest.approx(math.log(3), rel=1e-2)
@@ -58,24 +58,24 @@ def test_bradley_terry_is_the_log_odds() -> None:
 
 def test_who_wins_all_stays_finite() -> None:
     games = [Game(one, other, 1.0) for one, other in combinations(range(32), 2)]
-    found = [score for score in strengths(games, 32, "bradley_terry") if score is not None]
+    found = [score for score in rate_candidates(games, 32, "bradley_terry") if score is not None]
     assert all(map(math.isfinite, found))
     assert found == sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_who_has_not_played_has_no_score(how: str) -> None:
-    found = strengths([Game(0, 2, 1.0)], 3, how)
+    found = rate_candidates([Game(0, 2, 1.0)], 3, how)
     assert found[1] is None
     assert found[0] is not None
     assert found[2] is not None
     assert found[0] > found[2]
-    assert strengths([], 2, how) == [None, None]
+    assert rate_candidates([], 2, how) == [None, None]
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_ties_make_all_equal(how: str) -> None:
-    found = strengths([Game(one, other, 0.5) for one, other in combinations(range(4), 2)], 4, how)
+    found = rate_candidates([Game(one, other, 0.5) for one, other in combinations(range(4), 2)], 4, how)
     assert found == pytest.approx([{"win_rate": 0.5, "elo": 1500.0}.get(how, 0.0)] * 4)
 
 
@@ -92,8 +92,8 @@ def test_neither_the_order_of_games_nor_of_candidates_decides(
     moved = [Game(places[game.first], places[game.second], game.result) for game in games]
     draw.shuffle(moved)
     for how in HOW:
-        found = strengths(games, 5, how)
-        again = strengths(moved, 5, how)
+        found = rate_candidates(games, 5, how)
+        again = rate_candidates(moved, 5, how)
         for place, score in enumerate(found):
             other = again[places[place]]
             assert (score is None) == (other is None)

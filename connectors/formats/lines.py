@@ -14,10 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from connectors.errors import UserError
+from connectors.formats.base import MAX_LINE_BYTES
 from connectors.storage import Store
 
-MAX_LINE_BYTES = 256 << 20
-"""Where a job does not say otherwise."""
+CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+"""Codec by the last suffix of a file's name; anything else is plain."""
+
 KEPT_BYTES = 1 << 20
 """How much of a line that is too long is kept."""
 CHUNK_BYTES = 8 << 20

@@ -1,15 +1,13 @@
-"""Reads JSONL exactly and tolerantly, and writes it: one bad line is one dead letter, never a lost file.
+"""Reads JSONL exactly and tolerantly: one bad line is one dead letter, never a lost file.
 
 A row is a non-blank line. Integers keep all their digits, NaN and Infinity (which Python writes) are read as such,
 dates stay text. A line that repeats a key, is not an object or is not JSON becomes a dead letter with its line number
 and its raw bytes. Which types the columns have is not found here but when the job is planned
-(connectors/jsonl_scan.py).
+(connectors/formats/jsonl_scan.py).
 
-    for table in read(store, path, codec="", unit=unit, piece=piece, schema=schema, block_rows=4096): ...
-    data = write(table)
+    for table in read(request, codec=""): ...
 """
 
-import gzip
 import json
 import re
 from collections import Counter
@@ -20,15 +18,11 @@ import msgspec
 import orjson
 import pyarrow as pa
 
-from connectors.errors import JobError, UserError
-from connectors.lines import MAX_LINE_BYTES, BadLineError, Line, Lines
+from connectors.formats.base import ReadRequest
+from connectors.formats.lines import BadLineError, Line, Lines
+from connectors.formats.shapes import odd_places
 from connectors.schema import DEAD_TYPE, add_address, is_json, is_strict, twins_of
-from connectors.shapes import odd_places
-from connectors.storage import Store
-from connectors.units import Range, Unit
-
-CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-"""Codec by the last suffix of a file's name; anything else is plain."""
+from connectors.units import Unit
 
 BLOCK_BYTES = 16 << 20
 BLOCK_CELLS = 16 << 20
@@ -122,24 +116,22 @@ def _check_duplicate_keys(text: bytes) -> None:
         raise BadLineError("too_deep", "nested too deeply") from None
 
 
-def read(
-    store: Store,
-    path: str,
-    codec: str,
-    unit: Unit,
-    piece: Range,
-    schema: pa.Schema,
-    block_rows: int,
-    *,
-    uri: str,
-    max_line_bytes: int = MAX_LINE_BYTES,
-) -> Iterator[pa.Table]:
-    """The rows of one range of a unit, in blocks: the columns of ``schema`` and the hidden ones."""
+def read(request: ReadRequest, codec: str) -> Iterator[pa.Table]:
+    """The rows of one range of a unit, in blocks: the columns of the schema and the hidden ones."""
+    unit, piece, schema, uri = request.unit, request.piece, request.schema, request.file.uri
     stop = None if codec else unit.start_byte + unit.num_bytes
-    source = Lines(store, path, codec, unit.start_byte, stop, unit.first_line, max_line_bytes=max_line_bytes)
-    block_rows = min(block_rows, max(BLOCK_CELLS // max(len(schema), 1), 1))
+    source = Lines(
+        request.store,
+        request.path,
+        codec,
+        unit.start_byte,
+        stop,
+        unit.first_line,
+        max_line_bytes=request.max_line_bytes,
+    )
+    block_rows = min(request.block_rows, max(BLOCK_CELLS // max(len(schema), 1), 1))
     lines = iter(source)
-    builder = _Block(schema)
+    builder = Block(schema)
     for row in range(piece.stop):
         try:
             line = next(lines, None)
@@ -155,12 +147,12 @@ def read(
         builder.add(row, line)
         if builder.num_rows >= block_rows or builder.num_bytes >= BLOCK_BYTES:
             yield builder.finish(unit, uri)
-            builder = _Block(schema)
+            builder = Block(schema)
     if builder.num_rows:
         yield builder.finish(unit, uri)
 
 
-class _Block:
+class Block:
     """Rows on their way to one Arrow table."""
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -283,82 +275,3 @@ def _raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
     except msgspec.DecodeError:  # NaN or Infinity somewhere in the line
         return {name: json.dumps(value) for name, value in values.items()}
     return {name: bytes(value).decode() for name, value in raw.items()}
-
-
-def decompress(data: bytes, codec: str) -> bytes:
-    """The text of a whole file."""
-    if not codec:
-        return data
-    return gzip.decompress(data) if codec == "gzip" else pa.CompressedInputStream(pa.BufferReader(data), codec).read()
-
-
-def table_of(text: bytes, schema: pa.Schema) -> pa.Table:
-    """The rows of text that ``write`` wrote, in those columns of ``schema`` whose values JSON holds as they are."""
-    block = _Block(pa.schema([item for item in schema if _is_native(item.type)]))
-    for row, line in enumerate(text.split(b"\n")[:-1]):
-        block.add(row, Line(row + 1, 0, line))
-    table = block.table()
-    if block.dead:
-        row, error = min(block.dead.items())
-        raise JobError(f"line {row + 1} of a file of the output cannot be read back: {error}")
-    return table
-
-
-def _is_native(kind: pa.DataType) -> bool:
-    """Whether JSON text read back gives the same type: not so for timestamps, decimals and the like."""
-    if pa.types.is_struct(kind):
-        return all(_is_native(item.type) for item in kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _is_native(kind.value_type)
-    return any(
-        is_kind(kind)
-        for is_kind in (
-            pa.types.is_integer,
-            pa.types.is_floating,
-            pa.types.is_boolean,
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_null,
-        )
-    )
-
-
-def write(table: pa.Table) -> bytes:
-    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold, odd values in
-    the columns that they came from.
-
-    NaN and Infinity become null, because JSON has no word for them and most readers refuse Python's.
-    """
-    json_columns = [item.name for item in table.schema if is_json(item)]
-    twins = twins_of(table.schema)
-    out = bytearray()
-    for row in table.to_pylist():
-        for name, twin in twins.items():
-            odd = row.pop(twin)
-            if odd is not None:
-                row[name] = orjson.Fragment(odd)
-        for name in json_columns:
-            if row.get(name) is not None:
-                row[name] = orjson.Fragment(row[name])
-        out += _encode(row)
-        out += b"\n"
-    return bytes(out)
-
-
-def _encode(row: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(row, default=_encode_other)
-    except TypeError:  # an integer beyond 64 bits, or a key that is not text
-        plain = {
-            name: json.loads(value.contents) if isinstance(value, orjson.Fragment) else value
-            for name, value in row.items()
-        }
-        return json.dumps(plain, default=_encode_other, ensure_ascii=False).encode()
-
-
-def _encode_other(value: Any) -> Any:
-    if isinstance(value, bytes):
-        raise UserError(
-            "a binary column cannot be written as JSONL; write Parquet, or leave it out with output.columns"
-        )
-    return str(value)

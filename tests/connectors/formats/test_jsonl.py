@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors import jsonl
 from connectors.errors import UserError
-from connectors.lines import BadLineError
+from connectors.formats import jsonl
+from connectors.formats.base import JsonlOptions
+from connectors.formats.jsonl_read import parse
+from connectors.formats.lines import BadLineError
 from connectors.local import LocalStore
-from connectors.planning import JsonlOptions
 from connectors.schema import DEAD, UNIT, is_json
 from tests.connectors.inputs import plan, read_all, read_rows, write_files
 
@@ -280,7 +281,7 @@ def test_a_key_twice_among_many_is_found_in_time_in_their_number_only(tmp_path: 
     keys = ",".join(f'"k{number}":1' for number in range(100_000))
     began = time.process_time()
     with pytest.raises(BadLineError, match="key 'k99999' occurs twice"):
-        jsonl.parse(f'{{{keys},"k99999":2}}'.encode())
+        parse(f'{{{keys},"k99999":2}}'.encode())
     assert time.process_time() - began < 5
 
 

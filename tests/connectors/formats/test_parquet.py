@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors import parquet
 from connectors.errors import JobError, UserError
+from connectors.formats import parquet
 from connectors.storage import Folder
 from tests.connectors.inputs import plan, read_rows
 

@@ -3,7 +3,7 @@
 Planning reads footers and nothing else. Page checksums are written always and verified always where a file has them, so
 a byte that flipped on its way is an error and not a score.
 
-    footer = read_footer(store, path)
+    footer = read_footer(store, path)                           # class Parquet is the format, see base.py
     for table in read(store, path, start=0, stop=5000, columns=None, block_rows=4096): ...
     writer = Writer(schema, compression="zstd", row_group_rows=None)
 """
@@ -11,14 +11,16 @@ a byte that flipped on its way is an error and not a score.
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from connectors.errors import JobError, UserError
 from connectors.faults import is_transient
+from connectors.formats.base import FileSpec
+from connectors.formats.footers import Footer, FooterFormat
 from connectors.storage import Store
 
 WHOLE_ROW_GROUP_BYTES = 128 << 20
@@ -26,14 +28,6 @@ WHOLE_ROW_GROUP_BYTES = 128 << 20
 MAX_ATTEMPTS = 10
 ROW_GROUP_BYTES = 32 << 20
 """Rows are gathered to row groups of this size in memory, unless the job sets a number of rows."""
-
-
-class Footer(NamedTuple):
-    """What a Parquet file says about itself."""
-
-    schema: pa.Schema
-    row_groups: list[tuple[int, int]]
-    """Rows and uncompressed bytes of each row group."""
 
 
 def read_footer(store: Store, path: str) -> Footer:
@@ -168,3 +162,34 @@ class Writer:
             self._write(pa.concat_tables(self._pending))
         self._writer.close()
         return bytes(self._sink.getvalue())
+
+
+class Parquet(FooterFormat):
+    """The format, as ``connectors/formats/base.py`` promises it."""
+
+    suffixes = (".parquet", ".pq", ".parq")
+    compressions = ("zstd", "snappy", "gzip", "none")
+
+    def read_footer(self, store: Store, path: str) -> Footer:
+        """See ``read_footer``."""
+        return read_footer(store, path)
+
+    def read_rows(
+        self, store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
+    ) -> Iterator[pa.Table]:
+        """See ``read``."""
+        return read(store, path, start, stop, columns, block_rows)
+
+    def writer(self, spec: FileSpec) -> Writer:
+        """An empty file."""
+        return Writer(spec.schema, spec.compression, spec.row_group_rows)
+
+    def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
+        """The rows of a file, all columns."""
+        return pq.read_table(pa.BufferReader(data))
+
+    def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
+        """A file with only the rows to keep."""
+        writer = self.writer(spec)
+        writer.add(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)))
+        return writer.finish()

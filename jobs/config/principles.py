@@ -1,6 +1,6 @@
 """The principles job's file: what each key means, its unit, and what leaving it out means.
 
-job = parse_principles_job(read_job_file("jobs/examples/principles.yaml", [], os.environ), "principles.yaml")
+job = parse_job(read_job_file("jobs/examples/principles.yaml", [], os.environ), "principles.yaml")
 job.judge.model, job.who_writes().temperature
 """
 
@@ -9,10 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from connectors.errors import UserError
-from jobs.config.file import shown, validate
-from jobs.config.sections import InputConfig, StorageConfig, Text
-from rmbatch.chat.spec import HOW_IT_RUNS, ChatSpec
+from jobs.config.sections import InputConfig, JobConfig, PlaceConfig, Text
+from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.embeddings import Embeddings
 from rmbatch.discovery.preferences import PreferenceColumns
 from rmbatch.discovery.trial import Comparing
@@ -21,6 +19,8 @@ from rmbatch.settings.base import PlainName, Settings
 MOST_ROWS = 5000
 """More are refused: each is asked about several times, and a few hundred say as much."""
 WRITER_TEMPERATURE = 0.7
+REPORT, PAGE, PROPOSED, PRINCIPLES = "report.json", "report.md", "proposed.jsonl", "principles.yaml"
+"""The files of the output."""
 
 
 class ProposeConfig(Settings):
@@ -48,16 +48,14 @@ class SelectPrinciplesConfig(Settings):
     """Who says which principles are alike. None: texts are compared by the parts of their words, offline."""
 
 
-class PrinciplesOutput(Settings):
+class PrinciplesOutput(PlaceConfig):
     """Where the results go."""
 
     path: Text
     """A folder; it holds principles.yaml, report.md, report.json, proposed.jsonl and _rmbatch/."""
-    storage: StorageConfig | None = None
-    """How to reach it. None: as the input."""
 
 
-class PrinciplesJob(Settings):
+class PrinciplesJob(JobConfig):
     """Principles are found in preferences, measured, and written as a file."""
 
     job: Literal["principles"]
@@ -118,19 +116,7 @@ class PrinciplesJob(Settings):
         seed = self.seed if judge.seed is None else judge.seed
         return judge.model_copy(update={"temperature": temperature, "seed": seed, "n": 1})
 
-
-def parse_principles_job(data: Mapping[str, Any], where: str) -> PrinciplesJob:
-    """The job that a job file's content asks for; raises UserError in the file's own words."""
-    if data.get("job") != "principles":
-        raise UserError(f"{where}: job: {shown(data.get('job'))} is not for this command; write job: principles")
-    return validate(PrinciplesJob, data, where=where)
-
-
-def deciding_fields(job: PrinciplesJob) -> dict[str, Any]:
-    """The part of a job that decides its result, as plain values."""
-    fields = job.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
-    fields["writer"] = job.who_writes().model_dump(mode="json")
-    for who, spec in (("judge", job.judge), ("writer", job.who_writes())):
-        kept = {name: value for name, value in fields[who].items() if name not in HOW_IT_RUNS}
-        fields[who] = kept | {"service": spec.service_name}  # answers are kept by it
-    return fields
+    def identity(self) -> dict[str, Any]:
+        """The part of the job that decides its result, as plain values."""
+        fields = self.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
+        return {**fields, "judge": self.judge.identity(), "writer": self.who_writes().identity()}

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors import jsonl, shapes
-from connectors.jsonl_scan import OddValues, Profile
-from connectors.planning import JsonlOptions
+from connectors.formats import jsonl, shapes
+from connectors.formats.base import JsonlOptions, OddValues
+from connectors.formats.jsonl_scan import Profile
+from connectors.formats.shapes import fits_parquet, holds, join, shape_of, type_of
 from connectors.schema import DEAD, is_json, twins_of
-from connectors.shapes import fits_parquet, holds, join, shape_of, type_of
 from tests.connectors.inputs import plan, read_all, read_rows, write_files
 
 BIG = 2**53 + 1

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from connectors.errors import UserError
-from jobs.config.sections import parse_job
-from jobs.run.prepare import Job, prepare
-from jobs.run.rows import list_job_input, plan_job_input
-from jobs.run.served import served_models
+from jobs.config.job_types import parse_job
+from jobs.config.sections import JobConfig as Job
+from jobs.run.doctor import cheap_findings, check_models, sample, show_doctor
+from jobs.run.input import list_job_input, plan_job_input
 from jobs.show.display import Display
-from jobs.show.doctor import cheap_findings, check_models, sample, show_doctor
 from rmbatch.rows.roles import guess_roles
+from tests.jobs.running import fitted
 from tests.tiny_models import make_model
 
 pytest.importorskip("transformers")
@@ -116,9 +116,9 @@ def test_a_mistake_in_the_job_is_still_one_line(models: dict[str, str], answers:
 def checked(asked: Job) -> str:
     """What a run would say of its models."""
     dataset = plan_job_input(asked, list_job_input(asked), limit=None)
-    prepared = prepare(asked, dataset.schema)
+    prepared = fitted(asked, dataset.schema)
     out = io.StringIO()
-    check_models(served_models(prepared), dataset, prepared.roles, Display(Console(file=out, width=400)))
+    check_models(prepared.needs.models, dataset, prepared.roles, Display(Console(file=out, width=400)))
     return out.getvalue()
 
 
@@ -166,8 +166,8 @@ def test_an_input_without_rows(models: dict[str, str], tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "in" / "a.parquet")
     asked = job(tmp_path / "in", {"rm": {"model": models["scalar"], **HELD}})
     dataset = plan_job_input(asked, list_job_input(asked), limit=None)
-    prepared = prepare(asked, dataset.schema)
-    found = cheap_findings(served_models(prepared), dataset, prepared.roles)["rm"]
+    prepared = fitted(asked, dataset.schema)
+    found = cheap_findings(prepared.needs.models, dataset, prepared.roles)["rm"]
     assert [each.check for each in found if each.level != "ok"] == ["rows"]
     good, out = shown(asked)
     assert good

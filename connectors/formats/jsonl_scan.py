@@ -1,30 +1,37 @@
 """Finds out what nothing but reading a JSONL input can tell, once, before the job starts: rows, line borders, types.
 
-Types follow the values (connectors/shapes.py), by counts over the whole input. A column that no type holds keeps the
-type of nearly all its rows where there is one: the other rows are odd, and what becomes of their values is the user's
-rule (``OddValues``). Where there is none, the column is kept as JSON text. Parts of one input are scanned anywhere and
+Types follow the values (shapes.py), by counts over the whole input. A column that no type holds keeps the type of
+nearly all its rows where there is one: the other rows are odd, and what becomes of their values is the user's rule
+(``OddValues``). Where there is none, the column is kept as JSON text. Parts of one input are scanned anywhere and
 merged.
 
     profile = scan(Source(store, path), start=0, stop=size)
     profile.num_rows, profile.schema()
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
+from connectors.borders import Border, keep_groups_whole
 from connectors.errors import UserError
-from connectors.jsonl import BLOCK_BYTES, parse_line
-from connectors.lines import MAX_LINE_BYTES, BadLineError, Line, Lines, line_borders
+from connectors.faults import explained
+from connectors.formats.base import (
+    MAX_COLUMNS,
+    MAX_LINE_BYTES,
+    OddValues,
+    Planned,
+    PlanRequest,
+    codec_of,
+)
+from connectors.formats.jsonl_read import BLOCK_BYTES, parse_line
+from connectors.formats.lines import CODECS, BadLineError, Line, Lines, line_borders
+from connectors.formats.shapes import Column
 from connectors.schema import STRICT_METADATA, TWIN, json_field, twin_field
-from connectors.shapes import Column
-from connectors.storage import Store
-
-OddValues = Literal["json_twin", "dead_letter", "json_column"]
-MAX_COLUMNS = 10_000
-"""Where a job does not say otherwise."""
+from connectors.storage import StorageOptions, Store, open_url
+from connectors.units import InputFile, Unit
 
 
 @dataclass
@@ -177,3 +184,76 @@ def _follow_groups(profile: Profile, line: Line, row: dict[str, Any] | None, nam
     elif profile.head_stop == 0:
         profile.head_stop, profile.head_lines = line.offset, line.number - 1
     profile.tail_key = key
+
+
+@dataclass(frozen=True)
+class Part:
+    """A byte range of a JSONL file to scan."""
+
+    file: int
+    uri: str
+    codec: str
+    start: int
+    stop: int
+    key: str | None
+    options: StorageOptions
+    max_line_bytes: int
+    max_columns: int
+
+
+def scan_part(part: Part) -> Profile:
+    """What one part of one file holds; runs wherever ``run`` puts it."""
+    store, path = open_url(part.uri, part.options)
+    source = Source(store, path, part.codec, part.max_line_bytes, part.max_columns)
+    with explained(part.uri):
+        return scan(source, part.start, part.stop, part.key)
+
+
+def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
+    """Scan the files, or as many of them as hold the rows up to the limit; see ``Format.plan``."""
+    jsonl, key = request.jsonl, request.group_key
+    parts = [part for index, file in enumerate(files) for part in _parts(index, file, request)]
+    whole = Profile()
+    profiles: dict[int, list[tuple[Part, Profile]]] = {}
+    for part, profile in zip(parts, request.run(scan_part, parts), strict=False):
+        whole.merge(profile, jsonl.max_columns)
+        profiles.setdefault(part.file, []).append((part, profile))
+        if request.limit is not None and whole.num_rows >= request.limit:
+            break
+    planned, units = list(files), []
+    for index, found in profiles.items():
+        cut = list(_units_of(index, found))
+        if key is not None:
+            cut = keep_groups_whole(cut, [_border(profile) for _, profile in found])
+        units += cut
+        planned[index] = replace(files[index], num_rows=sum(unit.num_rows for unit in cut))
+    schema, mixed = whole.schema(jsonl.as_json, jsonl.odd_values, jsonl.join_keys)
+    if not whole.columns:
+        raise UserError(f"no line of the input holds a JSON object; the first file is {files[0].uri}")
+    return Planned(planned, units, schema, mixed)
+
+
+def _parts(index: int, file: InputFile, request: PlanRequest) -> Iterator[Part]:
+    codec, jsonl = codec_of(file.uri, CODECS), request.jsonl
+    step = file.size if codec else request.unit_bytes
+    for start in range(0, file.size, max(step, 1)):
+        stop = min(start + step, file.size)
+        key, options = request.group_key, request.options
+        yield Part(index, file.uri, codec, start, stop, key, options, jsonl.max_line_bytes, jsonl.max_columns)
+
+
+def _units_of(index: int, found: Sequence[tuple[Part, Profile]]) -> Iterator[Unit]:
+    row, line = 0, 0
+    for _, profile in found:
+        yield Unit(0, index, row, profile.num_rows, profile.stop - profile.start, profile.start, line)
+        row, line = row + profile.num_rows, line + profile.num_lines
+
+
+def _border(profile: Profile) -> Border:
+    return Border(
+        profile.head_key,
+        profile.tail_key,
+        profile.head_rows,
+        (profile.head_stop or profile.stop) - profile.start,
+        profile.head_lines,
+    )

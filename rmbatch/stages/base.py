@@ -1,0 +1,105 @@
+"""What a stage of a job promises. A job is a list of stages; each is fitted to the columns that the one before leaves.
+
+    def upper(schema: pa.Schema) -> Stage: ...          # UserError where it does not fit
+    stages, output_schema = fit([upper, ...], schema)
+
+So a stage reads what an earlier one adds: ``score`` the responses of a ``generate`` before it, ``select`` the scores.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from rmbatch.chat.spec import ChatSpec
+    from rmbatch.judges.asking import Question
+    from rmbatch.reward_models.reward import ModelReward
+    from rmbatch.rewards.evaluation import Columns, Offsets
+
+
+class Asker(Protocol):
+    """What asks a chat model: a judge."""
+
+    takes_offsets: bool
+    """Whether it compares the responses of a prompt."""
+
+    @property
+    def chat(self) -> "ChatSpec":
+        """Who is asked. Askers with equal ones share a client."""
+
+    @property
+    def counted_as(self) -> str:
+        """What the names of its counts begin with (``rmbatch/costs/usage.py``)."""
+
+    def column_types(self, name: str) -> dict[str, pa.DataType]:
+        """The columns that it adds under a name."""
+
+    def questions(self, column: "Columns", offsets: "Offsets | None" = None) -> "list[Question]":
+        """What would be asked about some rows, without asking it."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The services that have to run while a stage works, by the names that people call them."""
+
+    models: Mapping[str, "ModelReward"] = field(default_factory=dict)
+    """Reward models, which need an engine."""
+    askers: Mapping[str, Asker] = field(default_factory=dict)
+    """Judges, which need a chat client."""
+
+
+class Stage(Protocol):
+    """One kind of work on blocks of rows, fitted to a schema. It pickles, and gives out each row that it gets."""
+
+    def reads(self) -> Mapping[str, Sequence[str]]:
+        """What it reads, as roles or columns, by who reads it (a reward's name)."""
+
+    def columns(self, schema: pa.Schema) -> set[str]:
+        """The columns of this schema that it reads."""
+
+    def output_schema(self, schema: pa.Schema) -> pa.Schema:
+        """The columns after this stage. Raises UserError where it adds one that is there already."""
+
+    def needs(self) -> Needs:
+        """What has to run while it works."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The same rows in the same order, with columns added."""
+
+    def tally(self, table: pa.Table) -> Mapping[str, int]:
+        """What to count over rows that it has worked off; counts of different rows add up."""
+
+    def flush(self) -> None:
+        """Write what it has kept back. Called at the end of each task."""
+
+
+Fit = Callable[[pa.Schema], Stage]
+"""Makes a stage for a schema. Raises UserError where the columns do not fit."""
+
+
+def fit(fits: Sequence[Fit], schema: pa.Schema) -> tuple[list[Stage], pa.Schema]:
+    """The stages, each fitted to what the one before leaves, and the columns after the last."""
+    stages = []
+    for make in fits:
+        stages.append(make(schema))
+        schema = stages[-1].output_schema(schema)
+    return stages, schema
+
+
+def all_needs(stages: Sequence[Stage]) -> Needs:
+    """What has to run while any of these stages works."""
+    needs = [stage.needs() for stage in stages]
+    models: dict[str, Any] = {name: each for need in needs for name, each in need.models.items()}
+    askers: dict[str, Any] = {name: each for need in needs for name, each in need.askers.items()}
+    return Needs(models, askers)
+
+
+def all_tallies(stages: Sequence[Stage], table: pa.Table) -> Counter[str]:
+    """The counts of all stages over rows."""
+    counts: Counter[str] = Counter()
+    for stage in stages:
+        counts.update(stage.tally(table))
+    return counts
