@@ -35,7 +35,7 @@ from jobs.run.sampling import readable
 from jobs.show.display import Display
 from jobs.show.principles import PrinciplesPlan, PrinciplesReport, PrinciplesStatus
 from rmbatch.chat.limits.accounts import ANSWERS
-from rmbatch.chat.local import clients
+from rmbatch.chat.local import open_clients
 from rmbatch.costs.chat import spending
 from rmbatch.discovery.embeddings import embed_texts
 from rmbatch.discovery.finding import Findings, Selection, find_principles
@@ -203,7 +203,7 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
         return display.stage(name, total, unit)
 
-    with clients(asks, private) as asked:
+    with open_clients(asks, private) as clients:
         try:
             findings = find_principles(
                 writer,
@@ -216,10 +216,10 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
                 stage=stage,
             )
         except JobError:
-            if not asked.counts(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
+            if not clients.usage(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
                 private.delete([JOB])
             raise
-    costs = {who: spending(asked.counts(spec), spec.price).line() for who, spec in asks.items()}
+    costs = {who: spending(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
     return findings, costs
 
 

@@ -20,7 +20,7 @@ from jobs.run.services import dtype_of, without_services
 from jobs.show.plan import Ahead
 from rmbatch.costs.estimate import MFU, Interval, estimate, gpu_hours
 from rmbatch.costs.gpus import PEAKS, flops_per_token, peak_flops
-from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.connections import use_connections
 from rmbatch.reward_models.reward import ModelReward
 from rmbatch.rows.roles import Roles, flatten
 from rmbatch.settings.names import nearest
@@ -66,7 +66,7 @@ def look_ahead(job: RewardJob, fits: Sequence[Fit], gpu: str = "H100") -> Ahead:
     for name, asker in needs.askers.items():
         assert sample is not None
         askers[name] = dict(_estimate_chat(name, asker, sample, prepared))
-    with connected(without_services(needs)):
+    with use_connections(without_services(needs)):
         rows = preview(dataset, prepared)
     return Ahead(
         job=job.job,

@@ -13,7 +13,6 @@ from typing import Any
 from connectors.storage import Folder
 from jobs.show.display import Display
 from rmbatch.chat.connect import Unasked as UnaskedChat
-from rmbatch.chat.connect import chat_key
 from rmbatch.costs.chat import Spending, spending
 from rmbatch.costs.engines import Economics, economics
 from rmbatch.costs.gpus import flops_per_token, peak_flops
@@ -80,7 +79,7 @@ def start_services(executor: Executor, needs: Needs, folder: Folder, display: Di
 def without_services(needs: Needs) -> dict[str, Any]:
     """Connections for a look at a job that loads no model and asks nobody."""
     models = {reward.spec.engine_key: NoEngine() for reward in needs.models.values()}
-    return {**models, **{chat_key(asker.chat): UnaskedChat() for asker in needs.askers.values()}}
+    return {**models, **{asker.chat.client_key: UnaskedChat() for asker in needs.askers.values()}}
 
 
 def dtype_of(reward: ModelReward) -> str:

@@ -1,6 +1,7 @@
 """The way to chat servers: a client in this process, or the actors of a job (``rmbatch/endpoints/connections.py``).
 
-    completions = chat_connection(spec).complete([ChatRequest(…), …])
+    completions = connect_chat(spec).complete([ChatRequest(…), …])
+    for place, completion in connect_chat(spec).as_completed(requests): ...      # each as soon as it is there
 
 Called from ordinary code; the client's event loop runs in a thread of its own, so this works inside a notebook's loop.
 """
@@ -8,16 +9,17 @@ Called from ordinary code; the client's event loop runs in a thread of its own, 
 import asyncio
 import atexit
 import threading
-from collections.abc import Sequence
-from concurrent.futures import wait
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.endpoints.connections import forget, reached
+from rmbatch.endpoints.connections import close_connection, find_or_open
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.settings.extras import require
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatClient, ChatRequest
@@ -28,69 +30,37 @@ if TYPE_CHECKING:
 LOOK_S = 0.2
 CLOSE_S = 30.0
 """A batch that has ended is still read."""
+END_S = 1.0
+"""How long tasks that were cancelled may take to end, before they are cancelled again."""
 
 
 class ChatConnection(Protocol):
     """A way to a client, or to several."""
 
+    def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
+        """Each completion as soon as it is there, with the place of its request. Requests are sent when the first is
+        taken; where the iterator is closed early, what is under way is dropped. Raises JobError where all must stop.
+        """
+        ...
+
     def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        """What became of each request, in their order. Raises JobError where all must stop."""
+        """The completion of each request, in their order. Raises JobError where all must stop."""
+        found = dict(self.as_completed(requests))
+        return [found[place] for place in range(len(requests))]
 
 
-def chat_key(spec: ChatSpec) -> str:
-    """What two judges have in common that share a client."""
-    return f"chat.{spec.digest}"
-
-
-def chat_connection(spec: ChatSpec) -> ChatConnection:
+def connect_chat(spec: ChatSpec) -> ChatConnection:
     """The way to these servers; opens a client in this process where there is none. Raises UserError."""
-    return reached(chat_key(spec), lambda: _Here(spec))
+    return find_or_open(spec.client_key, lambda: _ClientThread(spec))
 
 
-class _Here:
-    """A client in this process."""
-
-    def __init__(self, spec: ChatSpec) -> None:
-        self._spec = spec
-        self._client = opened(spec)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
-
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        future = asyncio.run_coroutine_threadsafe(self._client.complete(requests), self._loop)
-        try:
-            while not wait([future], LOOK_S).done:  # waiting without an end would not notice Ctrl-C
-                if not self._thread.is_alive():
-                    raise JobError(f"model {self._spec.model!r}: all has been stopped")
-            return future.result()
-        except (ServiceError, ServiceLost) as error:
-            forget(chat_key(self._spec))
-            raise JobError(f"model {self._spec.model!r}: {error}") from error
-        except JobError:  # out of budget: the client stays stopped, and another one may have more
-            forget(chat_key(self._spec))
-            raise
-        finally:
-            future.cancel()  # where the user has interrupted it
-
-    def close(self) -> None:
-        atexit.unregister(self.close)
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=CLOSE_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(CLOSE_S)
-        if not self._loop.is_closed() and not self._thread.is_alive():
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
-
-
-def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "LeaseSource | None" = None) -> "ChatClient":
+def open_client(
+    spec: ChatSpec, options: StorageOptions | None = None, source: "LeaseSource | None" = None
+) -> "ChatClient":
     """A client of its own for these servers. Raises UserError for settings that cannot work here.
 
     ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone.
     """
-    require("judge", f"the model {spec.model!r}")
     from rmbatch.chat.client import ChatClient
     from rmbatch.chat.limits.admission import admission_for
 
@@ -100,11 +70,97 @@ def opened(spec: ChatSpec, options: StorageOptions | None = None, source: "Lease
         raise UserError(f"model {spec.model!r}: {error}") from error
 
 
-class Unasked:
-    """A ``ChatConnection`` to nowhere, for a look at a job that asks nobody: no answers, and an error that says so."""
+def iterate(
+    client: "ChatClient",
+    requests: Sequence["ChatRequest"],
+    loop: asyncio.AbstractEventLoop,
+    look: Callable[[], None],
+    look_s: float = LOOK_S,
+) -> Iterator[tuple[int, "Completion"]]:
+    """As ``ChatClient.as_completed``, in another thread than the client's event loop.
 
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
+    ``look`` is called every ``look_s`` and may raise; waiting without an end would not notice Ctrl-C.
+    """
+    found: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
+
+    async def take() -> None:
+        async with aclosing(client.as_completed(requests)) as completions:
+            async for each in completions:
+                found.put(each)
+
+    work = asyncio.run_coroutine_threadsafe(take(), loop)
+    work.add_done_callback(lambda _: found.put(None))
+    try:
+        look_at = time.monotonic() + look_s
+        while True:
+            with suppress(Empty):
+                if (each := found.get(timeout=look_s)) is None:
+                    break
+                yield each
+            if time.monotonic() >= look_at:
+                look()
+                look_at = time.monotonic() + look_s
+        work.result()
+    finally:
+        work.cancel()  # where the user has interrupted it, or wants no more
+
+
+def end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Let the tasks of an event loop end, and then the loop and the thread that it runs in."""
+
+    async def end() -> None:
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            _, left = await asyncio.wait(tasks, timeout=END_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        await loop.shutdown_default_executor()
+
+    asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=CLOSE_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(CLOSE_S)
+    if not thread.is_alive():
+        loop.close()
+
+
+class _ClientThread(ChatConnection):
+    """A client in this process, its event loop in a thread of its own."""
+
+    def __init__(self, spec: ChatSpec) -> None:
+        self._spec = spec
+        self._client = open_client(spec)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
+        try:
+            yield from iterate(self._client, requests, self._loop, self._check_alive)
+        except (ServiceError, ServiceLost) as error:
+            close_connection(self._spec.client_key)
+            raise JobError(f"model {self._spec.model!r}: {error}") from error
+        except JobError:  # out of budget: the client stays stopped, and another one may have more
+            close_connection(self._spec.client_key)
+            raise
+
+    def close(self) -> None:
+        """Close all connections, and end the thread."""
+        atexit.unregister(self.close)
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=CLOSE_S)
+            end_loop(self._loop, self._thread)
+
+    def _check_alive(self) -> None:
+        if not self._thread.is_alive():
+            raise JobError(f"model {self._spec.model!r}: all has been stopped")
+
+
+class Unasked(ChatConnection):
+    """The way to nowhere, for a look at a job that asks nobody: no answers, and an error that says so."""
+
+    def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
         from rmbatch.chat.completion import Completion
         from rmbatch.endpoints.balancer import Failure
 
-        return [Completion(failure=Failure("not_asked", "no judge is asked for a plan"))] * len(requests)
+        return enumerate([Completion(failure=Failure("not_asked", "no judge is asked for a plan"))] * len(requests))

@@ -1,11 +1,11 @@
 """The chat clients of a job that runs in this process: answers are kept, and budgets counted through all its runs.
 
-A job on the cluster has its clients in actors (``rmbatch/pipeline/actors/chats.py``). Who asks does not know: the ways
-are connected under the keys by which the specs are asked.
+A job on the cluster has its clients in actors (``rmbatch/pipeline/actors/chats.py``). Who asks does not know: the
+connections stand under the specs' client keys.
 
-    with clients({"judge": judge.chat(), "writer": writer}, folder) as asked:
-        chat_connection(judge.chat()).complete(requests)
-    asked.counts(writer)                                 # what its answers have cost, as ``prices.count``
+    with open_clients({"judge": judge.chat(), "writer": writer}, folder) as clients:
+        connect_chat(judge.chat()).complete(requests)
+    clients.usage(writer)                                # what its answers have cost, as ``prices.count``
 
 ``folder`` gets ``answers/`` and, where there is a budget, ``spent.json``.
 """
@@ -14,52 +14,46 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import wait
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from connectors.errors import JobError
 from connectors.storage import Folder
-from rmbatch.chat.connect import chat_key, opened
-from rmbatch.chat.limits.accounts import Spent, check_limits, kept_beside
+from rmbatch.chat.connect import ChatConnection, end_loop, iterate, open_client
+from rmbatch.chat.limits.accounts import Spent, check_limits, with_default_cache
 from rmbatch.chat.limits.governor import Governor
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs.prices import count
-from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.connections import use_connections
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatClient, ChatRequest
     from rmbatch.chat.completion import Completion
 
-T = TypeVar("T")
-
 CLOSE_S = 10.0
-KEEP_S = 0.5
-"""How often it is kept what was spent, while something is asked."""
+SAVE_S = 0.5
+"""How often the usage is saved while requests are under way."""
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def clients(specs: Mapping[str, ChatSpec], folder: Folder) -> Iterator["Clients"]:
+def open_clients(specs: Mapping[str, ChatSpec], folder: Folder) -> Iterator["Clients"]:
     """A client for each spec, by what people call it, all in one event loop. Raises UserError."""
     check_limits(specs)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="chats", daemon=True)
     thread.start()
-    here = Clients(loop, folder)
+    clients = Clients(loop, folder)
     try:
-        with connected({chat_key(spec): here.way(spec) for spec in specs.values()}):
-            yield here
+        with use_connections({spec.client_key: clients.connect(spec) for spec in specs.values()}):
+            yield clients
     finally:
         try:
-            here.close()
+            clients.close()
         finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(CLOSE_S)
-            if not thread.is_alive():
-                loop.close()
+            end_loop(loop, thread)
 
 
 class Clients:
@@ -70,45 +64,35 @@ class Clients:
         self._spent = Spent(folder)
         self._governors: dict[str, Governor] = {}
         self._clients: list[ChatClient] = []
-        self._counts: dict[str, Counter[str]] = {}
+        self._usage: dict[str, Counter[str]] = {}
 
-    def way(self, spec: ChatSpec) -> "_Way":
-        """The way to a client that is opened for it."""
+    def connect(self, spec: ChatSpec) -> ChatConnection:
+        """The way to a new client."""
         from rmbatch.chat.limits.admission import here
 
         governor = self._governor(spec)
-        client = opened(
-            kept_beside(spec, self._folder), self._folder.options, None if governor is None else here(governor)
-        )
+        source = None if governor is None else here(governor)
+        client = open_client(with_default_cache(spec, self._folder), self._folder.options, source)
         self._clients.append(client)
-        return _Way(self, spec, client)
+        return _Connection(self, spec, client)
 
-    def counts(self, spec: ChatSpec) -> Counter[str]:
+    def usage(self, spec: ChatSpec) -> Counter[str]:
         """What a spec's answers have cost in this run, as ``prices.count``."""
-        return self._counts.setdefault(chat_key(spec), Counter())
+        return self._usage.setdefault(spec.client_key, Counter())
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of what runs in the clients' loop; meanwhile it is kept what was spent."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            while not wait([future], KEEP_S).done:
-                try:
-                    self._keep_spent()
-                except (OSError, TimeoutError) as error:  # the next look may keep it, and the end will tell
-                    _log.warning("what was spent could not be kept: %s", error)
-            return future.result()
-        finally:
-            future.cancel()  # where the user has interrupted it
+    def iterate(self, client: "ChatClient", requests: "Sequence[ChatRequest]") -> "Iterator[tuple[int, Completion]]":
+        """Completions of a client; meanwhile the usage is saved."""
+        return iterate(client, requests, self._loop, self._try_to_save, SAVE_S)
 
     def close(self) -> None:
-        """Close all connections, and keep what was spent."""
+        """Close all connections, and save the usage."""
         failed: list[Exception] = []
         for client in self._clients:
             try:
                 asyncio.run_coroutine_threadsafe(client.close(), self._loop).result(CLOSE_S)
             except (OSError, TimeoutError) as error:  # the others are closed all the same
                 failed.append(error)
-        self._keep_spent()
+        self._save()
         if failed:
             raise failed[0]
 
@@ -120,26 +104,33 @@ class Clients:
             self._governors[spec.account] = Governor(spec.rate, spec.budget, spec.price, before)
         return self._governors[spec.account]
 
-    def _keep_spent(self) -> None:
+    def _try_to_save(self) -> None:
+        try:
+            self._save()
+        except (OSError, TimeoutError) as error:  # the next time may go well, and the end will tell
+            _log.warning("the usage could not be saved: %s", error)
+
+    def _save(self) -> None:
         if not self._governors:
             return
 
-        async def told() -> dict[str, Any]:
+        async def read() -> dict[str, Any]:
             return {account: governor.spent() for account, governor in self._governors.items()}
 
-        self._spent.keep(asyncio.run_coroutine_threadsafe(told(), self._loop).result(CLOSE_S))
+        self._spent.keep(asyncio.run_coroutine_threadsafe(read(), self._loop).result(CLOSE_S))
 
 
-class _Way:
-    """A ``ChatConnection``."""
+class _Connection(ChatConnection):
+    """The way to one of the clients."""
 
-    def __init__(self, here: Clients, spec: ChatSpec, client: "ChatClient") -> None:
-        self._here, self._spec, self._client = here, spec, client
+    def __init__(self, clients: Clients, spec: ChatSpec, client: "ChatClient") -> None:
+        self._clients, self._spec, self._client = clients, spec, client
 
-    def complete(self, requests: "Sequence[ChatRequest]") -> "list[Completion]":
+    def as_completed(self, requests: "Sequence[ChatRequest]") -> "Iterator[tuple[int, Completion]]":
+        usage = self._clients.usage(self._spec)
         try:
-            completions = self._here.run(self._client.complete(requests))
+            for place, completion in self._clients.iterate(self._client, requests):
+                usage.update(count([completion]))
+                yield place, completion
         except (ServiceError, ServiceLost) as error:
             raise JobError(f"model {self._spec.model!r}: {error}") from error
-        self._here.counts(self._spec).update(count(completions))
-        return completions

@@ -1,12 +1,12 @@
-"""What the errors of gateways and providers mean: one table of codes and words, and nothing that asks.
+"""What the errors of gateways and providers mean: one table of codes and words. It sends nothing.
 
     error = read_error(b'{"error": {"code": "insufficient_quota", "message": "…"}}')
-    meaning(429, error)                                  # "quota"
+    find_meaning(429, error)                             # "quota"
 
-Gateways say the same things with other statuses: LiteLLM's spent budget is a 400, 422 or 429, New API's a 403,
-OpenRouter's a 402 or an error inside a 200. So codes and words come first, and the status alone only where they say
-nothing. Sources: the gateways' own code and documentation (LiteLLM ``proxy/_types.py`` and ``router.py``, New API
-``types/error.go``, OpenRouter "Errors and Debugging", Azure "Content filtering", vLLM ``serving_engine.py``).
+Gateways use different statuses for the same thing: an exhausted budget is a 400, 422 or 429 of LiteLLM, a 403 of New
+API, a 402 of OpenRouter or an error inside its 200. So codes and words count first, and the status alone only where
+they say nothing. Sources: the gateways' own code and documentation (LiteLLM ``proxy/_types.py`` and ``router.py``,
+New API ``types/error.go``, OpenRouter "Errors and Debugging", Azure "Content filtering", vLLM ``serving_engine.py``).
 """
 
 import re
@@ -17,21 +17,21 @@ from typing import Any, Literal
 import orjson
 
 Meaning = Literal["filter", "quota", "model", "key", "too_long", "down", "stop"]
-"""filter, too_long: it concerns this request, which has no score. quota, model, key, stop: it concerns all requests,
-and stops the job. down: nobody serves the model just now, and it is waited for."""
+"""filter, too_long: the error concerns this request, which has no score. quota, model, key, stop: it concerns all
+requests and stops the job. down: no server has the model just now, and the job waits."""
 
 _READ = 400
-"""Characters of a message in which words are looked for: what follows may be the request itself, repeated."""
+"""Only so many characters of a message are searched for words: what follows may repeat the request itself."""
 
 
 @dataclass(frozen=True)
 class ServerError:
-    """What a server says of an error."""
+    """An error as a server describes it."""
 
     codes: tuple[str, ...] = ()
     message: str = ""
     status: int | None = None
-    """Where the body names one."""
+    """The status in the body; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Rule:
     codes: frozenset[str] = frozenset()
     words: str = r"(?!)"
     statuses: frozenset[int] | None = None
-    """Of which statuses; None: of any error's."""
+    """The statuses that it applies to; None: all."""
 
 
 def _rule(meaning: Meaning, *codes: str, words: str = r"(?!)", statuses: Sequence[int] | None = None) -> _Rule:
@@ -94,11 +94,11 @@ _WAIT = re.compile(r"(?:try again|retry) (?:in|after) ([0-9.]+) ?(ms|milli|s|m(?
 _SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0}
 
 
-def meaning(status: int, error: ServerError, stop_on: Sequence[str] = ()) -> Meaning | None:
-    """What an error means, None where only its status tells; ``stop_on``: words that mean "stop" here."""
+def find_meaning(status: int, error: ServerError, stop_on: Sequence[str] = ()) -> Meaning | None:
+    """What an error means; None where only its status tells. ``stop_on``: words that mean "stop" here."""
     message, codes = error.message[:_READ], {code.lower() for code in error.codes}
-    said = f"{' '.join(error.codes)} {message}".casefold()
-    if any(words.casefold() in said for words in stop_on):
+    text = f"{' '.join(error.codes)} {message}".casefold()
+    if any(words.casefold() in text for words in stop_on):
         return "stop"
     for rule, words in _COMPILED:
         is_meant = rule.statuses is None or status in rule.statuses
@@ -107,33 +107,32 @@ def meaning(status: int, error: ServerError, stop_on: Sequence[str] = ()) -> Mea
     return "quota" if status == 402 else None
 
 
-def asked_wait_s(error: ServerError) -> float | None:
-    """The seconds that a message asks to wait ("Please retry after 6 seconds"), None where it does not."""
+def find_wait_s(error: ServerError) -> float | None:
+    """The seconds that a message asks to wait ("Please retry after 6 seconds"); None where it asks for none."""
     found = _WAIT.search(error.message)
     return float(found[1].rstrip(".") or 0) * _SECONDS[found[2].lower()] if found and found[1].count(".") < 2 else None
 
 
 def read_error(raw: bytes) -> ServerError:
-    """The codes and the message of an error's body, wherever servers put them."""
+    """The codes and the message in an error's body, wherever the server puts them."""
     try:
-        said = orjson.loads(raw)
+        return read_error_json(orjson.loads(raw))
     except orjson.JSONDecodeError:
         return ServerError((), raw.decode(errors="replace"))
-    return error_in(said)
 
 
-def error_in(said: Any) -> ServerError:
-    """As ``read_error``, of JSON."""
-    error = said.get("error", said) if isinstance(said, dict) else said
+def read_error_json(body: Any) -> ServerError:
+    """As ``read_error``, for a body that is parsed already."""
+    error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
         return ServerError((), str(error))
-    codes = tuple(dict.fromkeys(_codes(error)))
+    codes = tuple(dict.fromkeys(_find_codes(error)))
     status = next((int(code) for code in codes if re.fullmatch("[45][0-9][0-9]", code)), None)
     message = error.get("message") or error.get("detail") or error.get("error") or ""
     return ServerError(codes, message if isinstance(message, str) else str(message), status)
 
 
-def _codes(error: dict[str, Any]) -> Iterator[str]:
+def _find_codes(error: dict[str, Any]) -> Iterator[str]:
     for place in (error, error.get("innererror"), error.get("metadata")):
         if isinstance(place, dict):
             yield from (str(place[name]) for name in ("code", "type", "error_type") if place.get(name))

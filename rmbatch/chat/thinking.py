@@ -1,6 +1,6 @@
-"""What a model thought, kept apart from what it said, where its server leaves both in one text.
+"""Splits a text into a model's thinking and its answer, where the server leaves both in one text.
 
-without_thinking("<think>hm</think> 4")        # ("hm", "4")
+split_thinking("<think>hm</think> 4")        # ("hm", "4")
 """
 
 import json
@@ -10,22 +10,23 @@ _START = re.compile(r"\s*(?:<think(?:ing)?>|\[THINK\])")
 _END = re.compile(r"</think(?:ing)?>|\[/THINK\]")
 _TAG = re.compile(r"</?think(?:ing)?>|\[/?THINK\]")
 _MOST_ENDS = 64
-"""More ends of thinking than so many are no answer's: only the last are looked at."""
+"""Of more ends of thinking than this, only the last are looked at."""
 
 
-def without_thinking(text: str) -> tuple[str, str]:
-    """What was thought, and what was said: of models whose server leaves ``<think>…</think>`` in their text.
+def split_thinking(text: str) -> tuple[str, str]:
+    """The thinking and the answer of a text that may hold ``<think>…</think>``.
 
-    Templates may open the thinking, so that only its end is there; cut off it has no end, and nothing is said.
-    Text that is one JSON value is said as a whole, whatever its strings hold. An end that is quoted is none.
+    A template may open the thinking, so that only its end is in the text. Thinking that was cut off has no end, and
+    there is no answer. A text that is one JSON value is all answer, whatever its strings hold. A quoted end does not
+    count.
     """
-    starts = thinking_ends(text)
+    starts = find_thinking_ends(text)
     whole = (start for start in starts if _is_json(text[start:]))
     return split_at(text, next(whole, starts[-1]))
 
 
-def thinking_ends(text: str) -> list[int]:
-    """Where the thinking may end and what is said begin; 0 where nothing may have been thought. At least one."""
+def find_thinking_ends(text: str) -> list[int]:
+    """The places where the answer may begin, at least one; 0 where there may be no thinking."""
     is_open = _START.match(text) is not None
     ends = [match.end() for match in list(_END.finditer(text))[-_MOST_ENDS:] if not _is_quoted(text, match.start())]
     if ends and _START.match(text, ends[-1]):
@@ -35,12 +36,12 @@ def thinking_ends(text: str) -> list[int]:
 
 
 def split_at(text: str, start: int) -> tuple[str, str]:
-    """What was thought before a place, without its tags, and what was said from there."""
+    """The thinking before a place, without its tags, and the answer from there."""
     return ("", text) if not start else (_TAG.sub("", text[:start]).strip(), text[start:].lstrip())
 
 
 def _is_quoted(text: str, place: int) -> bool:
-    """Whether a place is inside quotation marks, which end with their line, or inside a code fence."""
+    """Whether a place is inside quotation marks (which end with their line) or a code fence."""
     line = text[text.rfind("\n", 0, place) + 1 : place]
     before = line.replace('\\"', "")
     if before.count('"') % 2 or before.count("`") % 2 or before.count("“") > before.count("”"):

@@ -38,10 +38,10 @@ class Embeddings(Settings):
     @field_validator("endpoint")
     @classmethod
     def _is_url(cls, url: str) -> str:
-        from rmbatch.chat.spec import api_url
+        from rmbatch.chat.spec import normalize_url
 
         try:
-            api_url(url)
+            normalize_url(url)
         except ServiceError as error:
             raise ValueError(str(error).removeprefix("endpoints: ")) from None
         return url

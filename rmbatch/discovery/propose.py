@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.discovery.preferences import Preference
 from rmbatch.discovery.trial import Case, CaseResult, Trial
@@ -125,7 +125,9 @@ class Writer:
 
         if not talks:
             return []
-        completions = chat_connection(self.spec).complete([ChatRequest(talk, _SCHEMA, n=1) for talk in talks])
+        completions = connect_chat(self.spec).complete(
+            [ChatRequest(talk, _SCHEMA, schema_name="verdict", n=1) for talk in talks]
+        )
         said = []
         for each in completions:
             if each.failure is not None:

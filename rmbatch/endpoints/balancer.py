@@ -1,15 +1,15 @@
-"""Servers that answer the same, used as one: requests balanced, tried again, and kept from servers that are dead.
+"""Uses equal servers as one: balances requests, tries them again, and keeps them from servers that are dead.
 
-It knows nothing of what is asked: reward models and judges alike say how to ask (``Post``) and what to check.
+It does not know what a request means: reward models and judges alike say how to ask (``Post``) and what to check.
 
     endpoints = Endpoints(urls, check, in_flight=256, api_key=os.environ.get("KEY"))
-    await endpoints.start()                              # ServiceError if none is up, or one is not what is wanted
+    await endpoints.start()                              # ServiceError if none is up, or one has another model
     answers = await endpoints.post_all(Post("/classify", body, read) for body in bodies)
     endpoints.close()
 
-A request goes to the server with the fewest under way for its ``weight``; to one of a lower ``priority`` only while
-none of a higher is up: those are dead, out of quota, or have asked to wait (not: have enough to do). What it answers
-decides how it goes on:
+A request goes to the server with the fewest requests under way for its ``weight``. A server of a lower ``priority``
+is asked only while none of a higher one is up: those are dead, out of quota, or have asked to wait (a full one is up).
+The answer decides what happens next:
 
     connection lost, timeout, 5xx, 408, 409, 424, 425, nonsense   tried again, elsewhere first, ``attempts`` times
     429, 503                        tried again after Retry-After or a backoff, with fewer at a time for that server
@@ -17,12 +17,12 @@ decides how it goes on:
     other 4xx                       the request's fault, at once: ``endpoint_refused``
     3xx, 401 to 405, 501            a mistake in the job: ServiceError
 
-A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. Where a check
-asks for no answer (``probe`` is given), it proves nothing: then a few requests are sent, and only a good answer
-brings the server back. A request is given up only if a server that failed it has served others that were sent after
-the middle one of its tries, for only then is it the request's fault; what failed before a server came back does not
-count. Else all wait, and when no server has come back within ``lost_after_s`` (``whole_s`` where they say that they
-are busy), ServiceLost stops everything: the job can go on another day, and no row has a null that is not its own.
+A server that keeps failing is left alone; every ``cooldown_s`` one ``check`` asks whether it is back. A check that
+asks for no answer (``probe`` is given) proves nothing: then a few requests are sent, and only a good answer brings the
+server back. A request is given up only if a server that failed it has answered others that were sent after the middle
+one of its tries, for only then is it the request's fault; tries before a server came back do not count. Else all
+requests wait. When no server has come back within ``lost_after_s`` (``whole_s`` where they say that they are busy),
+ServiceLost stops everything: the job can go on another day, and no row has a null for another's fault.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from connectors.errors import JobError
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.endpoints.http import BadAnswer, Client, Refused, Reply, TryFailed, base_url
-from rmbatch.endpoints.server import Endpoint, Patience, Target
+from rmbatch.endpoints.http import BadAnswer, HttpClient, Refused, Reply, TryFailed, normalize_base_url
+from rmbatch.endpoints.server import Patience, Server, Target
 
 # fmt: off
 __all__ = [
@@ -56,37 +56,37 @@ _START_TRIES = 3
 _CHECK_TIMEOUT_S = 60.0
 _POLL_S = 0.1
 _TRIALS = 3
-"""Requests that show whether a server is back: one of them alone may be at fault itself."""
+"""Requests that show whether a server is back: a single one may be at fault itself."""
 _MOST_OUTAGES = 3
-"""Outages that a request is tried anew after; it may be what takes the servers down."""
+"""Outages after which a request is tried anew; it may be the request that takes the servers down."""
 _MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
-"""Failures of a try on which a server may have worked, and which it then charges for."""
+"""Failures of a try that a server may have worked on, and then charges for."""
 
 
 class BudgetExhausted(JobError):  # noqa: N818 - what has happened is no fault
-    """The providers' quota, or the cap, is used up; the job stops, and goes on when there is more."""
+    """The providers' quota, or the job's budget, is exhausted; the job stops, and goes on when there is more."""
 
 
 class OutOfQuota(BudgetExhausted):
-    """One server's key is used up; others may go on."""
+    """The key of one server has no quota left; other servers may go on."""
 
 
 class Ask(Protocol):
     """One try at one server."""
 
     def __call__(self, path: str, body: bytes | None = None, /) -> Awaitable[Reply]:
-        """As ``Client.ask``."""
+        """As ``HttpClient.ask``."""
 
 
 Check = Callable[[Ask], Awaitable[None]]
-"""Whether a server is what is wanted, found by asking it the like of what it will be asked.
+"""Checks that a server is the right one, by a request like those that it will get.
 
-Raises ServiceError where it is something else, BadAnswer, and what ``Ask`` raises."""
+Raises ServiceError where it has another model, BadAnswer, and what ``Ask`` raises."""
 
 
 @dataclass(frozen=True)
 class Post(Generic[T]):
-    """A request, and how its answer is read."""
+    """A request, and the function that reads its answer."""
 
     path: str
     """Below the server's URL, with a leading slash."""
@@ -97,29 +97,29 @@ class Post(Generic[T]):
 
 
 class Permit(Protocol):
-    """That one request may be sent; ends with one of these."""
+    """The permission to send one request; it ends with one of these calls."""
 
     def settle(self, value: object | None, *, may_have_cost: bool = False) -> None:
-        """It was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none.
+        """The request was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none.
 
         ``may_have_cost``: there was none, but a server may have worked on it.
         """
 
     def give_back(self) -> None:
-        """It was not sent, and will not be."""
+        """The request was not sent, and will not be."""
 
 
 class Admission(Protocol):
     """Who decides when requests may be sent."""
 
     async def admit(self, num_bytes: int, *, again: bool) -> Permit:
-        """Waits until one more request of so many bytes may be sent; ``again``: it was tried before.
+        """Wait until one more request of so many bytes may be sent; ``again``: it was tried before.
 
         What it raises ends all.
         """
 
     def paid(self, value: object) -> None:
-        """There is an answer for which nobody was asked here."""
+        """Count an answer that was sent by another run or process."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What became of a request."""
+    """The outcome of a request."""
 
     value: T | None
     """What ``read`` made of the answer; None where there is a failure."""
@@ -147,7 +147,7 @@ class Answer(Generic[T]):
 
 
 class Endpoints:
-    """Servers that answer the same; used from one event loop at a time."""
+    """Equal servers; used from one event loop at a time."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Endpoints:
         api_key: str | None = None,
         patience: Patience | None = None,
         seed: int | None = None,
-        client: Client | None = None,
+        client: HttpClient | None = None,
         admission: Admission | None = None,
         probe: Post[Any] | None = None,
     ) -> None:
@@ -168,14 +168,14 @@ class Endpoints:
         where ``check`` does not ask for an answer."""
         self._probe = probe
         self._patience = patience = patience or Patience()
-        self._client = client or Client(
+        self._client = client or HttpClient(
             api_key=api_key, timeout_s=patience.timeout_s, connect_timeout_s=patience.connect_timeout_s
         )
         by_url: dict[str, Target] = {}
         for each in targets:
             target = Target(each) if isinstance(each, str) else each
-            by_url.setdefault(base_url(target.url), target)
-        self._endpoints = [Endpoint(url, float(in_flight), it.weight, it.priority) for url, it in by_url.items()]
+            by_url.setdefault(normalize_base_url(target.url), target)
+        self._endpoints = [Server(url, float(in_flight), it.weight, it.priority) for url, it in by_url.items()]
         self._check = check
         self._in_flight = in_flight
         self._admission = admission
@@ -192,15 +192,15 @@ class Endpoints:
         quota.
         """
         try:
-            await asyncio.gather(*map(self._first_check, self._endpoints))
+            await asyncio.gather(*map(self._check_at_start, self._endpoints))
         finally:
             await self._client.disconnect()
         self._stop_if_all_out()
         if all(each.is_open or each.is_out for each in self._endpoints):
-            raise ServiceError(f"no endpoint answers: {self._told()}")
+            raise ServiceError(f"no endpoint answers: {self._describe_failures()}")
 
     async def post_all(self, posts: Iterable[Post[T] | Failure]) -> list[Answer[T]]:
-        """What becomes of each, in their order; taken as they are needed, and a failure stays one.
+        """The outcome of each, in their order; they are taken as they are needed, and a failure stays one.
 
         Raises ServiceError, ServiceLost and BudgetExhausted; what is under way is then dropped.
         """
@@ -221,55 +221,55 @@ class Endpoints:
         return [answers[place] for place in range(len(answers))]
 
     async def post(self, post: Post[T]) -> Answer[T]:
-        """What becomes of one request. Raises ServiceError, ServiceLost and BudgetExhausted."""
+        """The outcome of one request. Raises ServiceError, ServiceLost and BudgetExhausted."""
         async with self._slots:
             tries = _Tries()
             while True:
-                answer = await self._tried_when_admitted(post, tries)
+                answer = await self._try_when_admitted(post, tries)
                 if answer is not None:
                     return answer
                 if self._is_its_fault(tries):
                     return Answer(None, tries.last, tries.num)
-                await asyncio.sleep(self._backoff_s(tries))
+                await asyncio.sleep(self._choose_pause_s(tries))
 
-    async def _tried_when_admitted(self, post: Post[T], tries: "_Tries") -> Answer[T] | None:
+    async def _try_when_admitted(self, post: Post[T], tries: "_Tries") -> Answer[T] | None:
         if self._admission is None:
-            return await self._tried(await self._picked(tries), post, tries)
+            return await self._try_once(await self._pick_server(tries), post, tries)
         async with self._in_line:  # no permit is taken while all servers are full or have asked to wait
-            await self._with_room()
+            await self._wait_for_servers()
         permit = await self._admission.admit(len(post.body), again=tries.num > 0)
         num_sent, answer = tries.num, None
         try:
-            answer = await self._tried(await self._picked(tries), post, tries)
+            answer = await self._try_once(await self._pick_server(tries), post, tries)
             return answer
         finally:
             if tries.num == num_sent:  # no server was free any more, or nobody waits for it
                 permit.give_back()
             else:
-                value = tries.take_probed() if answer is None else answer.value
+                value = tries.take_probe_value() if answer is None else answer.value
                 is_late = answer is None and tries.last is not None and tries.last.code in _MAY_HAVE_COST
                 permit.settle(value, may_have_cost=value is None and is_late)
 
     def holds(self) -> dict[str, float]:
-        """The servers that have asked to be left alone (Retry-After), by URL, and for how many seconds more."""
+        """The servers that have asked to wait (Retry-After), by URL, and the seconds that are left."""
         now = time.monotonic()
         return {each.url: each.wait_until - now for each in self._endpoints if each.wait_until > now}
 
     def hold(self, url: str, seconds: float) -> None:
-        """Leave a server alone for so long, because another worker was asked to. Raises KeyError for an unknown one."""
-        {each.url: each for each in self._endpoints}[url].wait(seconds, time.monotonic(), self._patience)
+        """Leave a server alone for so long, as it has asked another worker. Raises KeyError for an unknown URL."""
+        {each.url: each for each in self._endpoints}[url].leave_alone(seconds, time.monotonic(), self._patience)
 
     def close(self) -> None:
         """Close all connections, from any thread, while the event loop still exists; what is under way is lost."""
         self._client.close()
 
-    async def _picked(self, tries: "_Tries") -> Endpoint:
-        """The server to try next, already counted as having one more; waits for one.
+    async def _pick_server(self, tries: "_Tries") -> Server:
+        """The server to try next, once there is one; the request is counted as under way there.
 
         Raises ServiceLost and BudgetExhausted.
         """
         async with self._in_line:  # of the thousands who may wait only the first looks for room
-            free = await self._with_room()
+            free = await self._wait_for_servers()
             best = min(free, key=lambda each: (each in tries.this_round, each.in_flight / each.weight, each.turn))
             self._turn = max(self._turn, best.turn)
             best.turn = self._turn + 1 / best.weight
@@ -280,35 +280,37 @@ class Endpoints:
                 tries.is_trial = True
             return best
 
-    async def _with_room(self) -> list[Endpoint]:
+    async def _wait_for_servers(self) -> list[Server]:
         """The servers that may be asked, once there are any. Raises ServiceLost and BudgetExhausted."""
         while True:
             now = time.monotonic()
             self._begin_checks(now)
-            if free := self._free(now):
+            if free := self._find_free(now):
                 return free
             self._stop_if_all_out()
             self._stop_if_lost(now)
-            await self._waited_for_room()
+            await self._wait_for_room()
 
-    def _free(self, now: float) -> list[Endpoint]:
-        """Those of the highest priority that is up which may be asked one more; or one that is to show it serves."""
+    def _find_free(self, now: float) -> list[Server]:
+        """The servers of the highest priority that is up and that have room; or one that is due for a trial."""
         if due := next((each for each in self._endpoints if each.is_trial_due(now)), None):
             return [due]
         up = [each for each in self._endpoints if each.is_up(now)]
         highest = max((each.priority for each in up), default=0)
         return [each for each in up if each.priority == highest and each.in_flight < each.limit]
 
-    async def _waited_for_room(self) -> None:
+    async def _wait_for_room(self) -> None:
         self._room.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(_POLL_S):
                 await self._room.wait()
 
-    async def _tried(self, endpoint: Endpoint, post: Post[T], tries: "_Tries") -> Answer[T] | None:
-        """What one try brings, None where there may be another."""
+    async def _try_once(self, endpoint: Server, post: Post[T], tries: "_Tries") -> Answer[T] | None:
+        """The outcome of one try; None where there may be another."""
         sent_at, is_trial, tries.is_trial = time.monotonic(), tries.is_trial, False
-        probe = self._probe if is_trial and self._is_used_up(tries, sent_at) else None  # it would not show anything
+        probe = (
+            self._probe if is_trial and self._is_used_up(tries, sent_at) else None
+        )  # the request itself would not show anything
         asked: Post[Any] = probe or post
         tries.num += 1
         tries.began = min(tries.began, sent_at)
@@ -324,14 +326,14 @@ class Endpoints:
         except BadAnswer as bad:
             failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
         except OutOfQuota as out:
-            endpoint.has_no_quota(str(out))
+            endpoint.mark_out_of_quota(str(out))
             self._stop_if_all_out()
             return None
         except TryFailed as why:
             failed = why
         else:
             if reply.is_answer:
-                endpoint.has_served(sent_at, time.monotonic())
+                endpoint.record_success(sent_at, time.monotonic())
             if not probe:
                 return Answer(value, None, tries.num)
             tries.probed = value
@@ -340,20 +342,20 @@ class Endpoints:
             endpoint.on_trial -= is_trial
             self._room.set()
         if failed:
-            endpoint.has_failed(failed, sent_at, time.monotonic(), self._patience)
-            tries.has_failed(endpoint, failed, sent_at)
+            endpoint.record_failure(failed, sent_at, time.monotonic(), self._patience)
+            tries.record_failure(endpoint, failed, sent_at)
         if is_trial:  # a probe that was refused has not shown that the server serves
-            endpoint.has_failed_trial(time.monotonic(), self._patience)
+            endpoint.record_failed_trial(time.monotonic(), self._patience)
         return None
 
     def _is_used_up(self, tries: "_Tries", now: float) -> bool:
         return tries.counted >= self._patience.attempts or now - tries.began >= self._patience.whole_s
 
     def _is_its_fault(self, tries: "_Tries") -> bool:
-        """Whether a request has failed for good; where its servers have served nobody else, they are left alone."""
+        """Whether a request has failed for good; servers that have answered no other either are left alone."""
         now = time.monotonic()
         if tries.num_outages < _MOST_OUTAGES and any(each.back_at > tries.began for each in tries.failed_on):
-            tries.begin_anew()
+            tries.reset()
             return False
         if not self._is_used_up(tries, now):
             return False
@@ -363,10 +365,10 @@ class Endpoints:
             each.open(now, self._patience)
         return False
 
-    def _backoff_s(self, tries: "_Tries") -> float:
-        """How long to wait before the next try: not at all while a server was not tried yet."""
+    def _choose_pause_s(self, tries: "_Tries") -> float:
+        """The pause before the next try: none while there is a server that was not tried yet."""
         now = time.monotonic()
-        if any(each not in tries.this_round for each in self._free(now)):
+        if any(each not in tries.this_round for each in self._find_free(now)):
             return 0.0
         longest = self._patience.backoff_s * 2.0 ** min(tries.rounds, 30)
         tries.this_round.clear()
@@ -386,22 +388,22 @@ class Endpoints:
             if not each.is_open or now - each.opened_at <= limit:
                 return
         since = max(each.opened_at for each in left)
-        raise ServiceLost(f"no endpoint answers for {now - since:.0f} s: {self._told()}")
+        raise ServiceLost(f"no endpoint answers for {now - since:.0f} s: {self._describe_failures()}")
 
-    def _told(self) -> str:
+    def _describe_failures(self) -> str:
         return "; ".join(f"{each.url}: {each.why}" for each in self._endpoints)
 
-    async def _first_check(self, endpoint: Endpoint) -> None:
+    async def _check_at_start(self, endpoint: Server) -> None:
         for left in reversed(range(_START_TRIES)):
             try:
-                await self._checked(endpoint)
+                await self._run_check(endpoint)
             except TryFailed as failed:
                 endpoint.why = str(failed)
                 if left:
                     wait = failed.wait_s or self._patience.backoff_s
                     await asyncio.sleep(min(wait, self._patience.max_backoff_s))
             except OutOfQuota as out:
-                endpoint.has_no_quota(str(out))
+                endpoint.mark_out_of_quota(str(out))
                 return
             except (Refused, ServiceError) as mistake:
                 raise ServiceError(f"{endpoint.url}: {mistake}") from None
@@ -417,12 +419,12 @@ class Endpoints:
                 self._checks.add(task)  # a loop holds its tasks only weakly
                 task.add_done_callback(self._checks.discard)
 
-    async def _check_again(self, endpoint: Endpoint) -> None:
+    async def _check_again(self, endpoint: Server) -> None:
         sent_at, wait_s = time.monotonic(), self._patience.cooldown_s
         try:
-            await self._checked(endpoint)
+            await self._run_check(endpoint)
         except OutOfQuota as out:
-            endpoint.has_no_quota(str(out))
+            endpoint.mark_out_of_quota(str(out))
         except (TryFailed, Refused, ServiceError, ServiceLost) as why:  # concerns no request: it only stays dead
             endpoint.why = str(why)
             asked = why.wait_s if isinstance(why, TryFailed) else None
@@ -430,7 +432,7 @@ class Endpoints:
             wait_s = max(wait_s, asked or 0.0)
         else:
             if self._probe is None:
-                endpoint.has_served(sent_at, time.monotonic())
+                endpoint.record_success(sent_at, time.monotonic())
             else:
                 endpoint.trials_due = _TRIALS
         finally:
@@ -438,7 +440,7 @@ class Endpoints:
             endpoint.is_checked = False
             self._room.set()
 
-    async def _checked(self, endpoint: Endpoint) -> None:
+    async def _run_check(self, endpoint: Server) -> None:
         limit = min(self._patience.timeout_s, _CHECK_TIMEOUT_S)
         try:
             async with asyncio.timeout(limit):
@@ -451,21 +453,21 @@ class Endpoints:
 
 @dataclass
 class _Tries:
-    """What a request has been through."""
+    """The tries of one request so far."""
 
     num: int = 0
     counted: int = 0
     rounds: int = 0
     began: float = math.inf
-    this_round: set[Endpoint] = field(default_factory=set)
-    failed_on: set[Endpoint] = field(default_factory=set)
+    this_round: set[Server] = field(default_factory=set)
+    failed_on: set[Server] = field(default_factory=set)
     last: Failure | None = None
     num_outages: int = 0
-    """Times that it was tried anew because a server had come back."""
+    """How often it was tried anew because a server had come back."""
     is_trial: bool = False
-    """It is sent to see whether a server is back."""
+    """Whether it is sent to see if a server is back."""
     probed: object = None
-    """What a probe brought that was sent in its place."""
+    """The answer to a probe that was sent in its place."""
 
     failed_sent_at: list[float] = field(default_factory=list)
 
@@ -474,8 +476,8 @@ class _Tries:
         """When the middle one of its failed tries was sent."""
         return self.failed_sent_at[(len(self.failed_sent_at) - 1) // 2] if self.failed_sent_at else math.inf
 
-    def begin_anew(self) -> None:
-        """Forget what failed while the servers served nobody."""
+    def reset(self) -> None:
+        """Forget the failures of an outage."""
         self.counted = self.rounds = 0
         self.began = math.inf
         self.this_round.clear()
@@ -483,13 +485,13 @@ class _Tries:
         self.failed_sent_at.clear()
         self.num_outages += 1
 
-    def take_probed(self) -> object:
-        """What the probe has brought, once."""
+    def take_probe_value(self) -> object:
+        """The answer to the probe, once."""
         value, self.probed = self.probed, None
         return value
 
-    def has_failed(self, endpoint: Endpoint, failed: TryFailed, sent_at: float) -> None:
-        """Another try has failed; where the server was only busy it does not count."""
+    def record_failure(self, endpoint: Server, failed: TryFailed, sent_at: float) -> None:
+        """Record a failed try; it does not count where the server was only busy."""
         self.failed_sent_at.append(sent_at)
         self.counted += failed.code != "endpoint_overloaded"
         self.this_round.add(endpoint)

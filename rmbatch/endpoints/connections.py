@@ -1,10 +1,10 @@
 """Where engines and servers are reached from: this process, or wherever a job has put them.
 
 Rewards ask by a key and do not know. A job that has started engines or clients elsewhere connects them before rewards
-are asked; without that, the first question opens the way here, once for all rewards that share it.
+are asked; without that, the first question opens a connection here, once for all rewards that share the key.
 
-    engine = reached(spec.engine_key, lambda: opened_here(spec))
-    with connected({spec.engine_key: pool}): ...
+    engine = find_or_open(spec.engine_key, lambda: open_engine(spec))
+    with use_connections({spec.engine_key: pool}): ...
 """
 
 import os
@@ -19,37 +19,37 @@ _connections: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
-def _begin_anew() -> None:
-    """In a forked process: threads and event loops of its parent are not there."""
+def _clear_after_fork() -> None:
+    """In a forked process the threads and event loops of its parent are not there."""
     global _lock
     _lock = threading.Lock()
     _connections.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_clear_after_fork)
 
 
-def reached(key: str, opened: Callable[[], T]) -> T:
-    """What is connected under the key; where there is nothing, ``opened()``, which stays connected."""
+def find_or_open(key: str, open_connection: Callable[[], T]) -> T:
+    """The connection under the key; where there is none, a new one, which stays open."""
     with _lock:
         if key not in _connections:
-            _connections[key] = opened()
+            _connections[key] = open_connection()
         found: T = _connections[key]
         return found
 
 
-def forget(key: str) -> None:
-    """Open anew at the next question, and close what was open."""
+def close_connection(key: str) -> None:
+    """Close the connection under a key; the next question opens a new one."""
     with _lock:
-        forgotten = _connections.pop(key, None)
-    if hasattr(forgotten, "close"):
-        forgotten.close()
+        closed = _connections.pop(key, None)
+    if hasattr(closed, "close"):
+        closed.close()
 
 
 @contextmanager
-def connected(connections: Mapping[str, Any]) -> Iterator[None]:
-    """For the time being, these keys are reached like this."""
+def use_connections(connections: Mapping[str, Any]) -> Iterator[None]:
+    """Inside the ``with`` block, these keys lead to these connections."""
     with _lock:
         before = dict(_connections)
         _connections.update(connections)
@@ -64,9 +64,9 @@ def connected(connections: Mapping[str, Any]) -> Iterator[None]:
 
 
 def close_all() -> None:
-    """Let go of all that was opened in this process."""
+    """Close all connections that were opened in this process."""
     with _lock:
-        here = [each for each in _connections.values() if hasattr(each, "close")]
+        opened = [each for each in _connections.values() if hasattr(each, "close")]
         _connections.clear()
-    for each in here:
+    for each in opened:
         each.close()

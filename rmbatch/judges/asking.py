@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 from rmbatch.costs import usage
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
@@ -56,10 +56,8 @@ class Vote:
 
 def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """Ask the judge, and return the votes on each question. Raises JobError where all must stop."""
-    from rmbatch.chat.client import ChatRequest
-
     asks = [
-        (place, ChatRequest(_write_messages(spec, question), question.form.schema, _seed_of_vote(spec, number), n))
+        (place, _make_request(_write_messages(spec, question), question.form, seed=_seed_of_vote(spec, number), n=n))
         for place, question in enumerate(questions)
         for number, n in _split_into_requests(spec, question)
     ]
@@ -86,8 +84,6 @@ def _seed_of_vote(spec: JudgeSpec, number: int) -> int | None:
 
 def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
     """Ask once more for each vote that could not be read, and return all votes."""
-    from rmbatch.chat.client import ChatRequest
-
     places = [
         (row, place)
         for row, some in enumerate(votes)
@@ -100,7 +96,7 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
         why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
         seed = _seed_of_vote(spec, questions[row].number + place)
-        requests.append(ChatRequest([*_write_messages(spec, questions[row]), *said], form.schema, seed=seed, n=1))
+        requests.append(_make_request([*_write_messages(spec, questions[row]), *said], form, seed=seed, n=1))
     votes = [list(some) for some in votes]
     for (row, place), completion in zip(places, _complete(spec, requests), strict=True):
         (again,) = _read_votes(spec, questions[row], completion, 1)
@@ -109,12 +105,18 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
     return votes
 
 
+def _make_request(messages: list[dict[str, str]], form: Form, *, seed: int | None, n: int) -> "ChatRequest":
+    from rmbatch.chat.client import ChatRequest
+
+    return ChatRequest(messages, form.schema, schema_name="verdict", seed=seed, n=n)
+
+
 def _complete(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
     if not requests:
         return []
     from rmbatch.costs.prices import count
 
-    completions = chat_connection(spec.chat()).complete(requests)
+    completions = connect_chat(spec.chat()).complete(requests)
     start = count_prefix(spec)
     usage.record({f"{start}{name}": number for name, number in count(completions).items()})
     return completions

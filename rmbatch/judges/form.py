@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmbatch.chat.thinking import thinking_ends
+from rmbatch.chat.thinking import find_thinking_ends
 from rmbatch.judges.verdict import (
     Reading,
     partition_tag,
@@ -74,7 +74,7 @@ class Form:
         ``quotable``: what the judge was shown of others; a verdict that stands there word for word may be a quotation.
         ``was_thought``: the server has set the thinking apart. ``has_ended``: the answer was not cut off.
         """
-        readings = [(start, self._read_answer(text[start:], structured)) for start in thinking_ends(text)]
+        readings = [(start, self._read_answer(text[start:], structured)) for start in find_thinking_ends(text)]
         found = [(start, each.value[0]) for start, each in readings if each.value is not None]
         if not found:
             return Reading(None, readings[-1][1].reason)
@@ -89,7 +89,7 @@ class Form:
 
     def critique_in(self, text: str, structured: str) -> str:
         """The reasons in an answer whose verdict was read."""
-        readings = [self._read_answer(text[start:], structured) for start in thinking_ends(text)]
+        readings = [self._read_answer(text[start:], structured) for start in find_thinking_ends(text)]
         return next((each.value[1] for each in readings if each.value is not None), "")
 
     def _read_answer(self, text: str, structured: str) -> Reading[tuple[Any, str]]:

@@ -23,9 +23,8 @@ from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.storage import Folder
 from connectors.units import Range
-from rmbatch.chat.connect import chat_key
-from rmbatch.chat.limits.accounts import Spent, kept_beside
-from rmbatch.endpoints.connections import connected
+from rmbatch.chat.limits.accounts import Spent, with_default_cache
+from rmbatch.endpoints.connections import use_connections
 from rmbatch.pipeline.actors import chats, pools
 from rmbatch.pipeline.actors.board import RayBoard
 from rmbatch.pipeline.errors import as_job_error, causes_of
@@ -98,16 +97,16 @@ class OnRay:
     def services(self, needs: Needs, folder: Folder, say: Callable[[str], None]) -> Iterator["RayServices"]:
         models = {name: each.spec for name, each in needs.models.items()}
         asked = {name: each.chat for name, each in needs.askers.items()}
-        kept = {name: kept_beside(spec, folder) for name, spec in asked.items()}
+        kept = {name: with_default_cache(spec, folder) for name, spec in asked.items()}
         spent = Spent(folder)
         with pools.started(models, say=say, may_grow=self._may_grow) as engines:
             if not asked:
                 yield RayServices(engines if models else None, None, {}, spent)
                 return
-            named = {chat_key(spec): (name, spec) for name, spec in kept.items()}
-            with chats.started(named, folder.options, spent.by_account, say, spent.keep) as clients:
+            named = {spec.client_key: (name, spec) for name, spec in kept.items()}
+            with chats.start_chats(named, folder.options, spent.by_account, say, spent.keep) as clients:
                 there = clients.connections
-                ways = {chat_key(asked[name]): there[chat_key(spec)] for name, spec in kept.items()}
+                ways = {asked[name].client_key: there[spec.client_key] for name, spec in kept.items()}
                 try:
                     yield RayServices(engines if models else None, clients, ways, spent)
                 except JobError:  # it goes on another day; who interrupts it does not wait for this
@@ -132,7 +131,7 @@ class OnRay:
 def _run_task(
     task: RowTask, pieces: Sequence[Range], board: RayBoard, connections: Mapping[str, Any]
 ) -> Iterable[pa.Table]:
-    with connected(connections):
+    with use_connections(connections):
         yield pa.table({"num_rows": [task(pieces, board)]})
 
 
@@ -173,7 +172,7 @@ class RayServices:
 
     def keep_usage(self) -> None:
         if self.clients:
-            self.spent.keep(self.clients.spent())
+            self.spent.keep(self.clients.usage())
 
 
 def _quieten() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from connectors.errors import UserError
-from rmbatch.chat.connect import opened
+from rmbatch.chat.connect import open_client
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.errors import ServiceError
 from rmbatch.reward_models.engines.base import open_engine
@@ -15,7 +15,7 @@ def check_chat_servers(asker: tuple[str, ChatSpec]) -> None:
     name, spec = asker
 
     async def look() -> None:
-        client = opened(spec.model_copy(update={"cache": None}))
+        client = open_client(spec.model_copy(update={"cache": None}))
         try:
             await client.start()
         finally:

@@ -67,9 +67,9 @@ def work(pipe: Any) -> None:
     board = PipeBoard(pipe)
     with ExitStack() as stack:
         if orders.asked:
-            from rmbatch.chat.local import clients
+            from rmbatch.chat.local import open_clients
 
-            stack.enter_context(clients(orders.asked, orders.folder))
+            stack.enter_context(open_clients(orders.asked, orders.folder))
         while (pieces := pipe.recv()) is not None:
             pipe.send((DONE, orders.task(pieces, board)))
 

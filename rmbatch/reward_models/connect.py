@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
-from rmbatch.endpoints.connections import forget, reached
+from rmbatch.endpoints.connections import close_connection, find_or_open
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.reward_models.engines.base import Engine, Outputs, open_engine
 from rmbatch.reward_models.engines.order import engine_order
@@ -32,7 +32,7 @@ class Connection(Protocol):
 
 def connect(spec: RewardModelSpec) -> Connection:
     """The connection to a model's engine. Where there is none, load one in this process. Raises UserError."""
-    return reached(spec.engine_key, lambda: _LocalEngine(spec))
+    return find_or_open(spec.engine_key, lambda: _LocalEngine(spec))
 
 
 class _LocalEngine:
@@ -51,7 +51,7 @@ class _LocalEngine:
         try:
             outputs = asyncio.run_coroutine_threadsafe(scoring, self._loop).result()
         except ServiceLost as lost:
-            forget(self._spec.engine_key)
+            close_connection(self._spec.engine_key)
             raise JobError(f"model {self._spec.model}: {lost}") from lost
         except ServiceError as error:
             raise JobError(f"model {self._spec.model}: {error}") from error

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from connectors.errors import UserError
 
 EXTRAS = {
-    "judge": ("jinja2", "jsonschema_rs", "openai", "httpx2"),
+    "judge": ("jinja2", "jsonschema_rs"),
     "transformers": ("transformers", "jinja2"),
     "rules": ("cydifflib", "sacrebleu", "jsonschema_rs", "py3langid"),
     "tokenizers": ("jieba", "tiktoken"),

@@ -1,5 +1,7 @@
 """One ``ChatClient`` with many requests in flight, against a plain loop: ``AsyncOpenAI``, a semaphore, ``gather``.
 
+And against the same loop with bare aiohttp, which is the least that any of them can cost.
+
 The server is a process of its own on loopback that answers each request after a fixed time, as a judge takes seconds
 to; in flight divided by that time is the most that any client can reach. Each client is a process too. After warming up
 (every connection used) the requests of a few latencies are counted, and the CPU time of the client's process meanwhile.
@@ -111,11 +113,29 @@ async def loop(url: str, in_flight: int, meter: Meter) -> None:
     await client.close()
 
 
-CLIENTS = {"ours": ours, "loop": loop}
+async def bare(url: str, in_flight: int, meter: Meter) -> None:
+    """The same with aiohttp alone."""
+    import aiohttp
+
+    slots = asyncio.Semaphore(in_flight)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def one(number: int) -> None:
+            async with slots:
+                if meter.result is None and meter.take():
+                    messages = [{"role": "user", "content": f"{number} {PROMPT}"}]
+                    body = {"model": "judge", "messages": messages, "temperature": 0.0, "n": 1}
+                    async with session.post(f"{url}/chat/completions", json=body) as response:
+                        assert (await response.json())["choices"][0]["message"]["content"] == ANSWER
+
+        await asyncio.gather(*(one(number) for number in range(40 * in_flight)))
+
+
+CLIENTS = {"ours": ours, "loop": loop, "aiohttp": bare}
 
 
 def main() -> None:
-    """Print requests a second, their share of what is possible, and CPU per request, of both."""
+    """Print requests a second, their share of what is possible, and CPU per request, of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
@@ -140,16 +160,16 @@ def main() -> None:
     finally:
         server.kill()
         server.wait()
-    header = ["in flight", "latency s", "limit/s", "ours/s", "of limit", "CPU ms", "loop/s", "of limit", "CPU ms"]
-    print_table("chat client", [*header, "ours / loop"], rows)
-    print(f"openai {version('openai')}, aiohttp {version('aiohttp')}, httpx2 {version('httpx2')}")
+    columns = [column for name in CLIENTS for column in (f"{name}/s", "of limit", "CPU ms")]
+    print_table("chat client", ["in flight", "latency s", "limit/s", *columns, "ours / loop"], rows)
+    print(f"openai {version('openai')}, aiohttp {version('aiohttp')}")
 
 
 def _row(port: int, load: tuple[int, float, int], rounds: int) -> list[Any]:
     in_flight, latency_s, _ = load
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "loop": []}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CLIENTS}
     for number in range(rounds):
-        for name in ("ours", "loop") if number % 2 else ("loop", "ours"):
+        for name in CLIENTS if number % 2 else reversed(CLIENTS):
             runs[name].append(_in_process(name, port, load))
     limit, row = in_flight / latency_s, list[Any]()
     for found in runs.values():

@@ -1,23 +1,23 @@
-"""Chat requests through a provider's batch API: gathered, sent as files, waited for, and none paid for twice.
+"""Sends chat requests through a provider's batch API: gathers them, sends files, waits, and never pays twice.
 
-It takes the place of ``Endpoints.post`` in ``client.py``; what the provider's API looks like is ``batch_api.py``, what
-outlives a crash is ``batch_records.py``. It does not balance: each client makes batches of its own, at one provider.
+It takes the place of ``Endpoints.post`` in ``rmbatch/chat/client.py``. The provider's API is ``api.py``, what outlives
+a crash is ``records.py``. It does not balance: each client makes its own batches, at one provider.
 
     batches = BatchClient(api, Batch(poll_s=30), cache=cache, keep=keep)
     answers = await asyncio.gather(*(batches.post(key, Post(PATH, body, read)) for key, body in requests.items()))
     await batches.close()
 
-A batch is sent when it is full, or when nothing new has come for ``linger_s``. How it ends decides how its requests
-go on:
+A batch is sent when it is full, or when no request has come for ``linger_s``. Its end decides what happens to its
+requests:
 
     answered, refused, withheld by a filter         as without batches, whatever became of the others
     429, 5xx, nonsense, or not answered at all      sent again in another batch, twice; then a failure
-    the deadline is over                            cancelled; what was not answered then is ``batch_deadline``
+    the deadline is over                            cancelled; requests without an answer are ``batch_deadline``
     the provider refuses the batch                  ServiceError or BudgetExhausted
 
-With a cache, a process that is started again waits for the batches that are under way instead of sending their
-requests once more; so does one beside it that wants the same. Without a cache there are no records, and a batch whose
-process ends is paid for in vain.
+With a cache, a process that is started again waits for the batches under way instead of sending their requests once
+more; so does another process that wants the same. Without a cache there are no records, and the batch of a process
+that ends has cost money for nothing.
 """
 
 import asyncio
@@ -30,58 +30,56 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from openai.types import Batch as Sent
 
-from rmbatch.chat.batch.api import PATH, BatchApi, is_ended
+from rmbatch.chat.batch.api import PATH, BatchApi, SentBatch
 from rmbatch.chat.batch.records import BatchRecord, BatchRecords
 from rmbatch.chat.spec import Batch
-from rmbatch.chat.transport import ChatReply
 from rmbatch.endpoints.balancer import Admission, Answer, BudgetExhausted, Failure, Post
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.endpoints.http import BadAnswer, Refused, TryFailed
+from rmbatch.endpoints.http import BadAnswer, Refused, Reply, TryFailed
 from rmbatch.stores.answers import ResponseCache
 
 T = TypeVar("T")
 
 LINGER_S = 3.0
 RESENDS = 2
-"""How often a request is sent again that a batch has not answered."""
+"""How often a request is sent again when a batch has not answered it."""
 PENDING_S = 300.0
-"""So long another process may take from its record to its batch; then its requests are sent by who wants them."""
+"""So long another process may take from its record to its batch; after that, its requests are sent from here."""
 RIVAL_S = 5.0
-"""The longest that one of two processes waits which have written down the same requests at once."""
+"""Of two processes that have recorded the same requests at once, each waits at most so long."""
 FOLDER = "batches"
 """Of the records, in the cache's."""
 
 _LINE = b'{"custom_id":"%%s","method":"POST","url":"%s","body":%%s}\n' % PATH.encode()
 _PAUSE_LINES = 200
-"""Lines that are read before others have their turn in the event loop."""
+"""Lines to read before other tasks get their turn in the event loop."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Request:
-    """A request that is waited for."""
+    """A request without an answer yet."""
 
     key: bytes
     body: bytes
-    read: Callable[[ChatReply], Any]
+    read: Callable[[Reply], Any]
     answer: asyncio.Future[Answer[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     num_sent: int = 0
     num_failed: int = 0
 
     @property
     def num_bytes(self) -> int:
-        """Of its line."""
+        """The size of its line."""
         return len(_LINE % (b"0" * 32, b"")) + len(self.body)
 
     @property
     def line(self) -> bytes:
-        """Of the file that is sent."""
+        """Its line in the file that is sent."""
         return _LINE % (self.key.hex().encode(), self.body)
 
-    def has(self, value: Any, failure: Failure | None = None) -> None:
-        """It is answered."""
+    def resolve(self, value: Any, failure: Failure | None = None) -> None:
+        """Give the outcome to those who wait for it."""
         if not self.answer.done():
             self.answer.set_result(Answer(value, failure, self.num_sent))
 
@@ -95,13 +93,13 @@ class BatchClient:
         batch: Batch,
         *,
         cache: ResponseCache | None,
-        keep: Callable[[bytes, ChatReply], None],
+        keep: Callable[[bytes, Reply], None],
         linger_s: float = LINGER_S,
         admission: Admission | None = None,
     ) -> None:
-        """``keep``: puts an answer into the cache that nobody here waits for, and raises BadAnswer for what is none.
+        """``keep``: puts an answer that nobody here waits for into the cache; raises BadAnswer if it is none.
 
-        ``admission``: holds the budget; what another run has sent is not asked for again.
+        ``admission``: holds the budget; requests that another run has sent need no new permission.
         """
         self._api, self._batch, self._cache, self._keep = api, batch, cache, keep
         self._linger_s, self._admission = linger_s, admission
@@ -118,19 +116,19 @@ class BatchClient:
         self._stopped: Exception | None = None
 
     async def post(self, key: bytes, post: Post[T]) -> Answer[T]:
-        """What becomes of a request, each key once at a time.
+        """The outcome of a request; each key once at a time.
 
         Raises ServiceError, ServiceLost, BudgetExhausted, and OSError where an answer cannot be kept.
         """
-        await self._look_once()
+        await self._read_records_once()
         self._stop_if_stopped()
         request, permit = self._requests.get(key), None
-        if request is None and self._records.holding(key) is None and self._admission is not None:
+        if request is None and self._records.find_holder(key) is None and self._admission is not None:
             permit = await self._admission.admit(len(post.body), again=False)
         value = None
         try:
             self._stop_if_stopped()
-            request = self._requests.get(key) or self._begun(key, post)
+            request = self._requests.get(key) or self._add_request(key, post)
             answer: Answer[T] = await asyncio.shield(request.answer)
             value = answer.value
             return answer
@@ -140,13 +138,13 @@ class BatchClient:
             elif permit is not None:
                 permit.give_back()
             elif value is not None and self._admission is not None and request is not None and request.num_sent:
-                self._admission.paid(value)  # an earlier run has sent it, and nobody has counted its tokens
+                self._admission.paid(value)  # an earlier run has sent it, and its tokens are not counted yet
             if request is not None and self._queue.get(key) is request:  # cancelled before it was sent
                 del self._queue[key], self._requests[key]
                 self._queue_bytes -= request.num_bytes
 
     def stop(self, error: Exception) -> None:
-        """Send nothing more, and tell ``error`` to all who wait; batches that are under way go on at the provider."""
+        """Send nothing more, and raise ``error`` in all who wait; batches under way go on at the provider."""
         self._stopped = self._stopped or error
         for request in self._requests.values():
             if not request.answer.done():
@@ -160,7 +158,7 @@ class BatchClient:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop when what has ended is collected, and close all connections."""
+        """Collect the batches that have ended, stop, and close all connections."""
         while self._num_collected:
             await asyncio.sleep(0.02)
         self.stop(ServiceLost("the client was closed"))
@@ -171,10 +169,10 @@ class BatchClient:
         if self._stopped is not None:
             raise self._stopped
 
-    def _begun(self, key: bytes, post: Post[Any]) -> _Request:
-        """A request that will be answered: by a batch under way that has it, or by the next."""
+    def _add_request(self, key: bytes, post: Post[Any]) -> _Request:
+        """Add a request; a batch under way that has it answers it, or else the next batch."""
         request = self._requests[key] = _Request(key, post.body, post.read)
-        name = self._records.holding(key)
+        name = self._records.find_holder(key)
         if name is not None:
             request.num_sent = 1
             self._follow(name)
@@ -196,54 +194,54 @@ class BatchClient:
             self._timer.cancel()
         queue, self._queue, self._queue_bytes = self._queue, {}, 0
         if queue:
-            self._begin(self._send(list(queue.values()), time.time()))
+            self._start_task(self._send(list(queue.values()), time.time()))
 
     def _follow(self, name: str) -> None:
-        """Have a batch collected that another process has sent."""
+        """Start to collect a batch that another process has sent."""
         if name not in self._followed:
             self._followed.add(name)
-            self._begin(self._resume(name))
+            self._start_task(self._resume(name))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._watched(work))
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._watch(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Refused as refused:
             self.stop(ServiceError(f"the batch API of {self._api.url} says {refused}"))
-        except Exception as error:  # whatever it is: those who wait for this task's requests must hear of it
+        except Exception as error:  # whatever it is, it must reach those who wait for this task's requests
             self.stop(error)
 
-    async def _look_once(self) -> None:
+    async def _read_records_once(self) -> None:
         if not self._has_looked:
             async with self._looking:
                 if not self._has_looked:
-                    await self._look()
+                    await self._read_records()
                     self._has_looked = True
 
-    async def _look(self) -> None:
-        """See the records that others have written."""
-        for record in await asyncio.to_thread(self._records.unseen):
-            self._records.note(record)
+    async def _read_records(self) -> None:
+        """Read the records that other processes have written."""
+        for record in await asyncio.to_thread(self._records.list_unseen):
+            self._records.add(record)
 
     async def _send(self, requests: list[_Request], since: float) -> None:
-        """Have requests answered by a new batch, but those that another one has, or that are kept."""
-        await self._look()
+        """Send requests in a new batch, except those that another batch has, or whose answers are kept."""
+        await self._read_records()
         if self._cache is not None:
-            await asyncio.to_thread(self._cache.refresh)  # after the look: a record goes when its answers are kept
-        requests = [request for request in requests if not self._is_followed(request)]
-        requests = [request for request in requests if not await self._is_kept(request)]
+            await asyncio.to_thread(self._cache.refresh)  # last: a record goes when its answers are kept
+        requests = [request for request in requests if not self._follow_if_sent(request)]
+        requests = [request for request in requests if not await self._take_if_kept(request)]
         if not requests:
             return
         record = BatchRecord.new(self._api.url, (request.key for request in requests), since)
         self._followed.add(record.name)
-        self._records.note(record)
+        self._records.add(record)
         await asyncio.to_thread(self._records.write, record)
         if await self._is_contested(record):
-            await self._is_over(record)
+            await self._remove_record(record)
             await asyncio.sleep(random.uniform(0, RIVAL_S))
             await self._send(requests, since)
             return
@@ -251,7 +249,7 @@ class BatchClient:
             file = await self._api.upload(b"".join(request.line for request in requests))
 
             async def is_ours() -> bool:
-                return await asyncio.to_thread(self._records.has, record.name)
+                return await asyncio.to_thread(self._records.exists, record.name)
 
             batch = await self._api.create(file, self._batch.window, record.name, record.written, is_ours)
             if batch is None:  # it took too long, and another process has taken over
@@ -259,9 +257,9 @@ class BatchClient:
                 await self._send(requests, since)
                 return
         except (Refused, BudgetExhausted):  # so there is no batch
-            await self._is_over(record)
+            await self._remove_record(record)
             raise
-        record = record.created(batch.id, file)
+        record = record.with_batch(batch.id, file)
         await asyncio.to_thread(self._records.write, record)
         _log.info("batch %s has %d requests", batch.id, len(requests))
         for request in requests:
@@ -269,46 +267,46 @@ class BatchClient:
         await self._collect(record, is_own=True)
 
     async def _is_contested(self, record: BatchRecord) -> bool:
-        """Whether another process has written down some of the same requests while we did: it may not have seen ours.
+        """Whether another process has recorded some of the same requests at the same time, perhaps without seeing ours.
 
-        Each writes before it looks, so that at least one of two sees the other.
+        Each process writes before it reads, so at least one of two sees the other.
         """
         keys = set(record.keys)
-        return any(keys.intersection(each.keys) for each in await asyncio.to_thread(self._records.unseen))
+        return any(keys.intersection(each.keys) for each in await asyncio.to_thread(self._records.list_unseen))
 
-    def _is_followed(self, request: _Request) -> bool:
-        name = self._records.holding(request.key)
+    def _follow_if_sent(self, request: _Request) -> bool:
+        name = self._records.find_holder(request.key)
         if name is not None:
             request.num_sent += 1
             self._follow(name)
         return name is not None
 
-    async def _is_kept(self, request: _Request) -> bool:
+    async def _take_if_kept(self, request: _Request) -> bool:
         if self._cache is None or request.key not in self._cache:
             return False
         kept = await asyncio.to_thread(self._cache.find, request.key)
         if kept is not None:
             with suppress(BadAnswer, KeyError):  # it is asked again
-                self._has_answer(request.key, ChatReply(kept["body"], {}, kept["endpoint"], kept["status"]))
+                self._record_answer(request.key, Reply(kept["body"], {}, kept["endpoint"], kept["status"]))
         return request.key not in self._requests
 
     async def _resume(self, name: str) -> None:
-        """Collect another process's batch; where that was not created, or is collected, send what is wanted of it."""
+        """Collect another process's batch; if it was never created, or is collected, send the requests wanted of it."""
         while (record := await asyncio.to_thread(self._records.read, name)) is not None:
-            if record.batch is None and (batch := await self._api.named(name, record.written)) is not None:
-                record = record.created(batch.id, batch.input_file_id)
+            if record.batch is None and (batch := await self._api.find_named(name, record.written)) is not None:
+                record = record.with_batch(batch.id, batch.input_file_id)
                 await asyncio.to_thread(self._records.write, record)
             if record.batch is not None:
                 _log.info("batch %s is waited for, which another process has sent", record.batch)
                 await self._collect(record, is_own=False)
                 return
             if time.time() - record.written > PENDING_S:
-                await asyncio.to_thread(self._records.remove, name)  # who comes to create it now sees that
-                if await self._api.named(name, record.written) is None:
+                await asyncio.to_thread(self._records.remove, name)  # a process that creates it only now sees that
+                if await self._api.find_named(name, record.written) is None:
                     break
                 await asyncio.to_thread(self._records.write, record)
             await asyncio.sleep(min(self._batch.poll_s, PENDING_S))
-        held = [request for request in self._requests.values() if self._records.holding(request.key) == name]
+        held = [request for request in self._requests.values() if self._records.find_holder(request.key) == name]
         self._records.forget(name)
         for request in held:
             request.num_sent -= 1
@@ -316,43 +314,43 @@ class BatchClient:
             await self._send(held, time.time())
 
     async def _collect(self, record: BatchRecord, *, is_own: bool) -> None:
-        """Wait for a batch, keep and tell what it answers, and send again what it does not."""
-        batch = await self._ended(record)
+        """Wait for a batch, keep and hand out its answers, and send again the requests without one."""
+        batch = await self._wait_for_end(record)
         failed: dict[bytes, Failure] = {}
         self._num_collected += 1
         try:
             mistakes = await self._take_lines(batch, record, failed)
-            await self._is_over(record)
+            await self._remove_record(record)
         finally:
             self._num_collected -= 1
-        why = self._api.why_failed(batch) if batch.status == "failed" else None
+        why = self._api.explain(batch) if batch.status == "failed" else None
         mistakes += [why] if why is not None and is_own else []
-        if batch.status != "failed" or self._left_s(record) <= 0:
-            self._tell_failures(record, failed)
-        # Also who has come while lines were taken, perhaps too late for his own: that is kept now.
+        if batch.status != "failed" or self._seconds_left(record) <= 0:
+            self._give_up_failed(record, failed)
+        # Also requests that came while lines were read, perhaps after their own line: that answer is kept now.
         again = [self._requests[key] for key in record.keys if key in self._requests and key not in self._queue]
         if mistakes:
             raise mistakes[0]
         if again and batch.status == "failed" and why is None:
             await self._wait_for_room(record)
         if again:
-            self._begin(self._send(again, record.since))
+            self._start_task(self._send(again, record.since))
 
-    async def _ended(self, record: BatchRecord) -> Sent:
-        """A batch when it will not change any more; past the deadline it is cancelled."""
+    async def _wait_for_end(self, record: BatchRecord) -> SentBatch:
+        """Wait until a batch has ended; past the deadline, cancel it."""
         assert record.batch is not None
         is_cancelled = False
         while True:
             try:
-                batch = await self._api.batch(record.batch)
+                batch = await self._api.find(record.batch)
             except Refused as refused:
                 raise ServiceError(
                     f"batch {record.batch} cannot be seen at {self._api.url}: {refused}; if it is gone for good, "
-                    f"delete {self._records.where(record.name)} and its {len(record.keys)} requests are sent again"
+                    f"delete {self._records.address_of(record.name)} and its {len(record.keys)} requests are sent again"
                 ) from None
-            if is_ended(batch):
+            if batch.has_ended:
                 return batch
-            left_s = self._left_s(record)
+            left_s = self._seconds_left(record)
             if left_s <= 0 and not is_cancelled:
                 _log.warning("batch %s is cancelled, past its deadline", record.batch)
                 await self._api.cancel(record.batch)
@@ -360,10 +358,10 @@ class BatchClient:
             else:
                 await asyncio.sleep(self._batch.poll_s if is_cancelled else min(self._batch.poll_s, left_s))
 
-    async def _take_lines(self, batch: Sent, record: BatchRecord, failed: dict[bytes, Failure]) -> list[Exception]:
-        """Keep and tell what an ended batch has answered; ``failed`` gets the others.
+    async def _take_lines(self, batch: SentBatch, record: BatchRecord, failed: dict[bytes, Failure]) -> list[Exception]:
+        """Keep and hand out the answers of an ended batch; ``failed`` gets the other requests.
 
-        Returns what concerns all requests.
+        Returns the errors that concern all requests.
         """
         mistakes: list[Exception] = []
         left = dict.fromkeys(record.keys)
@@ -372,18 +370,18 @@ class BatchClient:
                 for number, raw in enumerate(lines):
                     if number % _PAUSE_LINES == 0:
                         await asyncio.sleep(0)
-                    key, line = _line(raw)
+                    key, line = _read_line(raw)
                     if key not in left:
                         _log.warning("batch %s: a line of no request of ours: %s", batch.id, self._api.clean(str(raw)))
                         continue
                     del left[key]
                     try:
-                        self._has_answer(key, self._api.reply(line))
+                        self._record_answer(key, self._api.read_line(line))
                     except Refused as refused:
                         if refused.is_mistake:
                             mistakes.append(ServiceError(f"{self._api.url}{PATH}: {refused}"))
                         else:
-                            self._has_failed(key, Failure("endpoint_refused", str(refused)))
+                            self._record_failure(key, Failure("endpoint_refused", str(refused)))
                     except BudgetExhausted as out:
                         mistakes.append(out)
                     except TryFailed as why:
@@ -394,9 +392,9 @@ class BatchClient:
         failed.update(dict.fromkeys(left, missing))
         return mistakes
 
-    def _tell_failures(self, record: BatchRecord, failed: dict[bytes, Failure]) -> None:
-        """Give up the requests that have failed too often or too long."""
-        is_late = self._left_s(record) <= 0
+    def _give_up_failed(self, record: BatchRecord, failed: dict[bytes, Failure]) -> None:
+        """Give up requests that have failed too often, or for too long."""
+        is_late = self._seconds_left(record) <= 0
         for key, failure in failed.items():
             request = self._requests.get(key)
             if request is None:
@@ -404,9 +402,9 @@ class BatchClient:
             request.num_failed += 1
             if is_late:
                 late = f"not answered within {self._batch.deadline_s:g} s; the last batch: {failure}"
-                self._has_failed(key, Failure("batch_deadline", late))
+                self._record_failure(key, Failure("batch_deadline", late))
             elif request.num_failed > RESENDS:
-                self._has_failed(key, failure)
+                self._record_failure(key, failure)
 
     async def _wait_for_room(self, record: BatchRecord) -> None:
         """Wait until more tokens may be queued. Raises ServiceError where nothing is under way that could make room."""
@@ -418,34 +416,34 @@ class BatchClient:
         _log.info("%s queues no more tokens; %d requests wait", self._api.url, len(record.keys))
         await asyncio.sleep(self._batch.poll_s)
 
-    async def _is_over(self, record: BatchRecord) -> None:
-        """Have no record of a batch whose answers are kept."""
+    async def _remove_record(self, record: BatchRecord) -> None:
+        """Remove the record of a batch whose answers are kept."""
         if self._cache is not None:
             await asyncio.to_thread(self._cache.flush)
         await asyncio.to_thread(self._records.remove, record.name)
         self._records.forget(record.name)
 
-    def _has_answer(self, key: bytes, reply: ChatReply) -> None:
-        """Keep an answer, and tell it who waits for it. Raises BadAnswer."""
+    def _record_answer(self, key: bytes, reply: Reply) -> None:
+        """Keep an answer, and give it to those who wait for it. Raises BadAnswer."""
         request = self._requests.get(key)
         if request is not None:
-            request.has(request.read(reply))
+            request.resolve(request.read(reply))
             del self._requests[key]
         elif self._cache is not None:
             self._keep(key, reply)
 
-    def _has_failed(self, key: bytes, failure: Failure) -> None:
+    def _record_failure(self, key: bytes, failure: Failure) -> None:
         request = self._requests.pop(key, None)
         if request is not None:
-            request.has(None, failure)
+            request.resolve(None, failure)
 
-    def _left_s(self, record: BatchRecord) -> float:
+    def _seconds_left(self, record: BatchRecord) -> float:
         limit_s = self._batch.deadline_s
         return float("inf") if limit_s is None else record.since + limit_s - time.time()
 
 
-def _line(raw: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The key and the content of a line; no key for what is none."""
+def _read_line(raw: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The key and the content of a line; an empty key if it cannot be read."""
     try:
         line = orjson.loads(raw)
         return bytes.fromhex(line["custom_id"]), line

@@ -34,7 +34,7 @@ class Spent:
             self.by_account = now
 
 
-def kept_beside(spec: ChatSpec, folder: Folder) -> ChatSpec:
+def with_default_cache(spec: ChatSpec, folder: Folder) -> ChatSpec:
     """The same, its answers kept in the folder if it names no other place."""
     return spec.model_copy(update={"cache": spec.cache or folder.folder(ANSWERS).url})
 

@@ -54,7 +54,7 @@ def test_every_option_reaches_the_server(one: HostileServer) -> None:
     assert headers["Content-Type"] == "application/json"
 
 
-def test_what_is_not_set_is_not_sent_but_zeros_are(one: HostileServer) -> None:
+def test_unset_options_are_not_sent_but_zeros_are(one: HostileServer) -> None:
     completed(one, requests=asked("q"), seed=0, logprobs=0)
     (body,) = chats(one)
     assert body == {
@@ -64,13 +64,13 @@ def test_what_is_not_set_is_not_sent_but_zeros_are(one: HostileServer) -> None:
 
 
 @pytest.mark.parametrize(("structured", "sent"), [("json_object", {"type": "json_object"}), ("text", None)])
-def test_a_schema_may_be_left_to_the_prompt(one: HostileServer, structured: str, sent: Any) -> None:
+def test_schema_is_not_sent_where_structured_says_so(one: HostileServer, structured: str, sent: Any) -> None:
     requests = [ChatRequest(asked("q")[0].messages, schema={"type": "object"}), *asked("r")]
     completed(one, requests=requests, structured=structured)
     assert {content(body): body.get("response_format") for body in chats(one)} == {"q": sent, "r": None}
 
 
-def test_a_request_has_a_seed_and_a_number_of_its_own(one: HostileServer) -> None:
+def test_request_sets_its_own_seed_and_n(one: HostileServer) -> None:
     message = asked("q")[0].messages
     requests = [ChatRequest(message, seed=seed, n=n) for seed, n in ((None, None), (7, None), (0, 3))]
     completions = completed(one, requests=requests, temperature=1.0, seed=5)
@@ -106,7 +106,7 @@ def test_no_key_is_sent_where_none_is_set(one: HostileServer, monkeypatch: pytes
         ([Json(says(7))], ["Json", "200"]),
     ],
 )
-def test_what_a_server_does_to_one_request(one: HostileServer, deeds: list[Deed], seen: list[str]) -> None:
+def test_failed_tries_of_one_request_are_repeated(one: HostileServer, deeds: list[Deed], seen: list[str]) -> None:
     one.plan("5", *deeds)
     names = [str(n) for n in range(10)]
     completions = completed(one, requests=asked(*names), patience=QUICK if Stall() in deeds else CALM)
@@ -117,7 +117,7 @@ def test_what_a_server_does_to_one_request(one: HostileServer, deeds: list[Deed]
     assert {completion.endpoint for completion in completions} == {f"{one.url}/v1"}
 
 
-def test_a_server_that_asks_to_wait_is_left_alone_for_so_long(one: HostileServer) -> None:
+def test_retry_after_is_honoured(one: HostileServer) -> None:
     one.plan("q", Status(429, {"Retry-After": "1"}))
     began = time.monotonic()
     (completion,) = completed(one, requests=asked("q"))
@@ -147,7 +147,7 @@ def test_a_server_that_asks_to_wait_is_left_alone_for_so_long(one: HostileServer
         ),
     ],
 )
-def test_what_gives_no_text_has_a_code(one: HostileServer, deed: Deed, failure: str) -> None:
+def test_request_without_text_has_a_failure_code(one: HostileServer, deed: Deed, failure: str) -> None:
     one.plan("3", *[deed] * 1000)
     completions = completed(one, requests=asked(*map(str, range(30))), in_flight=2)
     assert str(completions[3].failure) == failure.format(url=one.url)
@@ -186,7 +186,7 @@ def test_what_gives_no_text_has_a_code(one: HostileServer, deed: Deed, failure: 
         ),
     ],
 )
-def test_what_is_read_of_an_answer(
+def test_text_reasoning_and_usage_are_read(
     one: HostileServer, answer: Any, text: str, reasoning: str, cut_off: bool, usage: Usage | None
 ) -> None:
     one.plan("q", Json(answer))
@@ -195,7 +195,7 @@ def test_what_is_read_of_an_answer(
     assert (completion.cut_off, completion.usage) == ((cut_off,), usage)
 
 
-def test_samples_are_in_the_order_of_their_index_and_one_may_be_filtered(one: HostileServer) -> None:
+def test_samples_are_ordered_by_index_and_one_may_be_filtered(one: HostileServer) -> None:
     choices = [
         says(text, reason)["choices"][0] | {"index": index, "logprobs": {"at": index}}
         for index, text, reason in ((2, "c", "length"), (0, "a", "stop"), (1, "b", "content_filter"))
@@ -234,7 +234,7 @@ def test_samples_are_in_the_order_of_their_index_and_one_may_be_filtered(one: Ho
         (Status(402, body={"error": {"message": "Insufficient Balance"}}), BudgetExhausted, "402 Insufficient"),
     ],
 )
-def test_what_every_request_would_meet_stops_all(
+def test_error_of_all_requests_stops_the_job(
     one: HostileServer, tmp_path: Path, caplog: Any, deed: Deed, error: type[Exception], says_so: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -254,25 +254,25 @@ def test_what_every_request_would_meet_stops_all(
     assert all(one.seen[name] == ["200"] for name in answered)
 
 
-def test_a_key_that_is_used_up_is_said_before_any_request(one: HostileServer) -> None:
+def test_exhausted_key_is_refused_before_any_request(one: HostileServer) -> None:
     one.plan("/v1/models", Status(401, body={"error": {"message": "该令牌额度已用尽"}}))
     with pytest.raises(BudgetExhausted):
         completed(one, requests=asked("q"))
     assert not chats(one)
 
 
-def test_what_is_no_api_is_said(one: HostileServer) -> None:
+def test_server_without_json_is_refused_at_the_start(one: HostileServer) -> None:
     one.plan("/v1/models", *[Status(200, body=b"<html>log in</html>")] * 3)
     with pytest.raises(ServiceError, match=r"no endpoint answers: .*/v1: no JSON: '<html>"):
         completed(one, requests=asked("q"))
 
 
-def test_a_server_without_a_list_of_models_is_one(one: HostileServer) -> None:
+def test_server_without_a_model_list_is_accepted(one: HostileServer) -> None:
     one.plan("/v1/models", Status(404))
     assert completed(one, requests=asked("q"))[0].texts
 
 
-def test_of_two_servers_one_dies_and_nothing_is_lost_or_asked_again(one: HostileServer, other: HostileServer) -> None:
+def test_death_of_one_of_two_servers_loses_and_repeats_nothing(one: HostileServer, other: HostileServer) -> None:
     names = [f"n{n}" for n in range(200)]
     one.always = other.always = Late(0.005)
 
@@ -293,7 +293,7 @@ def test_of_two_servers_one_dies_and_nothing_is_lost_or_asked_again(one: Hostile
     assert len(asked_twice) <= 8  # what was under way when it died
 
 
-def test_dead_servers_stop_all_and_what_was_answered_stays(one: HostileServer, tmp_path: Path) -> None:
+def test_dead_servers_stop_the_job_and_answers_are_kept(one: HostileServer, tmp_path: Path) -> None:
     names = [f"n{n}" for n in range(30)]
     one.always = Late(0.02)
 
@@ -316,7 +316,7 @@ def test_dead_servers_stop_all_and_what_was_answered_stays(one: HostileServer, t
 
 
 @pytest.mark.parametrize("store", ["local", "memory"])
-def test_after_a_restart_the_cache_answers_all(one: HostileServer, tmp_path: Path, store: str) -> None:
+def test_restart_answers_all_from_the_cache(one: HostileServer, tmp_path: Path, store: str) -> None:
     cache = str(tmp_path / "answers") if store == "local" else f"memory://{tmp_path.name}"
     one.plan("n1", Json(says("x", "content_filter")))
     one.plan("n2", Status(400, body={"error": {"code": "content_filter", "message": "no"}}))
@@ -334,7 +334,7 @@ def test_after_a_restart_the_cache_answers_all(one: HostileServer, tmp_path: Pat
     assert not any(KEY.encode() in each for each in content)
 
 
-def test_what_failed_is_asked_again(one: HostileServer, tmp_path: Path) -> None:
+def test_failure_is_not_kept(one: HostileServer, tmp_path: Path) -> None:
     one.plan("q", *[Status(500)] * 4)
     names = [f"n{n}" for n in range(30)]
     first, *_ = completed(one, requests=asked("q", *names), cache=str(tmp_path), in_flight=2)
@@ -351,7 +351,7 @@ def test_a_refused_request_is_kept_like_an_answer(one: HostileServer, tmp_path: 
     assert one.seen["q"] == [str(status)]
 
 
-def test_a_connection_that_is_not_made_in_time_is_said_so() -> None:
+def test_connect_timeout_is_named() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -369,7 +369,7 @@ def test_a_connection_that_is_not_made_in_time_is_said_so() -> None:
     assert "CancelledError" not in str(error.value)
 
 
-def test_a_kept_answer_that_is_none_is_asked_again(one: HostileServer, tmp_path: Path) -> None:
+def test_damaged_kept_answer_is_asked_for_again(one: HostileServer, tmp_path: Path) -> None:
     completed(one, requests=asked("q"), cache=str(tmp_path))
     (segment,) = tmp_path.rglob("*.answers")
     segment.write_bytes(segment.read_bytes().replace(b"choices", b"chances"))
@@ -378,7 +378,7 @@ def test_a_kept_answer_that_is_none_is_asked_again(one: HostileServer, tmp_path:
     assert not completion.from_cache
 
 
-def test_what_is_under_way_at_the_end_is_not_sent_again(one: HostileServer) -> None:
+def test_close_does_not_resend_requests_under_way(one: HostileServer) -> None:
     for name in "abc":
         one.plan(name, Late(30))
 
@@ -404,15 +404,13 @@ def test_what_is_under_way_at_the_end_is_not_sent_again(one: HostileServer) -> N
         *({"extra_body": {"top_k": 1}}, {"service": "other"}, {"n": 2, "temperature": 1.0}),
     ],
 )
-def test_another_question_is_not_answered_from_the_cache(
-    one: HostileServer, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_any_other_setting_misses_the_cache(one: HostileServer, tmp_path: Path, change: dict[str, Any]) -> None:
     completed(one, requests=asked("q"), cache=str(tmp_path))
     assert not completed(one, requests=asked("q"), cache=str(tmp_path), **change)[0].from_cache
     assert completed(one, requests=asked("q"), cache=str(tmp_path), in_flight=1, attempts=1)[0].from_cache
 
 
-def test_schemas_that_differ_in_the_order_of_names_are_two_questions(one: HostileServer, tmp_path: Path) -> None:
+def test_schemas_with_names_in_another_order_are_different_requests(one: HostileServer, tmp_path: Path) -> None:
     message = asked("q")[0].messages
     names: list[dict[str, Any]] = [{"reason": {}, "verdict": {}}, {"verdict": {}, "reason": {}}]
     requests = [ChatRequest(message, schema={"type": "object", "properties": order}) for order in names]
@@ -433,7 +431,7 @@ def test_equal_requests_under_way_are_sent_once(one: HostileServer, tmp_path: Pa
     assert sum(not each.from_cache for each in completions) == 2
 
 
-def test_who_waits_for_a_request_that_is_cancelled_asks_itself(one: HostileServer) -> None:
+def test_cancelled_request_is_sent_for_the_one_that_waits(one: HostileServer) -> None:
     one.plan("q", Late(5))
 
     async def work() -> list[Completion]:
@@ -451,18 +449,18 @@ def test_who_waits_for_a_request_that_is_cancelled_asks_itself(one: HostileServe
     assert not completion.from_cache
 
 
-def test_a_request_that_is_no_text_is_one_failure(one: HostileServer) -> None:
+def test_request_that_is_no_json_fails_alone(one: HostileServer) -> None:
     completions = completed(one, requests=asked("a", "\ud800", "b"))
     assert [bool(each.texts) for each in completions] == [True, False, True]
     assert str(completions[1].failure).startswith("request_unreadable: ")
 
 
-def test_nothing_is_asked_for_nothing(one: HostileServer) -> None:
+def test_no_requests_need_no_server(one: HostileServer) -> None:
     assert completed(one, requests=[]) == []
     assert not one.asked
 
 
-def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(one: HostileServer, tmp_path: Path) -> None:
+def test_answered_requests_are_not_sent_again_after_a_kill(one: HostileServer, tmp_path: Path) -> None:
     names = [f"n{n}" for n in range(400)]
     one.always = Late(0.02)
     script = (
@@ -502,7 +500,7 @@ def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(one: HostileS
         ({"api_key": KEY}, "api_key"),
     ],
 )
-def test_mistakes_are_said_at_once(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ChatSpec(**{"endpoints": ["http://host"], "model": "m", **settings})
 
@@ -517,11 +515,11 @@ def test_mistakes_are_said_at_once(settings: dict[str, Any], message: str) -> No
         ("https://x.com/compatible-mode/v1", "x.com/compatible-mode"),
     ],
 )
-def test_the_service_is_where_it_stands(url: str, service: str) -> None:
+def test_service_name_is_host_and_path(url: str, service: str) -> None:
     assert ChatSpec(endpoints=[url], model="m").service_name == service
 
 
-def test_what_decides_the_answers() -> None:
+def test_identity_holds_only_what_decides_answers() -> None:
     one = ChatSpec(endpoints=["http://a"], model="m", service="s")
     assert one.identity() == ChatSpec(endpoints=["http://b"], model="m", service="s", attempts=1).identity()
     assert one.identity() != ChatSpec(endpoints=["http://a"], model="m", service="s", seed=1).identity()
@@ -534,7 +532,7 @@ def test_a_path_below_a_gateway_is_kept(one: HostileServer) -> None:
     assert {path for path, _, _ in one.asked} == {"/api/paas/v4/models", "/api/paas/v4/chat/completions"}
 
 
-def test_the_spec_loads_no_client() -> None:
+def test_spec_imports_no_http_client() -> None:
     script = "import sys, rmbatch.chat.spec\nChat = rmbatch.chat.spec.ChatSpec\nprint('openai' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import JobError
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.connections import close_all
 from tests.rmbatch.chat.completing import asked, spec
@@ -26,10 +26,10 @@ def no_client_stays() -> object:
 
 
 def complete(chat: ChatSpec, *names: str) -> list[tuple[str | None, ...]]:
-    return [completion.texts for completion in chat_connection(chat).complete(asked(*names))]
+    return [completion.texts for completion in connect_chat(chat).complete(asked(*names))]
 
 
-def test_clients_that_failed_are_closed(one: HostileServer) -> None:
+def test_failed_clients_are_closed(one: HostileServer) -> None:
     before = threading.active_count()
     one.always = Status(401)
     for _ in range(4):
@@ -40,13 +40,13 @@ def test_clients_that_failed_are_closed(one: HostileServer) -> None:
     assert complete(spec(one), "q") == [("said q",)]
 
 
-def test_a_forked_process_opens_its_own(one: HostileServer) -> None:
+def test_forked_process_opens_its_own_client(one: HostileServer) -> None:
     script = """
 import os, signal, sys
 from rmbatch.chat.client import ChatRequest, ChatSpec
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 chat = ChatSpec(endpoint=sys.argv[1], model="judge")
-ask = lambda name: chat_connection(chat).complete([ChatRequest([{"role": "user", "content": name}])])[0].texts
+ask = lambda name: connect_chat(chat).complete([ChatRequest([{"role": "user", "content": name}])])[0].texts
 assert ask("parent") == ("said parent",)
 pid = os.fork()
 if not pid:
@@ -59,16 +59,16 @@ assert ask("again") == ("said again",)
     assert [one.seen[name] for name in ("parent", "child", "again")] == [["200"]] * 3
 
 
-def test_an_interrupt_stops_it(one: HostileServer) -> None:
+def test_interrupt_stops_complete(one: HostileServer) -> None:
     one.always = Late(0.5)
     script = """
 import sys
 from rmbatch.chat.client import ChatRequest, ChatSpec
-from rmbatch.chat.connect import chat_connection
+from rmbatch.chat.connect import connect_chat
 chat = ChatSpec(endpoint=sys.argv[1], model="judge", in_flight=2)
 requests = [ChatRequest([{"role": "user", "content": str(n)}]) for n in range(60)]
 try:
-    chat_connection(chat).complete(requests)
+    connect_chat(chat).complete(requests)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
@@ -85,7 +85,7 @@ except KeyboardInterrupt:
     assert len([path for path, body, _ in one.asked if body is not None]) < 30
 
 
-def test_requests_of_two_threads_share_a_client(one: HostileServer) -> None:
+def test_threads_share_a_client(one: HostileServer) -> None:
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(complete(spec(one), "q"))) for _ in range(3)]
     for thread in threads:

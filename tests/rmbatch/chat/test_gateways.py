@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from rmbatch.chat.client import BudgetExhausted
-from rmbatch.chat.refusals import asked_wait_s, meaning, read_error
+from rmbatch.chat.refusals import find_meaning, find_wait_s, read_error
 from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import asked, chats, completed
 from tests.servers.hostile import Events, HostileServer, Json, Status
@@ -206,7 +206,7 @@ def test_there_are_enough_gateways() -> None:
 
 
 @pytest.mark.parametrize("said", cases(OUT_OF_QUOTA))
-def test_a_spent_budget_stops_the_job_and_it_goes_on_later(one: HostileServer, tmp_path: Path, said: Said) -> None:
+def test_exhausted_budget_stops_the_job_resumably(one: HostileServer, tmp_path: Path, said: Said) -> None:
     one.plan("n9", *[said.deed] * 50)
     with pytest.raises(BudgetExhausted, match="is out of quota"):
         completed(one, requests=asked(*NAMES), cache=str(tmp_path))
@@ -228,7 +228,7 @@ def test_a_wrong_model_or_key_stops_the_job_with_one_line(one: HostileServer, tm
 
 
 @pytest.mark.parametrize("said", cases(WAITS))
-def test_what_may_pass_is_waited_for(one: HostileServer, said: Said) -> None:
+def test_passing_error_is_waited_off(one: HostileServer, said: Said) -> None:
     one.plan("n9", said.deed, said.deed)
     completions = completed(one, requests=asked(*NAMES), in_flight=2)
     assert [completion.texts for completion in completions] == [(f"said {name}",) for name in NAMES]
@@ -236,7 +236,7 @@ def test_what_may_pass_is_waited_for(one: HostileServer, said: Said) -> None:
 
 
 @pytest.mark.parametrize("case", cases(NULL))
-def test_what_concerns_one_request_is_null_at_once(one: HostileServer, case: tuple[Said, str]) -> None:
+def test_error_of_one_request_is_its_failure_at_once(one: HostileServer, case: tuple[Said, str]) -> None:
     said, code = case
     one.plan("n9", *[said.deed] * 50)
     completions = completed(one, requests=asked(*NAMES))
@@ -246,27 +246,27 @@ def test_what_concerns_one_request_is_null_at_once(one: HostileServer, case: tup
     assert len(one.seen["n9"]) == 1
 
 
-def test_words_of_ones_own_stop_the_job(one: HostileServer) -> None:
+def test_stop_on_words_stop_the_job(one: HostileServer) -> None:
     one.plan("n9", *[Status(400, body={"error": {"message": "Kontingent erschöpft (K-7)"}})] * 2)
     assert completed(one, requests=asked(*NAMES))[9].failure
     with pytest.raises(ServiceError, match="400 Kontingent erschöpft"):
         completed(one, requests=asked(*NAMES), stop_on=["kontingent"])
 
 
-def test_a_row_cannot_stop_the_job_by_what_a_server_repeats_of_it(one: HostileServer) -> None:
+def test_words_repeated_from_a_row_do_not_stop_the_job(one: HostileServer) -> None:
     echo = {"error": {"message": "bad field; got: " + "x" * 400 + "Budget has been exceeded! insufficient_quota"}}
     one.plan("n9", Status(400, body=echo))
     assert str(completed(one, requests=asked(*NAMES))[9].failure).startswith("endpoint_refused: 400 bad field")
 
 
-def test_an_error_of_one_choice_is_read(one: HostileServer) -> None:
+def test_error_inside_a_choice_is_read(one: HostileServer) -> None:
     broken = {"message": {"content": "half"}, "finish_reason": "error", "error": {"code": 402, "message": "no credits"}}
     one.plan("q", Json({"choices": [broken]}))
     with pytest.raises(BudgetExhausted):
         completed(one, requests=asked("q"))
 
 
-def test_errors_in_a_stream_are_read_too(one: HostileServer) -> None:
+def test_error_inside_a_stream_is_read(one: HostileServer) -> None:
     said = litellm(429, "No deployments available - crossed budget for provider: openai")
     event = b"data: " + orjson.dumps(said.deed.body) + b"\n\n"
     one.plan("q", Events([event]))
@@ -286,8 +286,8 @@ def test_errors_in_a_stream_are_read_too(one: HostileServer) -> None:
         ("Try again later.", None),
     ],
 )
-def test_how_long_a_message_asks_to_wait(message: str, seconds: float | None) -> None:
-    assert asked_wait_s(read_error(orjson.dumps({"error": {"message": message}}))) == seconds
+def test_wait_in_a_message_is_read(message: str, seconds: float | None) -> None:
+    assert find_wait_s(read_error(orjson.dumps({"error": {"message": message}}))) == seconds
 
 
 @pytest.mark.parametrize(
@@ -305,10 +305,10 @@ def test_how_long_a_message_asks_to_wait(message: str, seconds: float | None) ->
         b"\xff",
     ],
 )
-def test_an_error_of_any_form_is_read(raw: bytes) -> None:
-    assert meaning(400, read_error(raw)) is None
+def test_error_body_of_any_form_is_read(raw: bytes) -> None:
+    assert find_meaning(400, read_error(raw)) is None
 
 
-def test_long_messages_take_no_long_time() -> None:
+def test_long_messages_are_read_fast() -> None:
     for unit in ("model ", "prompt ", "exceeded", "a"):
-        asyncio.run(asyncio.wait_for(asyncio.to_thread(meaning, 400, read_error((unit * 200_000).encode())), 5))
+        asyncio.run(asyncio.wait_for(asyncio.to_thread(find_meaning, 400, read_error((unit * 200_000).encode())), 5))

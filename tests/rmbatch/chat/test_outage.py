@@ -53,7 +53,7 @@ def asked_until(
 
 
 @pytest.mark.parametrize("down", DOWN, ids=str)
-def test_after_an_outage_every_request_has_its_answer(gateway: HostileServer, down: Deed) -> None:
+def test_every_request_is_answered_after_an_outage(gateway: HostileServer, down: Deed) -> None:
     patience = replace(CALM, timeout_s=0.5, lost_after_s=30)
     completions = asked_until(gateway, down, 2.5, patience)
     assert [completion.texts for completion in completions] == [(f"said {name}",) for name in NAMES]
@@ -61,9 +61,7 @@ def test_after_an_outage_every_request_has_its_answer(gateway: HostileServer, do
 
 
 @pytest.mark.parametrize("down", DOWN, ids=str)
-def test_a_model_that_stays_down_stops_the_job_and_it_goes_on_later(
-    gateway: HostileServer, tmp_path: Path, down: Deed
-) -> None:
+def test_model_that_stays_down_stops_the_job_resumably(gateway: HostileServer, tmp_path: Path, down: Deed) -> None:
     with pytest.raises(ServiceLost, match="no endpoint answers for"):
         asked_until(gateway, down, 60, QUICK, cache=str(tmp_path))
     gateway.always = None
@@ -74,14 +72,14 @@ def test_a_model_that_stays_down_stops_the_job_and_it_goes_on_later(
     assert {name for name, completion in zip(NAMES, completions) if completion.from_cache} == answered
 
 
-def test_while_the_model_is_down_it_is_asked_now_and_then(gateway: HostileServer) -> None:
+def test_model_that_is_down_gets_few_requests(gateway: HostileServer) -> None:
     patience = replace(CALM, cooldown_s=0.1, max_backoff_s=5.0, lost_after_s=30)
     asked_until(gateway, Status(500), 3.0, patience)
     num_failed = sum(got.count("500") for got in gateway.seen.values())
     assert num_failed < 8 + 5 + 3 * 7  # what was under way, and then three at a time, 0.1, 0.2, 0.4, 0.8 … s apart
 
 
-def test_a_probe_that_is_refused_is_sent_ever_more_rarely(gateway: HostileServer) -> None:
+def test_refused_probe_is_sent_ever_more_rarely(gateway: HostileServer) -> None:
     gateway.plan("Say hi.", *[Status(400)] * 1000)
     patience = replace(CALM, attempts=1, cooldown_s=0.1, backoff_s=0.01, max_backoff_s=5.0, lost_after_s=3)
     with pytest.raises(ServiceLost, match="no endpoint answers"):
@@ -89,7 +87,7 @@ def test_a_probe_that_is_refused_is_sent_ever_more_rarely(gateway: HostileServer
     assert 3 <= len(gateway.seen["Say hi."]) <= 3 * 6  # three at a time, 0.1, 0.2, 0.4 … s apart
 
 
-def test_a_request_that_alone_fails_is_its_own_fault_and_the_job_ends(gateway: HostileServer) -> None:
+def test_last_request_that_fails_is_given_up_after_a_good_probe(gateway: HostileServer) -> None:
     gateway.plan("q", *[Status(500)] * 1000)
     (completion,) = completed(gateway, requests=asked("q"))
     assert str(completion.failure).startswith("endpoint_error: ")
@@ -97,7 +95,7 @@ def test_a_request_that_alone_fails_is_its_own_fault_and_the_job_ends(gateway: H
     assert asked_else == {"Say hi."}  # an answer to that shows that the model serves
 
 
-def test_one_that_fails_among_many_is_given_up_as_before(gateway: HostileServer) -> None:
+def test_one_failing_request_among_many_is_given_up_without_a_probe(gateway: HostileServer) -> None:
     gateway.plan("n3", *[Status(500)] * 1000)
     completions = completed(gateway, requests=asked(*NAMES), in_flight=2)
     assert [name for name, each in zip(NAMES, completions) if each.failure] == ["n3"]

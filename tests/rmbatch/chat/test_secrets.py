@@ -53,7 +53,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [301, 400, 401, 402, 403, 404, 422, 429, 500, 503])
-def test_no_error_tells_a_key(one: HostileServer, caplog: Any, status: int, echo: str) -> None:
+def test_no_error_shows_a_key(one: HostileServer, caplog: Any, status: int, echo: str) -> None:
     caplog.set_level(logging.DEBUG)
     one.plan("/v1/models", *[Json({})] * 99)
     for body in ({"error": {"message": f"bad key {echo}", "code": echo}}, f"<p>bad key {echo}</p>".encode()):
@@ -85,7 +85,7 @@ def test_no_error_tells_a_key(one: HostileServer, caplog: Any, status: int, echo
         lambda echo: Events(pieces_of(echo)),
     ],
 )
-def test_no_answer_tells_a_key(one: HostileServer, tmp_path: Path, caplog: Any, form: Any, echo: str) -> None:
+def test_no_answer_shows_a_key(one: HostileServer, tmp_path: Path, caplog: Any, form: Any, echo: str) -> None:
     caplog.set_level(logging.DEBUG)
     deed: Deed = form(echo)
     one.plan("q", *[deed] * 1000)
@@ -108,7 +108,7 @@ def pieces_of(echo: str) -> list[bytes]:
     return [b"data: " + orjson.dumps(each) + b"\n\n" for each in (*chunks, end)] + [b"data: [DONE]\n\n"]
 
 
-def test_no_reason_of_a_judge_tells_a_key() -> None:
+def test_no_judge_reason_shows_a_key() -> None:
     with judge_server(lambda seen: {"critique": f"Your key is {KEY}.", "score": 7}) as server:
         result = rmbatch.judge("pointwise", endpoint=server.url, model="judge").evaluate(
             {"prompt": "q", "response": "a"}

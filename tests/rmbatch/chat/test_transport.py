@@ -14,7 +14,7 @@ import pytest
 
 from rmbatch.chat.client import BudgetExhausted, Completion
 from rmbatch.chat.spec import Endpoint
-from rmbatch.chat.streaming import events
+from rmbatch.chat.streaming import read_events
 from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import CALM, KEY, asked, chats, completed, says
 from tests.servers.hostile import Deed, Events, HostileServer, Json, Late, Stall, Status
@@ -64,13 +64,13 @@ def answered(server: HostileServer, *deeds: Deed, **settings: Any) -> Completion
         ("data: é\u2028ü\x85\n\n".encode(), ["é\u2028ü\x85".encode()]),  # line ends elsewhere, not here
     ],
 )
-def test_events_are_the_same_wherever_they_are_cut(sent: bytes, data: list[bytes]) -> None:
+def test_events_do_not_depend_on_where_pieces_are_cut(sent: bytes, data: list[bytes]) -> None:
     async def read(size: int) -> list[bytes]:
         async def pieces() -> AsyncIterator[bytes]:
             for start in range(0, len(sent), size):
                 yield sent[start : start + size]
 
-        return [each async for each in events(pieces())]
+        return [each async for each in read_events(pieces())]
 
     for size in range(1, len(sent) + 2):
         assert asyncio.run(read(size)) == data, size
@@ -111,7 +111,7 @@ USAGE = {
     ],
 )
 @pytest.mark.parametrize("size", [None, 7])
-def test_a_streamed_answer_is_the_one_that_is_not(
+def test_streamed_answer_equals_whole_answer(
     one: HostileServer, pieces: list[bytes], whole: Any, size: int | None
 ) -> None:
     sent = b"".join(pieces)
@@ -121,7 +121,7 @@ def test_a_streamed_answer_is_the_one_that_is_not(
     assert completion.num_tries == 1
 
 
-def test_samples_that_come_in_turns(one: HostileServer) -> None:
+def test_streamed_samples_may_come_in_turns(one: HostileServer) -> None:
     pieces = [
         chunk({"index": 1, "content": "b"}, {"index": 0, "content": "a"}),
         chunk({"index": 0, "content": "a"}),
@@ -133,7 +133,7 @@ def test_samples_that_come_in_turns(one: HostileServer) -> None:
     assert completion.finish_reasons == ("stop", "length")
 
 
-def test_it_is_asked_for_at_sending_only(one: HostileServer, tmp_path: Path) -> None:
+def test_stream_option_is_no_part_of_the_kept_request(one: HostileServer, tmp_path: Path) -> None:
     answered(one, GOOD, cache=str(tmp_path))
     (body,) = chats(one)
     assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
@@ -166,7 +166,7 @@ def test_it_is_asked_for_at_sending_only(one: HostileServer, tmp_path: Path) -> 
         Status(200, {"Content-Type": "text/html"}, b"<html>"),
     ],
 )
-def test_half_an_answer_is_none_and_asked_again(one: HostileServer, broken: Deed) -> None:
+def test_broken_stream_is_tried_again(one: HostileServer, broken: Deed) -> None:
     completion = answered(one, broken, GOOD, patience=FAST)
     assert completion.texts == ("said q",)
     assert completion.num_tries == 2
@@ -180,7 +180,7 @@ def test_half_an_answer_is_none_and_asked_again(one: HostileServer, broken: Deed
         Events([chunk({"content": "said q"}), END, COUNTED, DONE, 30.0]),  # it does not close
     ],
 )
-def test_an_answer_that_lacks_only_its_end_is_not_paid_for_twice(one: HostileServer, deed: Deed) -> None:
+def test_stream_without_its_end_is_not_paid_for_twice(one: HostileServer, deed: Deed) -> None:
     began = time.monotonic()
     completion = answered(one, deed)
     assert (completion.texts, completion.num_tries) == (("said q",), 1)
@@ -196,7 +196,7 @@ def test_an_answer_that_lacks_only_its_end_is_not_paid_for_twice(one: HostileSer
         Events([b": wait\n\n", BEGUN, 3.0, *GOOD.pieces]),  # a sign of life is no token
     ],
 )
-def test_an_answer_that_does_not_begin_in_time(one: HostileServer, deed: Deed) -> None:
+def test_answer_without_a_first_token_in_time_fails(one: HostileServer, deed: Deed) -> None:
     is_json = isinstance(deed, Stall)  # its headers have come: it has begun, and the whole time counts
     one.plan("q", deed)
     completion, *_ = completed(
@@ -218,12 +218,12 @@ def test_an_answer_that_does_not_begin_in_time(one: HostileServer, deed: Deed) -
         Json(says("said q")),  # it cannot stream
     ],
 )
-def test_an_answer_that_has_begun_has_all_its_time(one: HostileServer, deed: Deed) -> None:
+def test_answer_that_has_begun_gets_the_whole_timeout(one: HostileServer, deed: Deed) -> None:
     completion = answered(one, deed, first_token_timeout_s=0.4)
     assert (completion.texts, completion.num_tries) == (("said q",), 1)
 
 
-def test_a_stream_that_stops_in_the_middle_is_late(one: HostileServer) -> None:
+def test_stream_that_stalls_in_the_middle_times_out(one: HostileServer) -> None:
     stalled = Events([chunk({"content": "said "}), 30.0])
     began = time.monotonic()
     completion = answered(one, stalled, GOOD, patience=replace(CALM, timeout_s=0.5), first_token_timeout_s=0.4)
@@ -231,7 +231,7 @@ def test_a_stream_that_stops_in_the_middle_is_late(one: HostileServer) -> None:
     assert time.monotonic() - began >= 0.5
 
 
-def test_a_connection_is_used_again_after_a_stream(one: HostileServer) -> None:
+def test_connection_is_reused_after_a_stream(one: HostileServer) -> None:
     names = [f"n{number}" for number in range(10)]
     for name in names:
         one.plan(name, GOOD)
@@ -243,7 +243,7 @@ def test_a_connection_is_used_again_after_a_stream(one: HostileServer) -> None:
     ("code", "failure"),
     [("content_filter", "refused_by_filter: no"), ("data_inspection_failed", "refused_by_filter: no")],
 )
-def test_a_filter_may_cut_in(one: HostileServer, code: str, failure: str) -> None:
+def test_filter_error_inside_a_stream_is_a_refusal(one: HostileServer, code: str, failure: str) -> None:
     event = b"data: " + orjson.dumps({"error": {"code": code, "message": "no"}}) + b"\n\n"
     assert str(answered(one, Events([BEGUN, chunk({"content": "ha"}), event])).failure) == failure
 
@@ -252,7 +252,7 @@ def two(one: HostileServer, other: HostileServer, **of_other: Any) -> dict[str, 
     return {"endpoints": [Endpoint(url=one.url), Endpoint(url=other.url, **of_other)]}
 
 
-def test_each_server_is_shown_its_own_key(
+def test_each_server_gets_its_own_key(
     one: HostileServer, other: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTHER_KEY", " sk-other-456\n")
@@ -263,7 +263,7 @@ def test_each_server_is_shown_its_own_key(
 
 
 @pytest.mark.parametrize(("is_set", "why"), [(True, "this API key is not accepted"), (False, "no API key is set")])
-def test_a_key_that_one_of_several_refuses_stops_all_and_none_is_told(
+def test_key_refused_by_one_server_stops_the_job_and_is_not_shown(
     one: HostileServer, other: HostileServer, monkeypatch: pytest.MonkeyPatch, caplog: Any, is_set: bool, why: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -278,7 +278,7 @@ def test_a_key_that_one_of_several_refuses_stops_all_and_none_is_told(
     assert not is_set or "longer" not in str(error.value)
 
 
-def test_a_key_that_no_header_can_hold_is_not_told(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_that_no_header_can_hold_is_not_shown(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
     with pytest.raises(ServiceError, match="characters that an HTTP header cannot hold") as error:
         completed(one, requests=asked("q"))
@@ -294,7 +294,7 @@ OUT: list[Deed] = [
 
 
 @pytest.mark.parametrize("out", OUT)
-def test_who_is_out_of_quota_is_left_alone_and_the_others_go_on(
+def test_server_out_of_quota_is_left_alone_and_others_go_on(
     one: HostileServer, other: HostileServer, caplog: Any, out: Deed
 ) -> None:
     one.always = out
@@ -308,14 +308,14 @@ def test_who_is_out_of_quota_is_left_alone_and_the_others_go_on(
     assert caplog.text.count(f"endpoint {one.url}/v1 is out of quota") == 1
 
 
-def test_quota_that_is_out_at_the_start_concerns_one_server(one: HostileServer, other: HostileServer) -> None:
+def test_quota_exhausted_at_the_start_concerns_one_server(one: HostileServer, other: HostileServer) -> None:
     one.plan("/v1/models", Status(429, body=QUOTA))
     assert completed(one, other, requests=asked("q"))[0].endpoint == f"{other.url}/v1"
     assert not chats(one)
 
 
 @pytest.mark.parametrize("is_at_start", [True, False])
-def test_all_are_out_of_quota(one: HostileServer, other: HostileServer, is_at_start: bool) -> None:
+def test_quota_exhausted_everywhere_stops_the_job(one: HostileServer, other: HostileServer, is_at_start: bool) -> None:
     for server in (one, other):
         server.always = Status(429, body=QUOTA)
         if not is_at_start:
@@ -327,7 +327,7 @@ def test_all_are_out_of_quota(one: HostileServer, other: HostileServer, is_at_st
     assert all(f"{server.url}/v1 is out of quota: 429 used up" in str(error.value) for server in (one, other))
 
 
-def test_weights_and_priorities_of_the_spec_are_kept_to(one: HostileServer, other: HostileServer) -> None:
+def test_weights_and_priorities_of_the_spec_are_used(one: HostileServer, other: HostileServer) -> None:
     names = [f"n{number}" for number in range(40)]
     one.always = other.always = Late(0.02)
     completed(requests=asked(*names), **two(one, other, weight=3.0))
@@ -337,14 +337,14 @@ def test_weights_and_priorities_of_the_spec_are_kept_to(one: HostileServer, othe
     assert len(chats(one)) == before
 
 
-def test_a_packed_answer_is_unpacked(one: HostileServer) -> None:
+def test_gzip_answer_is_unpacked(one: HostileServer) -> None:
     packed = gzip.compress(orjson.dumps(says("packed")))
     deed = Status(200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}, packed)
     assert answered(one, deed, first_token_timeout_s=None).texts == ("packed",)
     assert answered(one, deed).texts == ("packed",)
 
 
-def test_a_proxy_of_the_environment_is_used(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_used(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", one.url.replace("//", "//user:word@"))
     monkeypatch.setenv("no_proxy", "")
     completed(requests=asked("q"), endpoints=["http://judge.invalid:8000"])

@@ -8,8 +8,8 @@ import pytest
 
 from connectors.errors import UserError
 from connectors.storage import Folder
-from rmbatch.chat.connect import chat_connection
-from rmbatch.chat.local import clients
+from rmbatch.chat.connect import connect_chat
+from rmbatch.chat.local import open_clients
 from rmbatch.chat.spec import ChatSpec, Limits
 from rmbatch.discovery.finding import Selection, find_principles
 from rmbatch.discovery.propose import Proposal, Writer, count_outcomes, propose_principles
@@ -318,13 +318,13 @@ def test_judge_and_writer_share_budget_over_runs(tmp_path: Path) -> None:
         other = one.model_copy(update={"temperature": 0.5})
         requests = [ChatRequest([{"role": "user", "content": str(number)}]) for number in range(3)]
         folder = Folder.open(str(tmp_path))
-        with clients({"one": one, "other": other}, folder) as asked:
-            assert len(chat_connection(one).complete(requests)) == 3
+        with open_clients({"one": one, "other": other}, folder) as asked:
+            assert len(connect_chat(one).complete(requests)) == 3
             with pytest.raises(JobError, match="the budget is used up: 5 requests of 5"):
-                chat_connection(other).complete(requests)
-            assert asked.counts(one)["answers"] == 3
-        with clients({"one": one, "other": other}, folder):
-            assert len(chat_connection(one).complete(requests)) == 3  # kept
+                connect_chat(other).complete(requests)
+            assert asked.usage(one)["answers"] == 3
+        with open_clients({"one": one, "other": other}, folder):
+            assert len(connect_chat(one).complete(requests)) == 3  # kept
             with pytest.raises(JobError, match="the budget is used up"):
-                chat_connection(other).complete(requests)
+                connect_chat(other).complete(requests)
         assert len(asked_of(server, "writer")) == 5

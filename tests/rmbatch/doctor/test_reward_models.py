@@ -14,7 +14,7 @@ from connectors.errors import UserError
 from rmbatch.doctor.findings import Finding, refuse
 from rmbatch.doctor.model_probes import full_findings
 from rmbatch.doctor.reward_models import cheap_findings
-from rmbatch.endpoints.connections import close_all, connected
+from rmbatch.endpoints.connections import close_all, use_connections
 from rmbatch.reward_models.connect import connect
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.reward import ModelReward, reward_model
@@ -444,7 +444,7 @@ class Mixed:
 def test_scores_of_other_responses(tiny: dict[str, str]) -> None:
     pytest.importorskip("torch")
     spec = RewardModelSpec(model=tiny["scalar"], **HELD)
-    with connected({spec.engine_key: Mixed(spec)}):
+    with use_connections({spec.engine_key: Mixed(spec)}):
         found = {each.check: each for each in full_findings(ModelReward(spec), rows(*SEVERAL))}
     told(found["scores"], "ok")  # as a set they are what they should be
     told(found["order"], "failure", "given to the wrong ones")

@@ -111,7 +111,7 @@ def tried_until_answered(*servers: HostileServer) -> bool:
         ([Status(400, body={"error": {"message": "too\n  long"}})], ["400"]),
     ],
 )
-def test_what_a_server_does_to_one_request(one: HostileServer, deeds: list[Deed], seen: list[str]) -> None:
+def test_each_failure_of_a_try_has_its_outcome(one: HostileServer, deeds: list[Deed], seen: list[str]) -> None:
     one.plan(5, *deeds)
     is_slow = deeds in ([Late(0.8)], [Stall()])
     answers = asked(one, numbers=range(10), patience=QUICK if is_slow else CALM)
@@ -139,7 +139,7 @@ def test_what_a_server_does_to_one_request(one: HostileServer, deeds: list[Deed]
         (Status(503), "endpoint_overloaded"),
     ],
 )
-def test_a_request_that_fails_while_others_are_served_has_a_code(one: HostileServer, deed: Deed, code: str) -> None:
+def test_request_that_fails_while_others_succeed_has_a_code(one: HostileServer, deed: Deed, code: str) -> None:
     one.plan(3, *[deed] * 1000)
     timeout_s, give_up_s = (0.3 if deed == Stall() else 10), (0.6 if "overloaded" in code else None)
     patience = replace(CALM, timeout_s=timeout_s, give_up_s=give_up_s)
@@ -152,7 +152,7 @@ def test_a_request_that_fails_while_others_are_served_has_a_code(one: HostileSer
         assert answers[3].num_tries >= CALM.attempts
 
 
-def test_the_last_request_that_is_left_may_be_the_one_that_fails(one: HostileServer) -> None:
+def test_last_request_may_fail_alone(one: HostileServer) -> None:
     # Nothing else is under way that could show the server to be alive: it is asked.
     one.plan(0, *[Status(500)] * 1000)
     (answer,) = asked(one, numbers=[0])
@@ -162,7 +162,7 @@ def test_the_last_request_that_is_left_may_be_the_one_that_fails(one: HostileSer
     assert len(one.seen[0]) <= 4 * (CALM.attempts + 1)
 
 
-def test_what_was_under_way_in_an_outage_is_tried_anew_after_it(one: HostileServer) -> None:
+def test_requests_of_an_outage_are_tried_anew(one: HostileServer) -> None:
     async def work() -> list[Answer[int]]:
         endpoints = Endpoints([one.url], is_up, in_flight=8, patience=CALM, seed=0)
         await endpoints.start()
@@ -196,7 +196,7 @@ def test_the_slower_of_two_servers_gets_less(one: HostileServer, other: HostileS
     assert one.num_scored < 30
 
 
-def test_another_server_is_tried_first_and_at_once(one: HostileServer, other: HostileServer) -> None:
+def test_failed_try_goes_to_another_server_at_once(one: HostileServer, other: HostileServer) -> None:
     one.always = Status(500)
     one.plan("/up", Json({"up": True}))
     slow = Patience(backoff_s=60, max_backoff_s=60, cooldown_s=60)  # a backoff would show
@@ -260,7 +260,7 @@ def test_a_job_survives_the_restart_of_its_only_server(one: HostileServer) -> No
         (40, None, "Cannot connect"),
     ],
 )
-def test_dead_servers_stop_the_job_and_null_no_row(
+def test_dead_servers_stop_the_job_without_failures(
     one: HostileServer, other: HostileServer, number: int, always: Deed | None, says: str
 ) -> None:
     for server in (one, other):
@@ -293,7 +293,7 @@ def test_dead_servers_stop_the_job_and_null_no_row(
         (Status(301, {"Location": "http://elsewhere/"}), "301 leads to http://elsewhere/"),  # the key would follow
     ],
 )
-def test_a_mistake_of_the_user_stops_the_job(one: HostileServer, deed: Deed, says: str) -> None:
+def test_mistake_of_the_user_stops_the_job(one: HostileServer, deed: Deed, says: str) -> None:
     one.plan(7, deed)
     with pytest.raises(ServiceError) as error:
         asked(one, numbers=range(100))
@@ -302,7 +302,7 @@ def test_a_mistake_of_the_user_stops_the_job(one: HostileServer, deed: Deed, say
     assert one.num_scored < 50  # what was not yet sent is not sent any more
 
 
-def test_a_key_is_sent_and_never_told(one: HostileServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_key_is_sent_and_never_shown(one: HostileServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     told = b"Incorrect API key provided: sk-secret."
     one.plan(1, Status(400, body=told))
@@ -318,7 +318,7 @@ def test_a_key_is_sent_and_never_told(one: HostileServer, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("waits", ["1", "date", "date of a clock that is slow"])
-def test_retry_after_is_kept_to_and_concerns_one_server(one: HostileServer, other: HostileServer, waits: str) -> None:
+def test_retry_after_concerns_one_server(one: HostileServer, other: HostileServer, waits: str) -> None:
     slow_by = 3600 if "slow" in waits else 0
     headers = {"Retry-After": waits}
     if waits != "1":
@@ -351,7 +351,7 @@ def test_weights_hold_for_one_request_at_a_time(one: HostileServer, other: Hosti
     assert (one.num_scored, other.num_scored) == (30, 10)
 
 
-def test_a_lower_priority_is_not_for_those_who_have_enough_to_do(one: HostileServer, other: HostileServer) -> None:
+def test_lower_priority_is_not_asked_while_higher_is_full(one: HostileServer, other: HostileServer) -> None:
     one.always, one.capacity = Late(0.01), 2
     answers = asked(Target(one.url, priority=1), other.url, numbers=range(60), in_flight=16)
     assert [answer.value for answer in answers] == [2 * n for n in range(60)]
@@ -359,9 +359,7 @@ def test_a_lower_priority_is_not_for_those_who_have_enough_to_do(one: HostileSer
     assert not other.num_scored
 
 
-def test_a_lower_priority_is_for_when_the_higher_is_dead_and_only_then(
-    one: HostileServer, other: HostileServer
-) -> None:
+def test_lower_priority_is_asked_only_while_higher_is_dead(one: HostileServer, other: HostileServer) -> None:
     async def work() -> None:
         endpoints = Endpoints([other.url, Target(one.url, priority=7)], is_up, in_flight=4, patience=CALM, seed=0)
         await endpoints.start()
@@ -385,9 +383,7 @@ def test_a_lower_priority_is_for_when_the_higher_is_dead_and_only_then(
     asyncio.run(work())
 
 
-def test_a_lower_priority_stands_in_while_the_higher_has_asked_to_wait(
-    one: HostileServer, other: HostileServer
-) -> None:
+def test_lower_priority_is_asked_while_higher_asks_to_wait(one: HostileServer, other: HostileServer) -> None:
     one.plan(0, Status(429, {"Retry-After": "1"}))
     other.always = Late(0.02)
     began = time.monotonic()
@@ -396,7 +392,7 @@ def test_a_lower_priority_stands_in_while_the_higher_has_asked_to_wait(
     assert (one.num_scored, other.num_scored) == (0, 20)
 
 
-def test_what_a_server_has_asked_for_can_be_shared(one: HostileServer, other: HostileServer) -> None:
+def test_retry_after_can_be_shared_with_other_clients(one: HostileServer, other: HostileServer) -> None:
     async def work() -> None:
         first, second = (Endpoints([one.url, other.url], is_up, in_flight=4, patience=CALM, seed=0) for _ in range(2))
         await asyncio.gather(first.start(), second.start())
@@ -424,7 +420,7 @@ def test_what_a_server_has_asked_for_can_be_shared(one: HostileServer, other: Ho
     asyncio.run(work())
 
 
-def test_many_who_wait_for_one_server_are_served_in_their_order(one: HostileServer) -> None:
+def test_waiting_requests_are_served_in_order(one: HostileServer) -> None:
     async def work() -> None:
         endpoints = Endpoints([one.url], is_up, in_flight=500, patience=CALM, seed=0)
         await endpoints.start()
@@ -441,7 +437,7 @@ def test_many_who_wait_for_one_server_are_served_in_their_order(one: HostileServ
     assert sum(numbers[:250]) < sum(numbers[250:])
 
 
-def test_a_server_that_takes_few_at_a_time_gets_few_and_nobody_starves(one: HostileServer) -> None:
+def test_overloaded_server_gets_fewer_requests_and_none_starves(one: HostileServer) -> None:
     one.always, one.capacity = Late(0.01), 4
     answers = asked(one, numbers=range(200), in_flight=64)
     assert [answer.value for answer in answers] == [2 * n for n in range(200)]
@@ -449,7 +445,7 @@ def test_a_server_that_takes_few_at_a_time_gets_few_and_nobody_starves(one: Host
     assert tried_until_answered(one)
 
 
-def test_no_more_than_in_flight_are_under_way_over_all_calls(one: HostileServer) -> None:
+def test_in_flight_limits_all_calls_together(one: HostileServer) -> None:
     async def work() -> None:
         endpoints = Endpoints([one.url], is_up, in_flight=5, patience=CALM)
         await endpoints.start()
@@ -472,7 +468,7 @@ def test_hundreds_at_a_time(one: HostileServer) -> None:
     assert one.most_under_way > 200
 
 
-def test_failures_go_through_and_nothing_asked_is_nothing_answered(one: HostileServer) -> None:
+def test_failures_pass_through_and_no_posts_give_no_answers(one: HostileServer) -> None:
     async def work() -> None:
         endpoints = Endpoints([one.url], is_up, in_flight=2, patience=CALM)
         await endpoints.start()
@@ -488,7 +484,7 @@ def test_failures_go_through_and_nothing_asked_is_nothing_answered(one: HostileS
     asyncio.run(work())
 
 
-def test_who_is_cancelled_leaves_nothing_under_way(one: HostileServer) -> None:
+def test_cancelled_call_leaves_nothing_under_way(one: HostileServer) -> None:
     async def work() -> None:
         endpoints = Endpoints([one.url], is_up, in_flight=4, patience=Patience())
         await endpoints.start()
@@ -508,7 +504,7 @@ def test_who_is_cancelled_leaves_nothing_under_way(one: HostileServer) -> None:
     asyncio.run(work())
 
 
-def test_at_the_start_one_may_be_down(one: HostileServer, other: HostileServer, caplog: Any) -> None:
+def test_one_server_may_be_down_at_the_start(one: HostileServer, other: HostileServer, caplog: Any) -> None:
     other.die()
     answers = asked(one, other, numbers=range(20))
     assert [answer.value for answer in answers] == [2 * n for n in range(20)]
@@ -525,9 +521,7 @@ def test_at_the_start_one_may_be_down(one: HostileServer, other: HostileServer, 
         (Status(401), "no API key is set"),
     ],
 )
-def test_at_the_start_not_all_may_be_down_and_none_wrong(
-    one: HostileServer, other: HostileServer, up: Deed, says: str
-) -> None:
+def test_start_refuses_all_down_or_one_wrong(one: HostileServer, other: HostileServer, up: Deed, says: str) -> None:
     one.always = up
     other.die()
     with pytest.raises(ServiceError, match=says):
@@ -535,7 +529,7 @@ def test_at_the_start_not_all_may_be_down_and_none_wrong(
     assert one.num_scored == 0
 
 
-def test_at_the_start_a_busy_server_is_asked_again(one: HostileServer) -> None:
+def test_busy_server_is_checked_again_at_the_start(one: HostileServer) -> None:
     one.plan("/up", Status(429), Status(503, {"Retry-After": "0"}))
     assert [answer.value for answer in asked(one, numbers=range(3))] == [0, 2, 4]
 
@@ -550,27 +544,27 @@ def test_at_the_start_a_busy_server_is_asked_again(one: HostileServer) -> None:
         ("http://host?key=secret", "the URL of host holds credentials"),
     ],
 )
-def test_urls_that_are_none(url: str, says: str) -> None:
+def test_malformed_urls_are_refused(url: str, says: str) -> None:
     with pytest.raises(ServiceError, match="endpoints:") as error:
         Endpoints([url], is_up, in_flight=1)
     assert says in str(error.value)
     assert "secret" not in str(error.value)
 
 
-def test_urls_as_one_writes_them(one: HostileServer) -> None:
+def test_urls_are_normalized(one: HostileServer) -> None:
     answers = asked(one.url + "/", one.url + "/v1", one.url, numbers=range(3))
     assert [answer.value for answer in answers] == [0, 2, 4]
     assert one.seen["/up"] == ["200"]  # one server, not three
 
 
-def test_a_key_that_no_header_can_hold_is_not_told() -> None:
+def test_key_that_no_header_can_hold_is_not_shown() -> None:
     with pytest.raises(ServiceError) as error:
         Endpoints(["http://host"], is_up, in_flight=1, api_key="sec\nret")
     assert "sec" not in str(error.value)
 
 
 @pytest.mark.parametrize("where", ["inside", "outside", "other thread"])
-def test_closing_from_anywhere_leaves_no_connection(one: HostileServer, where: str, recwarn: Any) -> None:
+def test_close_from_any_thread_leaves_no_connection(one: HostileServer, where: str, recwarn: Any) -> None:
     async def ask(endpoints: Endpoints) -> None:
         await endpoints.start()
         await endpoints.post_all(posts(*range(4)))

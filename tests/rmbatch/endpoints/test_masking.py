@@ -43,25 +43,25 @@ def escaped(text: str, form: str) -> str:
 )
 def test_a_key_is_found_in_every_form(told: str) -> None:
     mask = Mask([KEY])
-    assert mask.text(f"bad key {told}!") == "bad key ***!"
-    assert mask.raw(f"bad key {told}!".encode()) == b"bad key ***!"
-    assert mask.is_in(told.encode())
+    assert mask.mask_text(f"bad key {told}!") == "bad key ***!"
+    assert mask.mask_raw(f"bad key {told}!".encode()) == b"bad key ***!"
+    assert mask.has_key(told.encode())
 
 
-def test_of_keys_that_hold_each_other_the_longer_is_masked() -> None:
-    assert Mask(["sk-secret", "sk-secret-longer"]).text("sk-secret-longer sk-secret") == "*** ***"
+def test_longer_of_two_overlapping_keys_is_masked() -> None:
+    assert Mask(["sk-secret", "sk-secret-longer"]).mask_text("sk-secret-longer sk-secret") == "*** ***"
 
 
-def test_words_for_no_key_are_no_secrets() -> None:
+def test_short_placeholders_are_not_masked() -> None:
     for key in ("", "x", "none", "EMPTY"):
-        assert Mask([key]).text(f"{key} of them is none, or EMPTY") == f"{key} of them is none, or EMPTY"
+        assert Mask([key]).mask_text(f"{key} of them is none, or EMPTY") == f"{key} of them is none, or EMPTY"
 
 
-def test_json_stays_json() -> None:
+def test_masked_json_keeps_its_structure() -> None:
     body = {"a": [f"1 {KEY} 2", 3, None, {"b": 0.5, KEY: True}], "c": "sk-a"}
-    assert Mask([KEY]).json(body) == {"a": ["1 *** 2", 3, None, {"b": 0.5, "***": True}], "c": "sk-a"}
+    assert Mask([KEY]).mask_json(body) == {"a": ["1 *** 2", 3, None, {"b": 0.5, "***": True}], "c": "sk-a"}
 
 
 @pytest.mark.parametrize("unit", ["s", "sk-", "%25", "\\", "&amp;", "&#0", "%2573"])
-def test_long_texts_take_no_long_time(unit: str) -> None:
-    Mask([KEY]).raw(orjson.dumps(unit * (200_000 // len(unit))))
+def test_long_texts_are_masked_fast(unit: str) -> None:
+    Mask([KEY]).mask_raw(orjson.dumps(unit * (200_000 // len(unit))))

@@ -10,7 +10,6 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.chat.connect import chat_key
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.judges.describe import describe_judge
 from rmbatch.judges.kinds import KINDS
@@ -81,9 +80,9 @@ def test_mistake_in_settings_is_one_line(name: str, settings: dict[str, Any], me
 
 def test_judges_that_ask_alike_share_a_client() -> None:
     one, other = (parse_judge({"judge": kind, "principles": "honesty", **ASKS}) for kind in ("pairwise", "listwise"))
-    assert chat_key(one.chat()) == chat_key(other.chat())
+    assert one.chat().client_key == other.chat().client_key
     warmer = parse_judge({"judge": "pairwise", "temperature": 1.0, **ASKS})
-    assert chat_key(warmer.chat()) != chat_key(one.chat())
+    assert warmer.chat().client_key != one.chat().client_key
     assert one.chat() == ChatSpec(endpoints=["http://host:8000"], model="judge")  # type: ignore[list-item]
 
 

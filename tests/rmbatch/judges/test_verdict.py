@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbatch.chat.thinking import without_thinking
+from rmbatch.chat.thinking import split_thinking
 from rmbatch.judges.verdict import read_choice, read_json_object, read_number, read_ranking, read_tag
 
 GAME = {"A": "first", "B": "second", "C": "tie", "tie": "tie"}
@@ -44,7 +44,7 @@ def why(reason: str | None) -> str | None:
     ],
 )
 def test_thinking_is_no_verdict(text: str, thought: str, said: str) -> None:
-    assert without_thinking(text) == (thought, said)
+    assert split_thinking(text) == (thought, said)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_long_answers_are_read_fast(unit: str) -> None:
         lambda: read_ranking(text, ["1", "2"]),
         lambda: read_json_object(text),
         lambda: read_tag(text, "score"),
-        lambda: without_thinking(text),
+        lambda: split_thinking(text),
     ):
         read()
 

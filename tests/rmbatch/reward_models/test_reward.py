@@ -13,7 +13,7 @@ import pytest
 import rmbatch
 from connectors.errors import UserError
 from rmbatch.costs import usage
-from rmbatch.endpoints.connections import connected
+from rmbatch.endpoints.connections import use_connections
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.reward import ModelReward, model_rewards, reward_model
 from rmbatch.rewards.composition import Gate
@@ -49,7 +49,7 @@ def _counts_are_ours() -> Iterator[None]:
 
 
 def scored(rm: ModelReward, table: dict[str, Any], connection: Any) -> dict[str, list[Any]]:
-    with connected({rm.spec.engine_key: connection}):
+    with use_connections({rm.spec.engine_key: connection}):
         return rm.score(pa.table(table), name="rm").drop_columns(list(table)).to_pydict()
 
 
@@ -159,7 +159,7 @@ def test_behind_a_gate_only_what_passes_is_asked(tiny: dict[str, str]) -> None:
     gate = Gate(require=rmbatch.reward("accuracy"), then=rm)
     connection = Answering(lambda ids: [1.0, 2.0, 3.0])
     table = pa.table({"prompt": ["p", "q"], "response": ["4", "5"], "reference": ["4", "4"]})
-    with connected({rm.spec.engine_key: connection}):
+    with use_connections({rm.spec.engine_key: connection}):
         found = gate.score(table, name="g").to_pydict()
     assert len(connection.asked) == 1
     assert found["score.g"] == [1.0, 0.0]

@@ -23,7 +23,11 @@ JUDGE = "{judge: pointwise, principles: math, endpoint: 'http://127.0.0.1:9', mo
     ("missing", "reward", "cure"),
     [
         ("jinja2", JUDGE, "the judge 'pointwise' needs the package 'jinja2', which is not installed: pip install 'rmb"),
-        ("openai", JUDGE, "the judge 'pointwise' needs the package 'openai', which is not installed: pip install 'rmb"),
+        (
+            "jsonschema_rs",
+            JUDGE,
+            "the judge 'pointwise' needs the package 'jsonschema_rs', which is not installed: pip",
+        ),
         (
             "transformers",
             "{model: some/model}",

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from connectors.storage import StorageOptions
-from rmbatch.chat import batch as batch_module
+from rmbatch.chat.batch import client as batch_client
 from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
 from rmbatch.chat.limits.admission import admission_for
 from rmbatch.chat.spec import Limits
@@ -92,8 +92,8 @@ def records(folder: Path) -> list[Any]:
 
 def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
     """Another process that asks."""
-    asks = f"completed(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
-    script = f"from tests.rmbatch.chat.batch.test_client import *\n{asks}"
+    call = f"completed(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
+    script = f"from tests.rmbatch.chat.batch.test_client import *\n{call}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
 
@@ -109,7 +109,7 @@ def killed(worker: subprocess.Popen[bytes]) -> None:
     worker.wait()
 
 
-def test_all_go_in_one_batch_and_lines_come_in_no_order(server: BatchServer, tmp_path: Path) -> None:
+def test_requests_share_a_batch_whose_lines_have_no_order(server: BatchServer, tmp_path: Path) -> None:
     completions = completed(server, *NAMES, cache=tmp_path)
     assert are_said(completions, *NAMES)
     assert [server.sent(n) for n in range(len(server.batches))] == [NAMES]
@@ -138,7 +138,9 @@ def test_all_go_in_one_batch_and_lines_come_in_no_order(server: BatchServer, tmp
         ([{"nonsense": 1}], "", 2),
     ],
 )
-def test_what_becomes_of_a_line(server: Provider, tmp_path: Path, gets: list[Any], error: str, num_tries: int) -> None:
+def test_each_kind_of_line_has_its_outcome(
+    server: Provider, tmp_path: Path, gets: list[Any], error: str, num_tries: int
+) -> None:
     server.gets["bad"] = list(gets)
     one, bad, two = completed(server, "one", "bad", "two", cache=tmp_path)
     assert are_said([one, two], "one", "two")
@@ -156,7 +158,7 @@ def test_what_becomes_of_a_line(server: Provider, tmp_path: Path, gets: list[Any
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
-def test_what_a_batch_has_not_answered_is_sent_again(server: BatchServer, tmp_path: Path, status: str) -> None:
+def test_unanswered_requests_are_sent_in_another_batch(server: BatchServer, tmp_path: Path, status: str) -> None:
     server.ends += [Ends(status, answered=3), Ends(status, answered=0)]
     completions = completed(server, *NAMES, cache=tmp_path)
     assert are_said(completions, *NAMES)
@@ -165,7 +167,7 @@ def test_what_a_batch_has_not_answered_is_sent_again(server: BatchServer, tmp_pa
     assert sorted(each.num_tries for each in completions) == [1] * 3 + [3] * 17
 
 
-def test_what_three_batches_have_not_answered_has_none(server: BatchServer, tmp_path: Path) -> None:
+def test_request_unanswered_by_three_batches_fails(server: BatchServer, tmp_path: Path) -> None:
     server.ends += [Ends("expired", answered=1)] * 3
     first, *others = completed(server, "a", "b", "c", "d", "e", cache=tmp_path)
     assert are_said([first], "a")
@@ -174,7 +176,7 @@ def test_what_three_batches_have_not_answered_has_none(server: BatchServer, tmp_
     assert completed(server, "e", cache=tmp_path)[0].texts  # it is not kept that there was no answer
 
 
-def test_past_the_deadline_a_batch_is_cancelled_and_has_what_was_done(server: BatchServer, tmp_path: Path) -> None:
+def test_deadline_cancels_a_batch_and_keeps_its_answers(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     server.ends.append(Ends(answered=3))
     completions = completed(server, *NAMES, cache=tmp_path, deadline_s=0.3)
@@ -196,7 +198,7 @@ def test_past_the_deadline_a_batch_is_cancelled_and_has_what_was_done(server: Ba
         ([{"code": "token_limit_exceeded", "message": "Enqueued"}], ServiceError, "batch.max_requests below"),
     ],
 )
-def test_a_batch_that_the_provider_refuses_stops_all(
+def test_refused_batch_stops_the_job(
     server: BatchServer, tmp_path: Path, errors: list[Any], raised: type[Exception], says_so: str
 ) -> None:
     server.ends.append(Ends("failed", errors=tuple(errors)))
@@ -206,7 +208,7 @@ def test_a_batch_that_the_provider_refuses_stops_all(
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
 
 
-def test_a_batch_waits_while_others_have_queued_all_tokens_there_may_be(server: BatchServer, tmp_path: Path) -> None:
+def test_batch_waits_while_the_token_queue_is_full(server: BatchServer, tmp_path: Path) -> None:
     is_full = Ends("failed", errors=({"code": "token_limit_exceeded", "message": "Enqueued"},))
     server.ends += [Ends(), *[is_full] * 10**4]
     server.is_held = True
@@ -232,7 +234,7 @@ def test_a_batch_waits_while_others_have_queued_all_tokens_there_may_be(server: 
         (Status(404), ServiceError, "the batch API of .* says 404"),
     ],
 )
-def test_what_every_batch_would_meet_stops_all(
+def test_error_of_all_batches_stops_the_job(
     server: BatchServer, tmp_path: Path, name: str, status: Status, raised: type[Exception], says_so: str
 ) -> None:
     server.plan(name, status)
@@ -243,7 +245,7 @@ def test_what_every_batch_would_meet_stops_all(
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
 
 
-def test_quota_that_ends_within_a_batch_stops_all_and_what_was_answered_stays(server: Provider, tmp_path: Path) -> None:
+def test_quota_exhausted_within_a_batch_stops_the_job_and_keeps_answers(server: Provider, tmp_path: Path) -> None:
     quota = Status(429, body={"error": {"code": "insufficient_quota", "message": "$"}})
     server.gets = {name: [quota] for name in NAMES[5:]}
     with pytest.raises(BudgetExhausted):
@@ -258,14 +260,14 @@ FLAKY = [Status(500), Reset(), Status(503), Status(429, {"Retry-After": "0"})]
 @pytest.mark.parametrize(
     "name", ["POST /v1/files", "POST /v1/batches", "GET /v1/batches/{id}", "GET /v1/files/{id}/content"]
 )
-def test_a_provider_that_fails_for_a_while_gets_each_request_once(server: BatchServer, name: str) -> None:
+def test_flaky_provider_gets_each_request_once(server: BatchServer, name: str) -> None:
     server.plan(name, *FLAKY)  # of which the reset comes after the deed
     assert are_said(completed(server, *NAMES), *NAMES)
     assert server.happened[name] >= 5 if name != "POST /v1/batches" else len(server.batches) == 1
     assert set(server.computed.values()) == {1}
 
 
-def test_a_provider_that_is_away_for_a_while_is_waited_for(server: BatchServer, tmp_path: Path) -> None:
+def test_absent_provider_is_waited_for(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
 
     def leave() -> None:
@@ -282,9 +284,7 @@ def test_a_provider_that_is_away_for_a_while_is_waited_for(server: BatchServer, 
     assert len(server.batches) == 1
 
 
-def test_a_provider_that_stays_away_stops_all_and_its_batch_is_collected_later(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_lost_provider_stops_the_job_and_its_batch_is_collected_later(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
 
     async def work() -> None:
@@ -303,7 +303,7 @@ def test_a_provider_that_stays_away_stops_all_and_its_batch_is_collected_later(
     assert len(server.batches) == 1
 
 
-def test_after_a_kill_the_batch_is_waited_for_and_none_is_made(server: BatchServer, tmp_path: Path) -> None:
+def test_batch_is_collected_after_a_kill(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
@@ -321,7 +321,7 @@ def test_after_a_kill_the_batch_is_waited_for_and_none_is_made(server: BatchServ
     assert not records(tmp_path)
 
 
-def test_who_wants_little_of_a_batch_keeps_all_of_it(server: BatchServer, tmp_path: Path) -> None:
+def test_collecting_one_request_keeps_the_whole_batch(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
@@ -333,9 +333,7 @@ def test_who_wants_little_of_a_batch_keeps_all_of_it(server: BatchServer, tmp_pa
     assert all(each.from_cache for each in completed(server, *NAMES, cache=tmp_path))
 
 
-def test_of_a_killed_process_what_it_had_asked_but_not_heard_is_found_by_name(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_batch_with_a_lost_id_is_found_by_name(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 1)
@@ -349,7 +347,7 @@ def test_of_a_killed_process_what_it_had_asked_but_not_heard_is_found_by_name(
     assert len(server.batches) == 151
 
 
-def test_of_a_process_that_was_killed_before_it_made_its_batch_all_is_sent(
+def test_requests_are_sent_if_a_killed_process_created_no_batch(
     server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.plan("POST /v1/batches", *[Status(500)] * 10**4)
@@ -358,19 +356,19 @@ def test_of_a_process_that_was_killed_before_it_made_its_batch_all_is_sent(
     killed(worker)
     assert [record["batch"] for record in records(tmp_path)] == [None]
     server._plans.clear()
-    monkeypatch.setattr(batch_module, "PENDING_S", 0.3)
+    monkeypatch.setattr(batch_client, "PENDING_S", 0.3)
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
     assert len(server.batches) == 1
     assert not records(tmp_path)
 
 
-def test_a_process_that_took_too_long_sees_that_others_have_sent_its_requests(
+def test_slow_process_sees_that_another_has_sent_its_requests(
     server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.plan("POST /v1/files", *[Status(500)] * 10**4)
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["POST /v1/files"] >= 1)
-    monkeypatch.setattr(batch_module, "PENDING_S", 0.1)
+    monkeypatch.setattr(batch_client, "PENDING_S", 0.1)
     server._plans.clear()
     server.plan("POST /v1/files", Status(429, {"Retry-After": "1"}))
     time.sleep(0.2)
@@ -379,7 +377,7 @@ def test_a_process_that_took_too_long_sees_that_others_have_sent_its_requests(
     assert len(server.batches) == 1
 
 
-def test_two_processes_that_want_the_same_at_once_pay_once(server: BatchServer, tmp_path: Path) -> None:
+def test_two_processes_pay_once_for_the_same_requests(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
@@ -394,7 +392,7 @@ def test_two_processes_that_want_the_same_at_once_pay_once(server: BatchServer, 
     assert set(server.computed.values()) == {1}
 
 
-def test_a_batch_that_is_gone_is_said(server: BatchServer, tmp_path: Path) -> None:
+def test_lost_batch_is_an_error_with_a_cure(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
     server.wait_for(lambda: server.happened["GET /v1/batches/{id}"] >= 2)
@@ -408,7 +406,7 @@ def test_a_batch_that_is_gone_is_said(server: BatchServer, tmp_path: Path) -> No
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
 
 
-def test_records_and_answers_may_be_in_a_bucket(s3: S3Server, server: BatchServer, tmp_path: Path) -> None:
+def test_records_and_answers_work_in_a_bucket(s3: S3Server, server: BatchServer, tmp_path: Path) -> None:
     options, cache = StorageOptions(endpoint=s3.endpoint), f"s3://bucket/{tmp_path.name}"
     server.is_held = True
 
@@ -427,9 +425,7 @@ def test_records_and_answers_may_be_in_a_bucket(s3: S3Server, server: BatchServe
 
 
 @pytest.mark.parametrize("has_cache", [True, False])
-def test_requests_of_many_calls_share_a_batch_and_equal_ones_are_one(
-    server: BatchServer, tmp_path: Path, has_cache: bool
-) -> None:
+def test_calls_share_a_batch_and_equal_requests_are_one(server: BatchServer, tmp_path: Path, has_cache: bool) -> None:
     async def work() -> list[list[Completion]]:
         async with ChatClient(spec(server, tmp_path if has_cache else None, poll_s=0.1), patience=CALM) as client:
             return await asyncio.gather(*(client.complete(asked("same", f"own {n}", "same")) for n in range(3)))
@@ -440,7 +436,7 @@ def test_requests_of_many_calls_share_a_batch_and_equal_ones_are_one(
     assert sum(not each.from_cache for part in parts for each in part) == 4
 
 
-def test_batches_are_no_larger_than_they_may_be(server: BatchServer) -> None:
+def test_batches_stay_within_their_limits(server: BatchServer) -> None:
     assert are_said(completed(server, *NAMES, max_requests=8), *NAMES)
     assert sorted(len(server.sent(n)) for n in range(3)) == [4, 8, 8]
     large = [f"{n}" * 400_000 for n in range(5)]
@@ -448,7 +444,7 @@ def test_batches_are_no_larger_than_they_may_be(server: BatchServer) -> None:
     assert sorted(len(server.sent(n)) for n in range(3, len(server.batches))) == [1, 2, 2]
 
 
-def test_who_is_cancelled_before_his_request_is_sent_pays_nothing(server: BatchServer) -> None:
+def test_request_cancelled_before_sending_is_not_sent(server: BatchServer) -> None:
     async def work() -> list[Completion]:
         async with ChatClient(spec(server, poll_s=0.2), patience=CALM) as client:
             begun = asyncio.create_task(client.complete(asked("gone", "kept")))
@@ -462,7 +458,7 @@ def test_who_is_cancelled_before_his_request_is_sent_pays_nothing(server: BatchS
     assert server.computed == {"kept": 1}
 
 
-def test_who_asks_again_for_what_is_under_way_waits_for_that(server: BatchServer) -> None:
+def test_repeated_request_waits_for_the_batch_under_way(server: BatchServer) -> None:
     server.is_held = True
 
     async def work() -> list[Completion]:
@@ -480,7 +476,7 @@ def test_who_asks_again_for_what_is_under_way_waits_for_that(server: BatchServer
     assert server.computed == {"q": 1}
 
 
-def test_a_budget_ends_all_when_what_it_allowed_is_kept(server: BatchServer, tmp_path: Path) -> None:
+def test_budget_stops_the_job_after_its_answers_are_kept(server: BatchServer, tmp_path: Path) -> None:
     settings = spec(server, tmp_path).model_copy(update={"budget": Limits(requests=5)})
 
     async def work() -> None:
@@ -493,7 +489,7 @@ def test_a_budget_ends_all_when_what_it_allowed_is_kept(server: BatchServer, tmp
     assert sum(each.from_cache for each in completed(server, *NAMES, cache=tmp_path)) == 5
 
 
-def test_batches_are_made_at_one_endpoint() -> None:
+def test_several_endpoints_are_refused() -> None:
     two = ChatSpec(endpoints=["http://a", "http://b"], model="judge", batch={})
     with pytest.raises(ServiceError, match="batches are made at one endpoint"):
         ChatClient(two)

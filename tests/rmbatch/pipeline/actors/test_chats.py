@@ -15,9 +15,8 @@ import ray
 from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
 from rmbatch.chat.client import ChatRequest
-from rmbatch.chat.connect import chat_key
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.pipeline.actors.chats import Chats, started
+from rmbatch.pipeline.actors.chats import Chats, start_chats
 from tests.judging import judge_server, questions
 from tests.servers.hostile import HostileServer, Late, Status
 
@@ -36,8 +35,8 @@ def spec(server: HostileServer, tmp_path: Path, **settings: Any) -> ChatSpec:
 
 
 def opened(*specs: ChatSpec, spent: dict[str, Any] | None = None, kept: Any = None) -> Any:
-    named = {chat_key(each): (f"reward {n}", each) for n, each in enumerate(specs)}
-    return started(named, StorageOptions(), spent or {}, lambda _: None, kept or (lambda _: None))
+    named = {each.client_key: (f"reward {n}", each) for n, each in enumerate(specs)}
+    return start_chats(named, StorageOptions(), spent or {}, lambda _: None, kept or (lambda _: None))
 
 
 def asked(texts: list[str]) -> list[ChatRequest]:
@@ -154,3 +153,58 @@ def test_nothing_runs_on_after_it(local_ray: None, server: HostileServer, tmp_pa
     with opened(spec(server, tmp_path, rate={"requests": 6000})) as chats:
         only(chats).complete(asked(["1"]))
     assert all_gone()
+
+
+def test_a_task_takes_completions_as_they_come(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    server.plan("slow", Late(3.0))
+    texts = ["slow", *(f"question {n}" for n in range(100))]
+    with opened(spec(server, tmp_path, actors=2)) as chats:
+        found = only(chats).as_completed(asked(texts))
+        first = dict(next(found) for _ in range(100))
+        assert 0 not in first
+        assert server.under_way == 1
+        place, completion = next(found)
+        assert (place, completion.texts) == (0, ("said slow",))
+        assert next(found, None) is None
+    assert {place: each.texts for place, each in first.items()} == {
+        place: (f"said {text}",) for place, text in enumerate(texts) if place
+    }
+
+
+def test_a_task_that_wants_no_more_cancels_what_is_under_way(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    server.plan("slow", Late(60))
+    with opened(spec(server, tmp_path)) as chats:
+        found = only(chats).as_completed(asked(["slow", "question"]))
+        assert next(found)[0] == 1
+        found.close()
+        deadline = time.monotonic() + 20
+        while server.under_way and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.under_way == 0
+        assert only(chats).complete(asked(["another"]))[0].texts == ("said another",)
+
+
+def test_completions_go_on_coming_from_an_actor_that_was_killed(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    server.always = Late(0.2)
+    texts = [f"question {n}" for n in range(100)]
+    with opened(spec(server, tmp_path, in_flight=8)) as chats:
+        found = only(chats).as_completed(asked(texts))
+        completions = dict(next(found) for _ in range(20))
+        (process,) = actors()
+        process.send_signal(signal.SIGKILL)
+        completions |= dict(found)
+    assert [completions[place].texts for place in range(100)] == [(f"said {text}",) for text in texts]
+    assert sum(server.seen[text].count("200") > 1 for text in texts) <= 8  # what was on its way when it died
+
+
+def test_a_mistake_ends_a_stream_in_one_line(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
+    with opened(spec(server, tmp_path)) as chats:
+        server.always = Status(404, body={"error": {"message": "no such model"}})
+        with pytest.raises(ray.exceptions.RayTaskError) as error:
+            list(only(chats).as_completed(asked(["question"])))
+    assert isinstance(error.value.cause, JobError)
+    assert "404 no such model" in str(error.value.cause)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rmbatch.rewards import code, words
+from rmbatch.rewards.rules import code, words
 from rmbatch.rewards.rules.words import Words, count_shared, letter_words, listed_words, pair_words, white_space_words
 from rmbatch.rows.messages import TEXT
 
