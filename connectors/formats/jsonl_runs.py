@@ -5,14 +5,14 @@ there is none: for a line that is bad or that only Python's own parser reads, fo
 nobody expects, and where a key may occur twice. So whoever reads runs needs the slow way too, and loses only time.
 
     parser = RunParser(["prompt", "response"])
-    for run, columns in split(run, parser.parse):
+    for run, columns in split(run, parser, parser.parse):
         columns                 # {"prompt": [...], "response": [...]}; None: look at run.lines() one by one
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -27,13 +27,14 @@ T = TypeVar("T")
 MAX_KEYS = 256
 """Rows with more keys have few lines in a run, and each column has a price for each run."""
 FEW_LINES = 16
-"""So many lines are not halved any more."""
+"""So few lines are not worth another try."""
 
 Columns = Mapping[str, list[Any]]
 """The values of lines by key; None where a line lacks the key or says null."""
 
 _KEY_END = re.compile(rb'(?:(?<!\\)|(?<=\\\\))"[ \t\r]*:')
 """Ends of keys; also of what may be one. A quote behind one backslash is inside of a text."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OPEN, _CLOSE, _COLON, _QUOTE, _BACKSLASH = b'{}:"\\'
 
 
@@ -50,13 +51,25 @@ class RunParser:
         """Whether any lines of objects with these keys could be parsed at once."""
         return self._decode is not None
 
+    def unreadable(self, run: Run) -> list[int]:
+        """Places of lines that this parser cannot read even alone."""
+        return [place for place, (start, stop) in enumerate(run.borders()) if not self._can_read(run.text[start:stop])]
+
+    def _can_read(self, line: memoryview) -> bool:
+        if not line or line[0] != _OPEN:
+            return False
+        try:
+            return len(self._decode(line)) == 1
+        except _UNREADABLE:
+            return False
+
     def parse(self, run: Run) -> Columns | None:
         """The values by key; None where some line has to be looked at."""
         if self._decode is None or not is_object_a_line(run):
             return None
         try:
             rows = self._decode(run.text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except _UNREADABLE:
             return None
         if len(rows) != run.num_lines:
             return None
@@ -74,14 +87,23 @@ class RunParser:
         return columns if _has_only(num_keys, run) else None
 
 
-def split(run: Run, parse: Callable[[Run], T | None] | None) -> Iterator[tuple[Run, T | None]]:
-    """The run in parts, each with what it was parsed to, or None where its lines have to be looked at one by one."""
-    parsed = parse and parse(run)
-    if parsed is None and parse and run.num_lines > FEW_LINES:
-        for half in run.halves():
-            yield from split(half, parse)
-    else:
+def split(run: Run, parser: RunParser, parse: Callable[[Run], T | None]) -> Iterator[tuple[Run, T | None]]:
+    """The run in parts, each with what it was parsed to, or None where its lines have to be looked at one by one.
+
+    ``parse`` goes by what ``parser`` makes of a run.
+    """
+    parsed = parse(run) if parser.can_parse else None
+    if parsed is not None or not parser.can_parse or run.num_lines <= FEW_LINES:
         yield run, parsed
+        return
+    unreadable = parser.unreadable(run)
+    if len(unreadable) * 4 * FEW_LINES > run.num_lines:
+        yield run, None
+        return
+    cuts = list(chain.from_iterable((place, place + 1) for place in unreadable)) or [run.num_lines // 2]
+    for start, stop in pairwise([0, *cuts, run.num_lines]):
+        if start < stop:
+            yield from split(run.slice(start, stop), parser, parse)
 
 
 class RawParser:

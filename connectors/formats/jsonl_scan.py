@@ -20,7 +20,7 @@ from connectors.errors import UserError
 from connectors.faults import explained
 from connectors.formats.base import MAX_COLUMNS, OddValues, Planned, PlanRequest, codec_of
 from connectors.formats.jsonl_read import BLOCK_BYTES, parse_line
-from connectors.formats.jsonl_runs import Columns, RunParser, split
+from connectors.formats.jsonl_runs import FEW_LINES, Columns, RunParser, split
 from connectors.formats.lines import CODECS, BadLineError, Line, Lines, Run, line_borders
 from connectors.formats.shapes import Column
 from connectors.schema import STRICT_METADATA, TWIN, json_field, twin_field
@@ -183,7 +183,12 @@ class _Scanner:
 
     def add_run(self, run: Run) -> None:
         """Take in many lines."""
-        for lines, columns in split(run, self._parse if self._parser.can_parse else None):
+        if not self._parser.keys and run.num_lines > FEW_LINES:  # the first lines tell the keys
+            self.add_lines(run.slice(0, FEW_LINES).lines())
+            run = run.slice(FEW_LINES, run.num_lines)
+        if self._parser.can_parse:
+            self._learn_keys()
+        for lines, columns in split(run, self._parser, self._parse):
             if columns is None:
                 self.add_lines(lines.lines())
                 continue
@@ -191,10 +196,13 @@ class _Scanner:
             self.profile.add_keys(columns.get(self._part.key or "") or [None] * lines.num_lines, lines)
 
     def _parse(self, run: Run) -> Columns | None:
+        self._learn_keys()
+        return self._parser.parse(run)
+
+    def _learn_keys(self) -> None:
         self.finish_lines()
         if len(self._parser.keys) < len(self.profile.columns):
             self._parser = RunParser(list(self.profile.columns))
-        return self._parser.parse(run)
 
     def add_lines(self, lines: Iterable[Line]) -> None:
         """Take in lines one by one."""

@@ -37,7 +37,7 @@ class RunTables:
 
     def split(self, run: Run) -> Iterator[tuple[Run, pa.Table | None]]:
         """The run in parts, each with its table, or without where its lines have to be looked at one by one."""
-        return split(run, self._table if self._parser.can_parse and self._raw.can_parse else None)
+        return split(run, self._parser, self._table if self._raw.can_parse else lambda _: None)
 
     def _table(self, run: Run) -> pa.Table | None:
         parsed = self._parser.parse(run)

@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,6 +30,7 @@ KEPT_BYTES = 1 << 20
 CHUNK_BYTES = 8 << 20
 RUN_BYTES = 256 << 10
 """Lines come in runs of about this size: what is parsed out of so many bytes stays in the processor's cache."""
+_BLANKS = b" \t\r"
 
 
 class BadLineError(Exception):
@@ -177,31 +178,29 @@ class Run:
         sizes: np.ndarray = self.stops - self.starts - returns
         return sizes
 
+    def borders(self) -> Iterator[tuple[int, int]]:
+        """Where each line begins and ends in the text."""
+        return zip(self.starts.tolist(), self.stops.tolist())
+
     def line(self, place: int) -> bytes:
         """One of the lines."""
-        return bytes(self.text[int(self.stops[place - 1]) + 1 if place else 0 : int(self.stops[place])])
+        return bytes(self.text[int(self.starts[place]) : int(self.stops[place])])
 
-    def halves(self) -> tuple["Run", "Run"]:
-        """The first and the second half of the lines."""
-        half = self.num_lines // 2
-        cut = int(self.stops[half - 1]) + 1
-        first = replace(self, text=self.text[:cut], stops=self.stops[:half])
-        second = replace(
-            self,
-            number=self.number + half,
-            offset=self.offset + cut,
-            text=self.text[cut:],
-            stops=self.stops[half:] - cut,
-        )
-        return first, second
+    def slice(self, first: int, last: int) -> "Run":
+        """The lines from ``first`` to before ``last``; at least one."""
+        start, stop = int(self.starts[first]), int(self.stops[last - 1]) + 1
+        stops = self.stops[first:last] - start
+        return Run(self.number + first, self.offset + start, self.text[start:stop], stops, self.limit)
 
     def lines(self) -> Iterator[Line]:
         """The lines without blank ones."""
-        start = 0
-        for number, stop in enumerate(self.stops.tolist(), self.number + 1):
-            text = bytes(self.text[start:stop])
-            yield from _line(number, self.offset + start, text, len(text), self.limit)
-            start = stop + 1
+        offset = self.offset
+        for number, text in enumerate(bytes(self.text).split(b"\n")[:-1], self.number + 1):
+            if offset == 0 or len(text) > self.limit:
+                yield from _line(number, offset, text, len(text), self.limit)
+            elif stripped := text.strip(_BLANKS):
+                yield Line(number, offset, stripped)
+            offset += len(text) + 1
 
 
 def _find_newlines(chunk: bytes, start: int, stop: int) -> list[int]:
@@ -219,7 +218,7 @@ def _stripped(text: bytes, offset: int) -> bytes:
         if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError("a JSONL input file is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
         text = text.removeprefix(b"\xef\xbb\xbf")
-    return text.strip(b" \t\r")
+    return text.strip(_BLANKS)
 
 
 def line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
