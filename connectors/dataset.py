@@ -37,6 +37,8 @@ class InputDataset:
     mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of JSONL, by column whose rows are of several kinds: ``rows`` that have a value, how many of them are ``odd``,
     rows by ``kinds``, the ``type`` where it has one, and what was ``kept``: a column, dead_letters or json."""
+    keys: tuple[str, ...] = ()
+    """Of a part of the columns: the names of all."""
 
     @property
     def num_rows(self) -> int:
@@ -54,7 +56,8 @@ class InputDataset:
 
     def project(self, columns: Sequence[str]) -> "InputDataset":
         """The same rows with only these columns."""
-        return replace(self, schema=pa.schema([self.schema.field(name) for name in columns]))
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        return replace(self, schema=schema, keys=self.keys or tuple(self.schema.names))
 
     def only(self, pieces: Sequence[Range]) -> "InputDataset":
         """The part of the dataset that is needed to read these ranges."""
@@ -71,7 +74,7 @@ class InputDataset:
         file = self.files[unit.file]
         store, path = open_url(file.uri, self.options)
         store = store.pinned(file.etag)
-        request = ReadRequest(store, path, file, unit, piece, self.schema, block_rows, self.max_line_bytes)
+        request = ReadRequest(store, path, file, unit, piece, self.schema, block_rows, self.max_line_bytes, self.keys)
         tables = load_format(self.format).read(request)
         yield from _while_unchanged(tables, store, path, file)
 

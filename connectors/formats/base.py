@@ -90,6 +90,8 @@ class ReadRequest:
     block_rows: int
     """At most so many rows make a block."""
     max_line_bytes: int = MAX_LINE_BYTES
+    keys: Sequence[str] = ()
+    """The columns of the file, also those that are not read."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def table_of(text: bytes, schema: pa.Schema) -> pa.Table:
     """The rows of text that ``write`` wrote, in those columns of ``schema`` whose values JSON holds as they are."""
     block = Block(pa.schema([item for item in schema if _is_native(item.type)]))
     for row, line in enumerate(text.split(b"\n")[:-1]):
-        block.add(row, Line(row + 1, 0, line))
+        block.add(Line(row + 1, 0, line))
     table = block.table()
     if block.dead:
         row, error = min(block.dead.items())

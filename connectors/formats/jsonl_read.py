@@ -11,25 +11,26 @@ and its raw bytes. Which types the columns have is not found here but when the j
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 import orjson
 import pyarrow as pa
 
 from connectors.formats.base import ReadRequest
+from connectors.formats.jsonl_runs import is_object_a_line, raw_values
+from connectors.formats.jsonl_tables import DOES_NOT_FIT, RunTables
 from connectors.formats.lines import BadLineError, Line, Lines
 from connectors.formats.shapes import odd_places
 from connectors.schema import DEAD_TYPE, add_address, is_json, is_strict, twins_of
-from connectors.units import Unit
 
 BLOCK_BYTES = 16 << 20
 BLOCK_CELLS = 16 << 20
 """A block is cut at this many bytes of text or cells of its table, or at its number of rows."""
 
 _decode = msgspec.json.Decoder().decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def parse_line(line: Line) -> dict[str, Any]:
@@ -118,38 +119,100 @@ def _check_duplicate_keys(text: bytes) -> None:
 
 def read(request: ReadRequest, codec: str) -> Iterator[pa.Table]:
     """The rows of one range of a unit, in blocks: the columns of the schema and the hidden ones."""
-    unit, piece, schema, uri = request.unit, request.piece, request.schema, request.file.uri
+    unit, piece = request.unit, request.piece
     stop = None if codec else unit.start_byte + unit.num_bytes
-    source = Lines(
-        request.store,
-        request.path,
-        codec,
-        unit.start_byte,
-        stop,
-        unit.first_line,
-        max_line_bytes=request.max_line_bytes,
-    )
-    block_rows = min(request.block_rows, max(BLOCK_CELLS // max(len(schema), 1), 1))
-    lines = iter(source)
-    builder = Block(schema)
-    for row in range(piece.stop):
-        try:
-            line = next(lines, None)
-        except BadLineError as error:
-            line = None
-            if row >= piece.start:
-                builder.add_dead(row, source.unfinished, error)
-            continue
-        if line is None:
-            break
-        if row < piece.start:
-            continue
-        builder.add(row, line)
-        if builder.num_rows >= block_rows or builder.num_bytes >= BLOCK_BYTES:
-            yield builder.finish(unit, uri)
-            builder = Block(schema)
-    if builder.num_rows:
-        yield builder.finish(unit, uri)
+    first, limit = unit.first_line, request.max_line_bytes
+    source = Lines(request.store, request.path, codec, unit.start_byte, stop, first, max_line_bytes=limit)
+    tables = RunTables(request.schema, request.keys or request.schema.names)
+    blocks = _Blocks(request)
+    try:
+        for part in source:
+            if isinstance(part, Line):
+                yield from blocks.add_lines([part])
+            elif blocks.row + part.num_lines <= piece.start and is_object_a_line(part):
+                blocks.row += part.num_lines
+            else:
+                for run, table in tables.split(part):
+                    yield from blocks.add_lines(run.lines()) if table is None else blocks.add_table(table, run.sizes)
+            if blocks.row >= piece.stop:
+                break
+    except BadLineError as error:
+        yield from blocks.add_dead(source.unfinished, error)
+    yield from blocks.finish()
+
+
+class _Blocks:
+    """Cuts the rows of a range, as they come in tables or lines, into blocks; rows before and after it are left out."""
+
+    def __init__(self, request: ReadRequest) -> None:
+        self._request = request
+        self._max_rows = min(request.block_rows, max(BLOCK_CELLS // max(len(request.schema), 1), 1))
+        self.row = 0
+        """Rows of the unit that have come."""
+        self._first = request.piece.start
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parts: list[tuple[pa.Table, pa.Array | None]] = []
+        self._block = Block(self._request.schema)
+        self._num_rows = self._num_bytes = 0
+
+    def add_lines(self, lines: Iterable[Line]) -> Iterator[pa.Table]:
+        """Take in lines one by one; gives the blocks that are now complete."""
+        for line in lines:
+            if self._is_next_wanted():
+                self._block.add(line)
+                yield from self._count(1, len(line.text))
+
+    def add_dead(self, line: Line, error: BadLineError) -> Iterator[pa.Table]:
+        """Take in a line that is no row."""
+        if self._is_next_wanted():
+            self._block.add_dead(line, error)
+            yield from self._count(1, len(line.text))
+
+    def _is_next_wanted(self) -> bool:
+        self.row += 1
+        return self._request.piece.start < self.row <= self._request.piece.stop
+
+    def add_table(self, table: pa.Table, sizes: np.ndarray) -> Iterator[pa.Table]:
+        """Take in rows as a table; ``sizes``: the bytes of their lines."""
+        piece = self._request.piece
+        first, last = max(piece.start - self.row, 0), min(piece.stop - self.row, table.num_rows)
+        self.row += table.num_rows
+        while first < last:
+            self._finish_lines()
+            until = np.cumsum(sizes[first:last])
+            full = int(np.searchsorted(until, BLOCK_BYTES - self._num_bytes)) + 1
+            num_rows = min(last - first, self._max_rows - self._num_rows, full)
+            self._parts.append((table.slice(first, num_rows), None))
+            first += num_rows
+            yield from self._count(num_rows, int(until[num_rows - 1]))
+
+    def _finish_lines(self) -> None:
+        if self._block.num_rows:
+            self._parts.append((self._block.table(), self._block.dead_column()))
+            self._block = Block(self._request.schema)
+
+    def _count(self, num_rows: int, num_bytes: int) -> Iterator[pa.Table]:
+        self._num_rows += num_rows
+        self._num_bytes += num_bytes
+        if self._num_rows >= self._max_rows or self._num_bytes >= BLOCK_BYTES:
+            yield from self.finish()
+
+    def finish(self) -> Iterator[pa.Table]:
+        """The rows that are not handed out yet."""
+        if not self._num_rows:
+            return
+        self._finish_lines()
+        unit, uri, first = self._request.unit, self._request.file.uri, self._first
+        table = pa.concat_tables([table for table, _ in self._parts]).combine_chunks()
+        dead = None
+        if any(dead is not None for _, dead in self._parts):
+            nulls = [pa.nulls(table.num_rows, DEAD_TYPE) if dead is None else dead for table, dead in self._parts]
+            dead = pa.concat_arrays(nulls)
+        self._first += self._num_rows
+        self._begin()
+        yield add_address(table, unit.index, first, uri=uri, first_origin_row=unit.first_row + first, dead=dead)
 
 
 class Block:
@@ -163,38 +226,34 @@ class Block:
         self.rows: list[dict[str, Any]] = []
         self.lines: list[Line] = []
         self.dead: dict[int, BadLineError] = {}
-        self.first_row: int | None = None
-        self.num_bytes = 0
 
     @property
     def num_rows(self) -> int:
         return len(self.rows)
 
-    def add(self, row: int, line: Line) -> None:
+    def add(self, line: Line) -> None:
+        """Take in a line."""
         try:
             values = parse_line(line)
             if self.json_columns:
-                raw = _raw_values(line.text, values)
+                raw = raw_values(line.text, values)
                 for name in self.json_columns:
                     if values.get(name) is not None:
                         values[name] = raw[name]
         except BadLineError as error:
-            self.add_dead(row, line, error)
+            self.add_dead(line, error)
             return
-        self._append(row, values, line)
-
-    def add_dead(self, row: int, line: Line, error: BadLineError) -> None:
-        self.dead[self.num_rows] = error
-        self._append(row, {}, line)
-
-    def _append(self, row: int, values: dict[str, Any], line: Line) -> None:
-        if self.first_row is None:
-            self.first_row = row
         self.rows.append(values)
         self.lines.append(line)
-        self.num_bytes += len(line.text)
+
+    def add_dead(self, line: Line, error: BadLineError) -> None:
+        """Take in a line that is no row."""
+        self.dead[self.num_rows] = error
+        self.rows.append({})
+        self.lines.append(line)
 
     def table(self) -> pa.Table:
+        """The rows; what does not fit its column is dead afterwards."""
         self._put_odd_values_aside()
         cells = self._cells()
         return pa.Table.from_arrays([self._column(item, cells) for item in self.schema], schema=self.schema)
@@ -206,7 +265,7 @@ class Block:
             for index in odd_places([row.get(name) for row in self.rows], kind):
                 row = self.rows[index]
                 if name in self.twins:
-                    row[self.twins[name]] = _raw_values(self.lines[index].text, row)[name]
+                    row[self.twins[name]] = raw_values(self.lines[index].text, row)[name]
                     row[name] = None
                 else:
                     told = (
@@ -228,23 +287,18 @@ class Block:
                 cells[name][index] = value
         return cells
 
-    def finish(self, unit: Unit, uri: str) -> pa.Table:
-        table, first = self.table(), self.first_row or 0
-        origin = unit.first_row + first
-        return add_address(table, unit.index, first, uri=uri, first_origin_row=origin, dead=self._dead_column())
-
     def _column(self, item: pa.Field, cells: Mapping[str, list[Any]] | None) -> pa.Array:
         name = item.name
         if cells is not None and name not in cells:
             return pa.nulls(self.num_rows, item.type)
         try:
             return pa.array([row.get(name) for row in self.rows] if cells is None else cells[name], item.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        except DOES_NOT_FIT:
             pass
         for index, row in enumerate(self.rows):  # rare: find the rows that do not fit, and let only those go
             try:
                 pa.array([row.get(name)], item.type)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            except DOES_NOT_FIT as error:
                 message = (
                     f"column {name!r} does not fit {item.type} ({error}); to keep it, set input.types: {{{name}: json}}"
                 )
@@ -252,7 +306,8 @@ class Block:
                 self.rows[index] = {}
         return pa.array([row.get(name) for row in self.rows], item.type)
 
-    def _dead_column(self) -> pa.Array:
+    def dead_column(self) -> pa.Array:
+        """Why rows are dead, null for the others."""
         if not self.dead:
             return pa.nulls(self.num_rows, DEAD_TYPE)
         letters: list[dict[str, Any] | None] = [None] * self.num_rows
@@ -266,12 +321,3 @@ class Block:
                 "raw": line.text,
             }
         return pa.array(letters, DEAD_TYPE)
-
-
-def _raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
-    """The JSON text of each value of a line, as the line has it."""
-    try:
-        raw: dict[str, Any] = _decode_raw(text)
-    except msgspec.DecodeError:  # NaN or Infinity somewhere in the line
-        return {name: json.dumps(value) for name, value in values.items()}
-    return {name: bytes(value).decode() for name, value in raw.items()}

@@ -5,11 +5,11 @@ nearly all its rows where there is one: the other rows are odd, and what becomes
 (``OddValues``). Where there is none, the column is kept as JSON text. Parts of one input are scanned anywhere and
 merged.
 
-    profile = scan(Source(store, path), start=0, stop=size)
-    profile.num_rows, profile.schema()
+    planned = plan(files, request)
+    planned.schema, planned.units
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,19 +18,13 @@ import pyarrow as pa
 from connectors.borders import Border, keep_groups_whole
 from connectors.errors import UserError
 from connectors.faults import explained
-from connectors.formats.base import (
-    MAX_COLUMNS,
-    MAX_LINE_BYTES,
-    OddValues,
-    Planned,
-    PlanRequest,
-    codec_of,
-)
+from connectors.formats.base import MAX_COLUMNS, OddValues, Planned, PlanRequest, codec_of
 from connectors.formats.jsonl_read import BLOCK_BYTES, parse_line
-from connectors.formats.lines import CODECS, BadLineError, Line, Lines, line_borders
+from connectors.formats.jsonl_runs import FEW_LINES, Columns, RunParser, split
+from connectors.formats.lines import CODECS, BadLineError, Line, Lines, Run, line_borders
 from connectors.formats.shapes import Column
 from connectors.schema import STRICT_METADATA, TWIN, json_field, twin_field
-from connectors.storage import StorageOptions, Store, open_url
+from connectors.storage import StorageOptions, open_url
 from connectors.units import InputFile, Unit
 
 
@@ -39,7 +33,6 @@ class Profile:
     """What a part of a file holds; parts of one input merge into one schema."""
 
     num_rows: int = 0
-    num_bad: int = 0
     start: int = 0
     stop: int = 0
     num_lines: int = 0
@@ -54,7 +47,6 @@ class Profile:
     def merge(self, other: "Profile", max_columns: int = MAX_COLUMNS) -> None:
         """Take in another part's columns and counts; raises UserError for too many columns."""
         self.num_rows += other.num_rows
-        self.num_bad += other.num_bad
         for name, column in other.columns.items():
             self.columns.setdefault(name, Column()).merge(column)
         self._check_width(max_columns)
@@ -68,9 +60,40 @@ class Profile:
                     values[name].append(value)
                 else:
                     values[name] = [value]
+        self.add_values(values, max_columns)
+
+    def add_values(self, values: Mapping[str, Sequence[Any]], max_columns: int = MAX_COLUMNS) -> None:
+        """Take in the values of rows by column; nulls do not count."""
         for name, mine in values.items():
             self.columns.setdefault(name, Column()).add(mine)
         self._check_width(max_columns)
+
+    def add_bad_row(self) -> None:
+        """Take in a line that is no row; it belongs to the group around it, see ``connectors/groups.py``."""
+        self.head_rows += self.head_rows == self.num_rows
+        self.num_rows += 1
+
+    def add_key(self, key: Any, offset: int, lines_before: int) -> None:
+        """Take in a row's group key, and where its line is."""
+        at_head = self.head_rows == self.num_rows
+        if at_head and self.head_key is None:
+            self.head_key = key
+        if at_head and key is not None and key == self.head_key:
+            self.head_rows += 1
+        elif self.head_stop == 0:
+            self.head_stop, self.head_lines = offset, lines_before
+        self.tail_key = key
+        self.num_rows += 1
+
+    def add_keys(self, keys: Sequence[Any], run: Run) -> None:
+        """Take in the group keys of a run of rows, a line each."""
+        starts = run.starts.tolist()
+        place = 0
+        while place < len(keys) and not self.head_stop:
+            self.add_key(keys[place], run.offset + starts[place], run.number + place)
+            place += 1
+        self.num_rows += len(keys) - place
+        self.tail_key = keys[-1]
 
     def _check_width(self, max_columns: int) -> None:
         if len(self.columns) > max_columns:
@@ -111,82 +134,6 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A JSONL file to scan."""
-
-    store: Store
-    path: str
-    codec: str = ""
-    max_line_bytes: int = MAX_LINE_BYTES
-    max_columns: int = MAX_COLUMNS
-
-
-def scan(source: Source, start: int, stop: int, key: str | None = None) -> Profile:
-    """Read the lines that begin in bytes ``start`` to ``stop`` of the file: counts, exact borders and column types.
-
-    ``key`` names a group column: the profile then also tells where its first group ends and which key it ends with.
-    """
-    profile = Profile()
-    if source.codec:
-        profile.stop = stop
-    else:
-        profile.start, profile.stop = line_borders(source.store, source.path, start, stop)
-    lines = Lines(
-        source.store,
-        source.path,
-        source.codec,
-        profile.start,
-        None if source.codec else profile.stop,
-        max_line_bytes=source.max_line_bytes,
-    )
-    rows: list[dict[str, Any]] = []
-    size = 0
-    try:
-        for line in lines:
-            row = _try_parse(line)
-            if row is None:
-                profile.num_bad += 1
-            else:
-                rows.append(row)
-                size += len(line.text)
-            if key is not None:
-                _follow_groups(profile, line, row, key)
-            profile.num_rows += 1
-            if size >= BLOCK_BYTES:
-                profile.add(rows, source.max_columns)
-                rows, size = [], 0
-    except BadLineError:  # the file is damaged from here on: one more row, which will be a dead letter
-        profile.num_rows += 1
-        profile.num_bad += 1
-    profile.add(rows, source.max_columns)
-    profile.num_lines = lines.number
-    return profile
-
-
-def _try_parse(line: Line) -> dict[str, Any] | None:
-    try:
-        return parse_line(line)
-    except BadLineError:
-        return None
-
-
-def _follow_groups(profile: Profile, line: Line, row: dict[str, Any] | None, name: str) -> None:
-    """Take in the row's key; a line that is no row belongs to the rows around it, see ``connectors/groups.py``."""
-    at_head = profile.head_rows == profile.num_rows
-    if row is None:
-        profile.head_rows += at_head
-        return
-    key = row.get(name)
-    if at_head and profile.head_key is None:
-        profile.head_key = key
-    if at_head and key is not None and key == profile.head_key:
-        profile.head_rows += 1
-    elif profile.head_stop == 0:
-        profile.head_stop, profile.head_lines = line.offset, line.number - 1
-    profile.tail_key = key
-
-
-@dataclass(frozen=True)
 class Part:
     """A byte range of a JSONL file to scan."""
 
@@ -201,12 +148,81 @@ class Part:
     max_columns: int
 
 
-def scan_part(part: Part) -> Profile:
-    """What one part of one file holds; runs wherever ``run`` puts it."""
+def scan(part: Part) -> Profile:
+    """Read the lines that begin in the part: counts, exact borders and column types.
+
+    Where the part has a group column, the profile also tells where its first group ends and which key it ends with.
+    """
     store, path = open_url(part.uri, part.options)
-    source = Source(store, path, part.codec, part.max_line_bytes, part.max_columns)
     with explained(part.uri):
-        return scan(source, part.start, part.stop, part.key)
+        start, stop = (0, part.stop) if part.codec else line_borders(store, path, part.start, part.stop)
+        end = None if part.codec else stop
+        lines = Lines(store, path, part.codec, start, end, max_line_bytes=part.max_line_bytes)
+        scanner = _Scanner(Profile(start=start, stop=stop), part)
+        try:
+            for found in lines:
+                if isinstance(found, Line):
+                    scanner.add_lines([found])
+                else:
+                    scanner.add_run(found)
+        except BadLineError:  # the file is damaged from here on: one more row, which will be a dead letter
+            scanner.profile.num_rows += 1
+        scanner.finish_lines()
+        scanner.profile.num_lines = lines.number
+        return scanner.profile
+
+
+class _Scanner:
+    """Takes in the lines of a part, many at once where all keys are known, else one by one."""
+
+    def __init__(self, profile: Profile, part: Part) -> None:
+        self.profile, self._part = profile, part
+        self._parser = RunParser([])
+        self._rows: list[dict[str, Any]] = []
+        self._num_bytes = 0
+
+    def add_run(self, run: Run) -> None:
+        """Take in many lines."""
+        if not self._parser.keys and run.num_lines > FEW_LINES:  # the first lines tell the keys
+            self.add_lines(run.slice(0, FEW_LINES).lines())
+            run = run.slice(FEW_LINES, run.num_lines)
+        if self._parser.can_parse:
+            self._learn_keys()
+        for lines, columns in split(run, self._parser, self._parse):
+            if columns is None:
+                self.add_lines(lines.lines())
+                continue
+            self.profile.add_values(columns, self._part.max_columns)
+            self.profile.add_keys(columns.get(self._part.key or "") or [None] * lines.num_lines, lines)
+
+    def _parse(self, run: Run) -> Columns | None:
+        self._learn_keys()
+        return self._parser.parse(run)
+
+    def _learn_keys(self) -> None:
+        self.finish_lines()
+        if len(self._parser.keys) < len(self.profile.columns):
+            self._parser = RunParser(list(self.profile.columns))
+
+    def add_lines(self, lines: Iterable[Line]) -> None:
+        """Take in lines one by one."""
+        for line in lines:
+            try:
+                row = parse_line(line)
+            except BadLineError:
+                self.profile.add_bad_row()
+                continue
+            self.profile.add_key(row.get(self._part.key or ""), line.offset, line.number - 1)
+            self._rows.append(row)
+            self._num_bytes += len(line.text)
+            if self._num_bytes >= BLOCK_BYTES:
+                self.finish_lines()
+
+    def finish_lines(self) -> None:
+        """Take in the values of the lines that came one by one."""
+        if self._rows:
+            self.profile.add(self._rows, self._part.max_columns)
+            self._rows, self._num_bytes = [], 0
 
 
 def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
@@ -215,7 +231,7 @@ def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
     parts = [part for index, file in enumerate(files) for part in _parts(index, file, request)]
     whole = Profile()
     profiles: dict[int, list[tuple[Part, Profile]]] = {}
-    for part, profile in zip(parts, request.run(scan_part, parts), strict=False):
+    for part, profile in zip(parts, request.run(scan, parts), strict=False):
         whole.merge(profile, jsonl.max_columns)
         profiles.setdefault(part.file, []).append((part, profile))
         if request.limit is not None and whole.num_rows >= request.limit:

@@ -1,16 +1,21 @@
-"""Cuts a JSONL file into its non-blank lines, with their numbers and offsets; time grows with the bytes, however long.
+"""Cuts a JSONL file into its lines, with their numbers and offsets; time grows with the bytes, however long they are.
 
 A line longer than the limit is not held in memory: what comes is its beginning and its true length.
 
-    for line in Lines(store, path, codec="", max_line_bytes=256 << 20): line.number, line.offset, line.text
+    for part in Lines(store, path, codec="", max_line_bytes=256 << 20):
+        for line in part.lines():
+            line.number, line.offset, line.text
 """
 
 import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from connectors.errors import UserError
@@ -23,6 +28,9 @@ CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 KEPT_BYTES = 1 << 20
 """How much of a line that is too long is kept."""
 CHUNK_BYTES = 8 << 20
+RUN_BYTES = 256 << 10
+"""Lines come in runs of about this size: what is parsed out of so many bytes stays in the processor's cache."""
+_BLANKS = b" \t\r"
 
 
 class BadLineError(Exception):
@@ -44,11 +52,17 @@ class Line(NamedTuple):
     too_long: int = 0
     """The line's bytes where they are more than the limit; ``text`` is then only its beginning."""
 
+    def lines(self) -> Iterator["Line"]:
+        """The line, as a ``Run`` gives its lines."""
+        yield self
+
 
 class Lines:
-    """The non-blank lines from byte ``start`` to ``stop``, both at line borders; a compressed file is read whole.
+    """The lines from byte ``start`` to ``stop``, both at line borders; a compressed file is read whole.
 
-    Iterating raises BadLineError at the end where a compressed stream is cut off or damaged.
+    What comes in one piece is a ``Run`` of lines. The file's first line, and one that came in several pieces, stand
+    alone, unless they are blank. Iterating raises BadLineError at the end where a compressed stream is cut off or
+    damaged.
     """
 
     def __init__(
@@ -75,18 +89,24 @@ class Lines:
         """What has been read of the line after the last; where a damaged file breaks off."""
         return Line(self.number + 1, self._offset, b"".join(self._rest))
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator["Line | Run"]:
         for chunk in self._chunks:
-            first, *others = chunk.split(b"\n")
-            self._hold(first)
-            if not others:
-                continue
-            rest = others.pop()
-            yield from self._next()
-            for text in others:
-                self._hold(text)
+            end = chunk.rfind(b"\n") + 1
+            begin = 0
+            if end and (self._rest or self._offset == 0):
+                begin = chunk.index(b"\n") + 1
+                self._hold(chunk[: begin - 1])
                 yield from self._next()
-            self._hold(rest)
+            while begin < end:
+                stop = end if end - begin <= RUN_BYTES else chunk.rfind(b"\n", begin, begin + RUN_BYTES) + 1
+                stop = stop or chunk.index(b"\n", begin + RUN_BYTES) + 1
+                newlines = np.array(_find_newlines(chunk, begin, stop), np.int64) - begin
+                run = Run(self.number, self._offset, memoryview(chunk)[begin:stop], newlines, self._limit)
+                self._offset += stop - begin
+                self.number += run.num_lines
+                yield run
+                begin = stop
+            self._hold(chunk[end:])
         if self._rest:
             yield from self._next()
 
@@ -99,16 +119,98 @@ class Lines:
         if self._rest_bytes > self._limit:
             self._rest = [b"".join(self._rest)[:KEPT_BYTES]]
 
-    def _next(self) -> Iterator[Line]:
+    def _next(self) -> Iterator["Line"]:
         """The line that is now complete, unless it is blank."""
         text = self._rest[0] if len(self._rest) == 1 else b"".join(self._rest)
         size, offset = self._rest_bytes, self._offset
         self._rest, self._rest_bytes = [], 0
         self._offset += size + 1
         self.number += 1
-        text = _stripped(text, offset)
-        if text:
-            yield Line(self.number, offset, text, size if size > self._limit else 0)
+        yield from _line(self.number, offset, text, size, self._limit)
+
+
+def _line(number: int, offset: int, text: bytes, size: int, limit: int) -> Iterator[Line]:
+    """The line, unless it is blank; ``size``: its bytes, of which ``text`` may be only the first."""
+    too_long = size if size > limit else 0
+    text = _stripped(text[:KEPT_BYTES] if too_long else text, offset)
+    if text:
+        yield Line(number, offset, text, too_long)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Lines that follow each other, blank ones included."""
+
+    number: int
+    """Lines before them in the file."""
+    offset: int
+    """Where they begin in the file's (decompressed) text."""
+    text: memoryview
+    """All of them, each with the newline at its end."""
+    stops: np.ndarray
+    """Where the newlines are in the text."""
+    limit: int
+    """Bytes of a line that are not too many."""
+
+    @property
+    def num_lines(self) -> int:
+        return len(self.stops)
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        """The text as uint8."""
+        return np.frombuffer(self.text, np.uint8)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where the lines begin in the text."""
+        return np.concatenate(([0], self.stops[:-1] + 1))
+
+    @property
+    def has_long_line(self) -> bool:
+        """Whether a line is longer than the limit."""
+        return len(self.text) > self.limit and bool((self.stops - self.starts > self.limit).any())
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Bytes of the lines without the carriage return before a newline."""
+        returns = (self.data[self.stops - 1] == ord("\r")) & (self.stops > self.starts)
+        sizes: np.ndarray = self.stops - self.starts - returns
+        return sizes
+
+    def borders(self) -> Iterator[tuple[int, int]]:
+        """Where each line begins and ends in the text."""
+        return zip(self.starts.tolist(), self.stops.tolist())
+
+    def line(self, place: int) -> bytes:
+        """One of the lines."""
+        return bytes(self.text[int(self.starts[place]) : int(self.stops[place])])
+
+    def slice(self, first: int, last: int) -> "Run":
+        """The lines from ``first`` to before ``last``; at least one."""
+        start, stop = int(self.starts[first]), int(self.stops[last - 1]) + 1
+        stops = self.stops[first:last] - start
+        return Run(self.number + first, self.offset + start, self.text[start:stop], stops, self.limit)
+
+    def lines(self) -> Iterator[Line]:
+        """The lines without blank ones."""
+        offset = self.offset
+        for number, text in enumerate(bytes(self.text).split(b"\n")[:-1], self.number + 1):
+            if offset == 0 or len(text) > self.limit:
+                yield from _line(number, offset, text, len(text), self.limit)
+            elif stripped := text.strip(_BLANKS):
+                yield Line(number, offset, stripped)
+            offset += len(text) + 1
+
+
+def _find_newlines(chunk: bytes, start: int, stop: int) -> list[int]:
+    """Where newlines are; ten times as fast as numpy where lines are long."""
+    places = []
+    at = chunk.find(b"\n", start, stop)
+    while at >= 0:
+        places.append(at)
+        at = chunk.find(b"\n", at + 1, stop)
+    return places
 
 
 def _stripped(text: bytes, offset: int) -> bytes:
@@ -116,7 +218,7 @@ def _stripped(text: bytes, offset: int) -> bytes:
         if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError("a JSONL input file is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
         text = text.removeprefix(b"\xef\xbb\xbf")
-    return text.strip(b" \t\r")
+    return text.strip(_BLANKS)
 
 
 def line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -123,6 +124,28 @@ def join(left: Shape, right: Shape) -> Shape:
     return Shape(kinds, fields, items)
 
 
+def _common_shape(values: Sequence[Any], depth: int = 0) -> Shape | None:
+    """The shape that each of the values has (``shape_of`` gives it); None where it is not easily seen that they do."""
+    kinds = set(map(type, values))
+    if len(kinds) != 1 or depth >= MAX_DEPTH:
+        return None
+    kind = kinds.pop()
+    if kind in _LEAVES:
+        return _LEAVES[kind]
+    if kind is int:
+        return Shape(INTEGER) if min(values) >= 0 and max(values) <= EXACT_IN_FLOAT else None
+    if kind is list:
+        items = _common_shape(list(chain.from_iterable(values)), depth + 1) if all(values) else None
+        return None if items is None else Shape(LIST, (), items)
+    keys = set(map(tuple, values))
+    if len(keys) > 1:
+        return None
+    fields = [(name, _common_shape([value[name] for value in values], depth + 1)) for name in keys.pop()]
+    if len(fields) > MAX_STRUCT_FIELDS or any(shape is None for _, shape in fields):
+        return None
+    return Shape(OBJECT, tuple(fields))  # type: ignore[arg-type]
+
+
 _ALL_INTEGERS = INTEGER | NEGATIVE | LARGE | UNSIGNED | HUGE
 
 
@@ -209,19 +232,22 @@ class Column:
 
     def add(self, values: Sequence[Any]) -> None:
         """Take in values."""
-        found = _count(values)
-        self._take(reduce(join, found, NOTHING), found, _by_kind(found))
+        for shape, num_rows in _count(values).items():
+            if self.counts is None or shape not in self.counts:
+                self.whole = join(self.whole, shape)
+            self.kinds[shape.kinds] += num_rows
+            if self.counts is not None:
+                self.counts[shape] += num_rows
+        if self.counts is not None and len(self.counts) > MAX_SHAPES:
+            self.counts = None
 
     def merge(self, other: "Column") -> None:
         """Take in another part's values, which come after these."""
-        self._take(other.whole, other.counts, other.kinds)
-
-    def _take(self, whole: Shape, counts: Counter[Shape] | None, kinds: Counter[int]) -> None:
-        self.whole = join(self.whole, whole)
-        self.kinds.update(kinds)
-        if self.counts is not None and counts is not None:
-            self.counts.update(counts)
-        if self.counts is None or counts is None or len(self.counts) > MAX_SHAPES:
+        self.whole = join(self.whole, other.whole)
+        self.kinds.update(other.kinds)
+        if self.counts is not None and other.counts is not None:
+            self.counts.update(other.counts)
+        if self.counts is None or other.counts is None or len(self.counts) > MAX_SHAPES:
             self.counts = None
 
     def settle(self) -> "Settled":
@@ -270,28 +296,18 @@ class Settled(NamedTuple):
     """Rows that the type does not hold."""
 
 
-def _by_kind(shapes: Counter[Shape]) -> Counter[int]:
-    kinds: Counter[int] = Counter()
-    for shape, num_rows in shapes.items():
-        kinds[shape.kinds] += num_rows
-    return kinds
-
-
 def _count(values: Sequence[Any]) -> Counter[Shape]:
-    """Values by shape, without nulls; what most columns hold is counted by type alone."""
+    """Values by shape, without nulls; values that are alike are counted together."""
     found: Counter[Shape] = Counter()
-    others: list[type] = []
     for kind, number in Counter(map(type, values)).items():
-        leaf = _LEAVES.get(kind)
-        if leaf is None:
-            others.append(kind)
-        elif leaf is not NOTHING:
-            found[leaf] += number
-    for kind in others:
-        mine: list[Any] = [value for value in values if type(value) is kind]
-        if kind is int and min(mine) >= 0 and max(mine) <= EXACT_IN_FLOAT:
-            found[Shape(INTEGER)] += len(mine)
-        else:
+        if kind in _LEAVES:
+            found[_LEAVES[kind]] += number
+            continue
+        mine = values if number == len(values) else [value for value in values if type(value) is kind]
+        common = _common_shape(mine)
+        if common is None:
             found.update(map(shape_of, mine))
+        else:
+            found[common] += number
     found.pop(NOTHING, None)
     return found
