@@ -36,7 +36,7 @@ from jobs.show.display import Display
 from jobs.show.principles import PrinciplesPlan, PrinciplesReport, PrinciplesStatus
 from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import open_clients
-from rmbatch.costs.chat import spending
+from rmbatch.costs.chat import chat_cost
 from rmbatch.discovery.embeddings import embed_texts
 from rmbatch.discovery.finding import Findings, Selection, find_principles
 from rmbatch.discovery.preferences import Preference, ReadPreferences, read_preferences, split_by_prompt
@@ -219,7 +219,7 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
             if not clients.usage(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
                 private.delete([JOB])
             raise
-    costs = {who: spending(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
+    costs = {who: chat_cost(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
     return findings, costs
 
 

@@ -44,8 +44,8 @@ from jobs.run.where import choose_executor
 from jobs.show.display import Display, mixed_lines, result_table
 from jobs.show.status import OutputStatus, row_status
 from rmbatch.chat.limits.accounts import ANSWERS
-from rmbatch.costs.chat import Spending
-from rmbatch.costs.engines import Economics
+from rmbatch.costs.chat import ChatCost
+from rmbatch.costs.engines import EngineCost
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.executor import Executor
 from rmbatch.pipeline.servers import check_chat_servers, check_model_servers
@@ -73,9 +73,9 @@ class Summary:
     bytes_per_s: float
     """Input bytes likewise."""
     served: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By reward model: what it cost in this run, as ``rmbatch.costs.engines.Economics``."""
+    """By reward model: what it cost in this run, as ``rmbatch.costs.engines.EngineCost``."""
     judged: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By judge: what it cost in this run, as ``rmbatch.costs.chat.Spending``."""
+    """By judge: what it cost in this run, as ``rmbatch.costs.chat.ChatCost``."""
     mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By column whose rows are of several kinds: see ``InputDataset.mixed``."""
 
@@ -98,8 +98,8 @@ class _Worked:
 
     num_rows: int = 0
     seconds: float = 0.0
-    models: Mapping[str, Economics] = field(default_factory=dict)
-    chats: Mapping[str, Spending] = field(default_factory=dict)
+    models: Mapping[str, EngineCost] = field(default_factory=dict)
+    chats: Mapping[str, ChatCost] = field(default_factory=dict)
 
 
 class RowJob(JobType[J]):

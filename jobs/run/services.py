@@ -13,8 +13,8 @@ from typing import Any
 from connectors.storage import Folder
 from jobs.show.display import Display
 from rmbatch.chat.connect import Unasked as UnaskedChat
-from rmbatch.costs.chat import Spending, spending
-from rmbatch.costs.engines import Economics, economics
+from rmbatch.costs.chat import ChatCost, chat_cost
+from rmbatch.costs.engines import EngineCost, engine_cost
 from rmbatch.costs.gpus import flops_per_token, peak_flops
 from rmbatch.pipeline.executor import Executor, Running
 from rmbatch.reward_models.connect import NoEngine
@@ -29,7 +29,7 @@ class Services:
     needs: Needs
     running: Running
 
-    def model_costs(self, counts: Mapping[str, int], *, at_the_end: bool = False) -> dict[str, Economics]:
+    def model_costs(self, counts: Mapping[str, int], *, at_the_end: bool = False) -> dict[str, EngineCost]:
         """What each reward model has cost so far, by the counts of the tasks; ``at_the_end``: to the second."""
         meters = self.running.meters(0.0) if at_the_end else self.running.meters()
         devices = self.running.devices()
@@ -39,7 +39,7 @@ class Services:
             mine = _below(f"{USED}{key}.", counts)
             length = mine.get("tokens", 0) / max(mine.get("requests", 0), 1)
             peak = peak_flops(devices.get(key, ""), dtype_of(reward))
-            found[name] = economics(
+            found[name] = engine_cost(
                 mine,
                 meters.get(key, {}),
                 flops_per_token=flops_per_token(reward.encoder.config.to_dict(), length) if peak else None,
@@ -47,14 +47,14 @@ class Services:
             )
         return found
 
-    def chat_costs(self, counts: Mapping[str, int]) -> dict[str, Spending]:
+    def chat_costs(self, counts: Mapping[str, int]) -> dict[str, ChatCost]:
         """What each asker has cost so far, by the counts of the tasks."""
         askers = self.needs.askers.items()
-        return {name: spending(_below(each.counted_as, counts), each.chat.price) for name, each in askers}
+        return {name: chat_cost(_below(each.counted_as, counts), each.chat.price) for name, each in askers}
 
     def line(self, counts: Mapping[str, int]) -> str:
         """All costs so far in one line, for people."""
-        costs: dict[str, Economics | Spending] = {**self.model_costs(counts), **self.chat_costs(counts)}
+        costs: dict[str, EngineCost | ChatCost] = {**self.model_costs(counts), **self.chat_costs(counts)}
         return "; ".join(f"{name}: {each.line()}" for name, each in costs.items())
 
 

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from rmbatch.costs.chat import Spending
-from rmbatch.costs.engines import Economics
+from rmbatch.costs.chat import ChatCost
+from rmbatch.costs.engines import EngineCost
 from rmbatch.stages.score import null_codes
 
 LOG_EVERY_S = 10.0
@@ -144,9 +144,9 @@ def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], 
             lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
     lines += mixed_lines(speed.get("mixed", {}))
     for name, cost in speed.get("served", {}).items():
-        lines.append((f"model {name}", Economics(**cost).line()))
+        lines.append((f"model {name}", EngineCost(**cost).line()))
     for name, cost in speed.get("judged", {}).items():
-        lines.append((f"judge {name}", Spending(**cost).line()))
+        lines.append((f"judge {name}", ChatCost(**cost).line()))
     if speed.get("rows_per_s"):
         lines.append(
             ("speed", f"{rate_text(speed['rows_per_s'])} rows/s, {rate_text(speed['bytes_per_s'] / 1e6)} MB/s of input")

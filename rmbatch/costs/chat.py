@@ -1,6 +1,6 @@
 """What asking has come to while a job runs, for people and for summaries: requests, tokens, money, what was not paid.
 
-spending(counts, price).line()       # "12,040 answers, 3,100,000 tokens, $4.20, 310 answers kept from before"
+chat_cost(counts, price).line()       # "12,040 answers, 3,100,000 tokens, $4.20, 310 answers kept from before"
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rmbatch.costs.prices import Price, cost
 
 
 @dataclass(frozen=True)
-class Spending:
+class ChatCost:
     """Of one client."""
 
     answers: int
@@ -50,10 +50,10 @@ class Spending:
         return asdict(self)
 
 
-def spending(counts: Mapping[str, int], price: Price | None) -> Spending:
+def chat_cost(counts: Mapping[str, int], price: Price | None) -> ChatCost:
     """What these counts (as ``prices.count``) come to."""
     paid = cost(counts, price)
-    return Spending(
+    return ChatCost(
         answers=counts.get("answers", 0),
         tries=counts.get("tries", 0),
         failures=counts.get("failures", 0),

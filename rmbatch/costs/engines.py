@@ -1,6 +1,6 @@
-"""What served models cost while a job runs: tokens, how many were not computed anew, how busy engines and devices were.
+"""What reward models cost while a job runs: tokens, how many were not computed anew, how busy engines and devices were.
 
-found = economics(counts, meter, flops_per_token=1.4e10, peak=989e12)
+found = engine_cost(counts, meter, flops_per_token=1.4e10, peak=989e12)
 found.line()         # "204,800 tokens, 9,012 tokens/s, 71% from the prefix cache, computing 96% of the time"
 """
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
-class Economics:
+class EngineCost:
     """Of one model; shares are between 0 and 1, None means that nobody knows."""
 
     requests: int
@@ -55,13 +55,13 @@ class Economics:
         return asdict(self)
 
 
-def economics(
+def engine_cost(
     counts: Mapping[str, int],
     meter: Mapping[str, float],
     *,
     flops_per_token: float | None = None,
     peak: float | None = None,
-) -> Economics:
+) -> EngineCost:
     """What these counts (as ``Outputs.usage``) and seconds (``busy_s``, ``idle_s``, ``replicas``) come to.
 
     ``flops_per_token``: of the model, at the conversations' length; ``peak``: FLOP/s of one replica's devices.
@@ -70,7 +70,7 @@ def economics(
     computed, padded = tokens - cached, counts.get("padded_tokens", 0)
     busy, idle, replicas = meter.get("busy_s", 0.0), meter.get("idle_s", 0.0), meter.get("replicas", 1.0)
     known = flops_per_token is not None and peak is not None and busy > 0
-    return Economics(
+    return EngineCost(
         requests=counts.get("requests", 0),
         repeated=counts.get("repeated", 0),
         stored=counts.get("stored", 0),

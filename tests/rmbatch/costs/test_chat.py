@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmbatch.costs.chat import spending
+from rmbatch.costs.chat import chat_cost
 from rmbatch.costs.prices import Price
 
 COUNTS = {"answers": 12_040, "tries": 12_050, "failures": 3, "saved_answers": 310, "prompt_tokens": 3_000_000}
@@ -18,7 +18,7 @@ COUNTS |= {"completion_tokens": 100_000, "cached_tokens": 1_500_000}
     ],
 )
 def test_in_one_line(price: Price | None, line: str) -> None:
-    told = spending(COUNTS, price).line()
+    told = chat_cost(COUNTS, price).line()
     assert told == (
         "12,040 answers, 310 kept from before or equal to another, 3 without an answer, 12,050 tries, "
         f"3,100,000 tokens, 50% of prompts cached by the provider{line}"
@@ -26,8 +26,8 @@ def test_in_one_line(price: Price | None, line: str) -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    assert spending({}, None).line() == "0 answers, 0 tokens"
-    unpriced = spending(COUNTS, None)
+    assert chat_cost({}, None).line() == "0 answers, 0 tokens"
+    unpriced = chat_cost(COUNTS, None)
     assert unpriced.usd is None
     assert "no price is set" in unpriced.unknown
-    assert spending({**COUNTS, "untold_answers": 2}, Price(input=1, output=1)).usd is None
+    assert chat_cost({**COUNTS, "untold_answers": 2}, Price(input=1, output=1)).usd is None

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rmbatch.costs.engines import economics
+from rmbatch.costs.engines import engine_cost
 from rmbatch.costs.estimate import Interval, estimate, gpu_hours, shared_tokens
 from rmbatch.stores.scores import IDS
 
@@ -46,7 +46,7 @@ def test_gpu_hours() -> None:
 def test_economics() -> None:
     counts = {"requests": 10, "tokens": 1000, "cached_tokens": 400, "padded_tokens": 200, "repeated": 3, "stored": 2}
     meter = {"busy_s": 6.0, "idle_s": 2.0, "replicas": 2.0}
-    found = economics(counts, meter, flops_per_token=1e9, peak=1e12)
+    found = engine_cost(counts, meter, flops_per_token=1e9, peak=1e12)
     assert found.tokens_per_s == pytest.approx(1000 / 3.0)  # two engines, three seconds of work each
     assert (found.cached_share, found.padding_share, found.busy_share) == (0.4, 0.25, 0.75)
     assert found.mfu == pytest.approx(600e9 / 6e12)
@@ -57,6 +57,6 @@ def test_economics() -> None:
 
 
 def test_economics_of_nothing() -> None:
-    found = economics({}, {})
+    found = engine_cost({}, {})
     assert (found.tokens, found.tokens_per_s, found.busy_share, found.mfu) == (0, None, None, None)
     assert found.line() == "0 tokens"
