@@ -22,6 +22,7 @@ from jobs.run.output import output_folder
 from rmbatch.rows.roles import Roles, guess_roles
 from rmbatch.settings.names import nearest
 from rmbatch.stages.base import Fit, Needs, Stage, all_needs, all_tallies
+from rmbatch.stages.tally import count_odd_values
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Tally:
     def __call__(self, table: pa.Table) -> Counter[str]:
         counts = all_tallies(self.stages, table)
         for name, twin in twins_of(table.schema).items():
-            counts[f"odd.{name}"] = table.num_rows - table[twin].null_count
+            counts.update(count_odd_values(name, table.num_rows - table[twin].null_count))
         return counts
 
 

@@ -16,9 +16,10 @@ from rmbatch.chat.connect import Unasked as UnaskedChat
 from rmbatch.costs.chat import ChatCost, chat_cost
 from rmbatch.costs.engines import EngineCost, engine_cost
 from rmbatch.costs.gpus import flops_per_token, peak_flops
+from rmbatch.costs.usage import usage_of
 from rmbatch.pipeline.executor import Executor, Running
 from rmbatch.reward_models.connect import NoEngine
-from rmbatch.reward_models.reward import USED, ModelReward
+from rmbatch.reward_models.reward import ModelReward
 from rmbatch.stages.base import Needs
 
 
@@ -36,7 +37,7 @@ class Services:
         found = {}
         for name, reward in self.needs.models.items():
             key = reward.spec.engine_key
-            mine = _below(f"{USED}{key}.", counts)
+            mine = usage_of(reward.counted_as, counts)
             length = mine.get("tokens", 0) / max(mine.get("requests", 0), 1)
             peak = peak_flops(devices.get(key, ""), dtype_of(reward))
             found[name] = engine_cost(
@@ -50,7 +51,7 @@ class Services:
     def chat_costs(self, counts: Mapping[str, int]) -> dict[str, ChatCost]:
         """What each asker has cost so far, by the counts of the tasks."""
         askers = self.needs.askers.items()
-        return {name: chat_cost(_below(each.counted_as, counts), each.chat.price) for name, each in askers}
+        return {name: chat_cost(usage_of(each.counted_as, counts), each.chat.price) for name, each in askers}
 
     def line(self, counts: Mapping[str, int]) -> str:
         """All costs so far in one line, for people."""
@@ -87,8 +88,3 @@ def dtype_of(reward: ModelReward) -> str:
     if reward.spec.dtype != "auto":
         return reward.spec.dtype
     return str(getattr(reward.encoder.config, "dtype", None) or "bfloat16").removeprefix("torch.")
-
-
-def _below(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}

@@ -9,7 +9,7 @@ from jobs.run.services import Services
 from jobs.show.display import Display
 from rmbatch.pipeline.board import Board
 from rmbatch.rewards.composition import NOT_REACHED
-from rmbatch.stages.score import null_codes
+from rmbatch.stages.tally import Tally
 
 POLL_S = 0.5
 MIN_JUDGED = 1000
@@ -57,15 +57,13 @@ def watch(
             watcher.join()
 
 
-def too_many_nulls(tally: Mapping[str, int], limit: float | None, at_least: int) -> str:
+def too_many_nulls(counts: Mapping[str, int], limit: float | None, at_least: int) -> str:
     """Which reward has more nulls than the limit allows, once so many responses are known; empty if none."""
     if limit is None:
         return ""
-    for key, scored in tally.items():
-        if not key.startswith("scored."):
-            continue
-        name = key.removeprefix("scored.")
-        nulls = null_codes(tally, name)
+    tally = Tally(counts)
+    for name, scored in tally.scored.items():
+        nulls = tally.nulls(name)
         nulls.pop(NOT_REACHED, None)  # a part that was not asked has not failed
         missing = sum(nulls.values())
         if scored + missing >= at_least and missing > limit * (scored + missing):

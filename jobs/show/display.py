@@ -21,7 +21,7 @@ from rich.text import Text
 
 from rmbatch.costs.chat import ChatCost
 from rmbatch.costs.engines import EngineCost
-from rmbatch.stages.score import null_codes
+from rmbatch.stages.tally import Tally
 
 LOG_EVERY_S = 10.0
 LOG_AFTER_S = 2.0
@@ -129,19 +129,17 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     return drawn
 
 
-def result_table(title: str, rows: Mapping[str, int], tally: Mapping[str, int], speed: Mapping[str, Any]) -> Table:
+def result_table(title: str, rows: Mapping[str, int], counts: Mapping[str, int], speed: Mapping[str, Any]) -> Table:
     """What became of the rows: kept, rejected, dead, the scores by reward and the nulls by reason."""
+    tally = Tally(counts)
     lines = [("rows in", f"{sum(rows.values()):,}"), ("kept", f"{rows.get('data', 0):,}")]
     lines.append(("rejected", f"{rows.get('rejected', 0):,}"))
-    lines.append(("dead letters", _with_parts(rows.get("dead_letters", 0), _below("dead.", tally))))
-    candidates = _below("select.", tally)
-    if candidates:
-        lines.append(("responses", ", ".join(f"{name} {count:,}" for name, count in candidates.items())))
-    for name, count in tally.items():
-        if name.startswith("scored."):
-            reward = name.removeprefix("scored.")
-            shown = ", ".join(f"{code} {n:,}" for code, n in null_codes(tally, reward).items())
-            lines.append((f"score.{reward}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
+    lines.append(("dead letters", _with_parts(rows.get("dead_letters", 0), tally.dead)))
+    if tally.choices:
+        lines.append(("responses", ", ".join(f"{name} {count:,}" for name, count in tally.choices.items())))
+    for name, count in tally.scored.items():
+        shown = ", ".join(f"{code} {n:,}" for code, n in tally.nulls(name).items())
+        lines.append((f"score.{name}", f"{count:,} scored" + (f"; null: {shown}" if shown else "")))
     lines += mixed_lines(speed.get("mixed", {}))
     for name, cost in speed.get("served", {}).items():
         lines.append((f"model {name}", EngineCost(**cost).line()))
@@ -168,12 +166,6 @@ def mixed_lines(mixed: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
             told = f"{column['type']}; {column['odd']:,} of {column['rows']:,} rows are not ({kinds}), and {how}"
         lines.append((f"column {name}", told))
     return lines
-
-
-def _below(prefix: str, tally: Mapping[str, int]) -> dict[str, int]:
-    """The counts whose names begin so, the largest first."""
-    found = {name.removeprefix(prefix): count for name, count in tally.items() if name.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _with_parts(total: int, parts: Mapping[str, int]) -> str:

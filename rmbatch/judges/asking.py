@@ -25,9 +25,9 @@ MOST_THOUGHT = 2000
 """Characters that are kept of what was thought, where nothing was said."""
 
 
-def count_prefix(spec: JudgeSpec) -> str:
-    """The prefix of the names of all counts of a judge."""
-    return f"judge.{spec.digest}."
+def counted_as(spec: JudgeSpec) -> str:
+    """The name that what a judge uses is counted under."""
+    return f"judge.{spec.digest}"
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def _complete(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Compl
     from rmbatch.costs.prices import count
 
     completions = connect_chat(spec.chat()).complete(requests)
-    start = count_prefix(spec)
-    usage.record({f"{start}{name}": number for name, number in count(completions).items()})
+    usage.record(counted_as(spec), count(completions))
     return completions
 
 

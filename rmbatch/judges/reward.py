@@ -11,7 +11,7 @@ from typing import Any
 
 from connectors.errors import UserError
 from rmbatch.chat.spec import ChatSpec
-from rmbatch.judges.asking import Question, ask, count_prefix
+from rmbatch.judges.asking import Question, ask, counted_as
 from rmbatch.judges.kinds.base import JudgeKind, Plan, QuestionWriter, parse_judge
 from rmbatch.judges.kinds.outcomes import as_scores
 from rmbatch.judges.kinds.responses import Responses
@@ -43,8 +43,8 @@ class JudgeReward(Reward):
 
     @property
     def counted_as(self) -> str:
-        """What the names of its counts begin with."""
-        return count_prefix(self.spec)
+        """The name that what it uses is counted under."""
+        return counted_as(self.spec)
 
     @property
     def template(self) -> str:

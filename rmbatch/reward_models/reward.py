@@ -37,8 +37,6 @@ from rmbatch.settings.mistakes import validate
 from rmbatch.settings.names import nearest
 from rmbatch.stores.scores import ScoreStore, keys_of
 
-USED = "served."
-"""The prefix of all usage counts of engines. The engine's key and the count's name follow."""
 KEEP_EVERY_S = 30.0
 """How often new scores are written to the store. Each write makes a segment, so not after each batch."""
 
@@ -68,6 +66,11 @@ class ModelReward(Reward):
         if not self.spec.is_remote and not Path(self.spec.model).is_dir():
             self.spec = self.spec.model_copy(update={"revision": resolve_commit(self.spec.model, self.spec.revision)})
             vars(self).pop("encoder", None)
+
+    @property
+    def counted_as(self) -> str:
+        """The name that what it uses is counted under. Models that share an engine share it."""
+        return f"served.{self.spec.engine_key}"
 
     def leave_store(self) -> None:
         """Do not use the store, because its fingerprint needs all weights read."""
@@ -189,7 +192,7 @@ class ModelReward(Reward):
         return outputs
 
     def _record(self, counts: Mapping[str, int]) -> None:
-        usage.record({f"{USED}{self.spec.engine_key}.{name}": count for name, count in counts.items()})
+        usage.record(self.counted_as, counts)
 
     def _to_matrix(self, values: pa.Array) -> np.ndarray:
         """One row of outputs a response, float64, NaN where there are none."""

@@ -32,7 +32,7 @@ class Asker(Protocol):
 
     @property
     def counted_as(self) -> str:
-        """What the names of its counts begin with (``rmbatch/costs/usage.py``)."""
+        """The name that what it uses is counted under (``rmbatch/costs/usage.py``)."""
 
     def column_types(self, name: str) -> dict[str, pa.DataType]:
         """The columns that it adds under a name."""

@@ -28,6 +28,7 @@ from rmbatch.rewards.scores import RewardError
 from rmbatch.rewards.totals import CombineRule, weighted_sum
 from rmbatch.rows.roles import EVERYTHING, FlatView, Roles, flatten
 from rmbatch.stages.base import Needs
+from rmbatch.stages.tally import count_scores
 
 TOTAL = "total"
 """Name of the weighted sum among the scores."""
@@ -155,20 +156,12 @@ class ScoreStage:
         return dict.fromkeys(self.rewards[name].part_names, nothing)
 
     def tally(self, table: pa.Table) -> Counter[str]:
-        """Counts over scored rows: ``scored.<name>`` responses with a score, ``null.<name>.<code>`` those without."""
+        """Responses with each score, and those without by the code of their error."""
         counts: Counter[str] = Counter()
         for name in (column.removeprefix("score.") for column in self.added() if column.startswith("score.")):
-            counts[f"scored.{name}"] += len(_flat(table[f"score.{name}"]).drop_null())
-            for code, number in _codes(_flat(table[f"error.{name}"])).items():
-                counts[f"null.{name}.{code.replace('.', '_')}"] += number
+            scored = len(_flat(table[f"score.{name}"]).drop_null())
+            counts.update(count_scores(name, scored, _codes(_flat(table[f"error.{name}"]))))
         return counts
-
-
-def null_codes(tally: Mapping[str, int], name: str) -> dict[str, int]:
-    """How often each code occurs among the nulls of ``score.<name>``, from ``ScoreStage.tally``, the most first."""
-    found = {key.rpartition("."): count for key, count in tally.items()}
-    codes = {code: count for (start, _, code), count in found.items() if start == f"null.{name}"}
-    return dict(sorted(codes.items(), key=lambda item: -item[1]))
 
 
 def _joined(halves: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:

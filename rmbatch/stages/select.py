@@ -22,6 +22,7 @@ from rmbatch.rows.roles import Roles
 from rmbatch.selection.rank import SelectionRule, select
 from rmbatch.stages.base import Needs
 from rmbatch.stages.score import candidates
+from rmbatch.stages.tally import count_choices
 
 RANK, REASON = "select.rank", "select.reason"
 RESPONSE, SCORE = "select.response", "select.score"
@@ -90,14 +91,12 @@ class SelectStage:
         return table.append_column(OUTCOME, pa.array(outcome))
 
     def tally(self, table: pa.Table) -> Counter[str]:
-        """Counts over chosen rows: ``select.kept`` candidates, and ``select.<reason>`` those that were not kept."""
+        """Candidates that were kept, and the others by the reason."""
         reasons, ranks = table[REASON], table[RANK]
         if pa.types.is_list(reasons.type):
             reasons, ranks = pc.list_flatten(reasons), pc.list_flatten(ranks)
         counted = {item["values"]: item["counts"] for item in pc.value_counts(reasons.drop_null()).to_pylist()}
-        counts = Counter({f"select.{reason}": number for reason, number in counted.items()})
-        counts["select.kept"] += len(ranks.drop_null())
-        return counts
+        return count_choices(len(ranks.drop_null()), counted)
 
 
 def _winners(rank: pa.Array, offsets: np.ndarray) -> tuple[pa.Array, np.ndarray]:

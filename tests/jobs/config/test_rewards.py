@@ -8,7 +8,7 @@ from connectors.errors import UserError
 from jobs.config.identity import job_identity
 from jobs.config.job_types import parse_job
 from jobs.run.watch import too_many_nulls
-from rmbatch.stages.score import null_codes
+from rmbatch.stages.tally import Tally
 from tests.jobs.running import fitted
 
 SCHEMA = pa.schema([("response", pa.string()), ("reference", pa.string()), ("source", pa.string())])
@@ -111,7 +111,7 @@ def test_mistake_in_composition_names_its_key(rewards: str, message: str) -> Non
 
 def test_part_that_was_not_reached_counts_as_no_null() -> None:
     tally = {"scored.x": 10, "scored.x.then": 0, "null.x.then.not_reached": 10, "null.x.then.timeout": 1}
-    assert null_codes(tally, "x") == {}
-    assert null_codes(tally, "x.then") == {"not_reached": 10, "timeout": 1}
+    assert Tally(tally).nulls("x") == {}
+    assert Tally(tally).nulls("x.then") == {"not_reached": 10, "timeout": 1}
     assert too_many_nulls(tally, 0.5, at_least=5) == ""
     assert "score.x.then is null for 100% of 1 responses, mostly timeout" in too_many_nulls(tally, 0.5, at_least=1)
