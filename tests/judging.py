@@ -78,7 +78,8 @@ def answering(policy: Policy) -> Callable[[str, Any], Any]:
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "judge"}]}
-        said = policy(Seen(body))
+        is_probe = Seen(body).text == "Say hi."  # of a client all of whose last requests fail
+        said = "Hi." if is_probe else policy(Seen(body))
         if isinstance(said, dict):
             reasons = {"critique": "so it is"} if '"critique"' in Seen(body).text else {}
             said = orjson.dumps({**reasons, **said}).decode()
