@@ -48,7 +48,7 @@ def job(source: Path, output: Path, cpus: int) -> dict[str, Any]:
         "input": {"path": str(source), "columns": COLUMNS},
         "rewards": RULES,
         "output": {"path": str(output)},
-        "run": {"cpus": cpus},
+        "run": {"on": "ray", "cpus": cpus},
     }
 
 

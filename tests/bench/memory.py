@@ -82,7 +82,7 @@ def job(kind: Kind, source: Path, output: Path, file_format: Format, file_mb: in
     common = {
         "job": kind,
         "output": {"path": str(output), "format": file_format, "file_mb": file_mb},
-        "run": {"cpus": cpus, "unit_mb": file_mb},
+        "run": {"on": "ray", "cpus": cpus, "unit_mb": file_mb},
     }
     if kind == "score":
         return {**common, "input": {"path": str(source), "columns": COLUMNS}, "rewards": RULES}

@@ -37,6 +37,7 @@ MATRIX = list(itertools.product(("local", "s3"), ("parquet", "jsonl"), ("score",
 SCATTERED = [("local", "parquet", "scattered"), ("s3", "jsonl", "scattered")]
 FAULTY = [("parquet", "score"), ("jsonl", "best_of_n"), ("jsonl", "scattered")]
 SLOW = ["score", "adjacent"]
+HERE = [("local", "parquet", "score"), ("s3", "jsonl", "best_of_n"), ("local", "jsonl", "scattered")]
 MIN_KILLS = 30
 
 
@@ -126,6 +127,19 @@ def test_killed_drivers_on_a_cluster_that_stays(place: NewPlace, campaign: NewCa
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize(("store", "form", "kind"), HERE)
+def test_kills_of_processes_of_this_machine(
+    store: str, form: str, kind: str, place: NewPlace, campaign: NewCampaign, clean_run: CleanRun, seed: int
+) -> None:
+    """Without Ray; what comes out is what an undisturbed run on Ray gives."""
+    case, where, name = case_of(kind, form), place(store), f"here {store} {form} {kind}"
+    case.write_input(where)
+    kills = planned(random.Random(f"{seed} {name}"), kind, drivers=2, workers=1)
+    hold_same(campaign(name, case, where, run_options={"on": "here"}), clean_run, kills)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", SLOW)
 def test_healthy_rows_survive_kills_of_the_whole_job_in_a_slow_block(
     kind: str, place: NewPlace, campaign: NewCampaign, clean_run: CleanRun
@@ -141,7 +155,7 @@ def test_healthy_rows_survive_kills_of_the_whole_job_in_a_slow_block(
 @pytest.mark.chaos
 def test_there_were_enough_kills(kills: list[Kill], request: pytest.FixtureRequest) -> None:
     campaigns = {kill.campaign for kill in kills if not kill.campaign.startswith("small")}
-    if len(campaigns) < len([*MATRIX, *SCATTERED, *FAULTY, *SLOW]) + 1:
+    if len(campaigns) < len([*MATRIX, *SCATTERED, *FAULTY, *HERE, *SLOW]) + 1:
         pytest.skip("counts the kills of a whole run of this file")
     hit = [kill for kill in kills if kill.effective]
     assert len(hit) >= MIN_KILLS

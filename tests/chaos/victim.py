@@ -115,7 +115,7 @@ class Victim:
         return self.driver.wait() == -signal.SIGKILL
 
     def workers(self) -> list[tuple[psutil.Process, str]]:
-        """Ray's workers below this driver that are at work for the job, and their tasks by their titles."""
+        """Workers below this driver that are at work for the job, and their tasks."""
         assert self.driver is not None
         try:
             below = psutil.Process(self.driver.pid).children(recursive=True)
@@ -127,7 +127,7 @@ class Victim:
     def kill_worker(self, chance: random.Random) -> str:
         """SIGKILL a worker that is at work; the task that it died in, or "" if none was at work."""
         workers = self.workers()
-        tasks = [found for found in workers if not found[1].startswith("_Counts")]
+        tasks = [found for found in workers if not found[1].startswith("LocalBoard")]
         if not tasks:
             return ""
         # The actor behind the progress display is there all the time; now and then it is the one.
@@ -157,9 +157,11 @@ class Victim:
 
 
 def task_of(process: psutil.Process) -> str:
-    """What a Ray worker is doing, by its title; "" for any other process."""
+    """What a worker is doing: one of Ray's by its title, one of this machine ``here``; "" for any other process."""
     try:
         title = " ".join(process.cmdline())
+        if "rmbatch.pipeline.worker" in title:
+            return "here"
         return title.removeprefix("ray::").strip() if title.startswith("ray::") else ""
     except psutil.Error:
         return ""

@@ -183,7 +183,7 @@ class Case:
                 "row_group_rows": 32,
                 "storage": place.storage,
             },
-            "run": {"cpus": self.cpus, "block_rows": 10 if self.kind == "best_of_n" else 40},
+            "run": {"on": "ray", "cpus": self.cpus, "block_rows": 10 if self.kind == "best_of_n" else 40},
         }
         if self.kind in ("scattered", "adjacent"):
             made["input"]["group"] = {"by": "prompt_id", "rows": self.kind}
