@@ -12,6 +12,7 @@ from connectors.errors import UserError
 from jobs.config.sections import RunConfig
 from jobs.show.display import Display
 from rmbatch.pipeline.executor import Executor
+from rmbatch.pipeline.worker_process import end_early_workers
 from rmbatch.stages.base import Needs
 
 SMALL_BYTES = 32 << 20
@@ -47,6 +48,7 @@ def choose_executor(config: RunConfig, needs: Needs, num_bytes: int, display: Di
         with Here(config.cpus) as here:
             yield here
         return
+    end_early_workers()
     from cluster.local import attached, cluster_address
 
     where = cluster_address(config.address)

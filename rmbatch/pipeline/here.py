@@ -27,8 +27,9 @@ from connectors.errors import JobError
 from connectors.storage import Folder
 from connectors.units import Range
 from rmbatch.pipeline.board import LocalBoard
+from rmbatch.pipeline.servers import check_chat_servers
 from rmbatch.pipeline.shuffle import BUCKET, assign_buckets, count_buckets, grouped_dataset, write_bucket
-from rmbatch.pipeline.task import RowTask, read_blocks
+from rmbatch.pipeline.task import MIN_BLOCK_ROWS, RowTask, read_blocks
 from rmbatch.pipeline.worker import COUNTS, DONE, FAILED, Orders
 from rmbatch.pipeline.worker_process import Worker, take_worker
 from rmbatch.stages.base import Needs
@@ -75,6 +76,7 @@ class Here:
     @contextmanager
     def services(self, needs: Needs, folder: Folder, say: Callable[[str], None]) -> Iterator["HereServices"]:
         for name, asker in needs.askers.items():
+            check_chat_servers((name, asker.chat))
             say(f"{name}: asks {asker.chat.model} at {asker.chat.service_name}")
         yield HereServices(needs, folder)
 
@@ -100,7 +102,15 @@ class HereServices:
 
     needs: Needs
     folder: Folder
-    block_rows: int | None = None
+
+    @property
+    def block_rows(self) -> int | None:
+        """Rows that a worker should take at a time: about twice as many as may be asked about at once."""
+        at_once = [
+            each.chat.batch.max_requests if each.chat.batch else each.chat.in_flight
+            for each in self.needs.askers.values()
+        ]
+        return max(2 * max(at_once), MIN_BLOCK_ROWS) if at_once else None
 
     def meters(self, max_age_s: float = 0.0) -> Mapping[str, Mapping[str, float]]:
         """Nothing: an engine that runs elsewhere has no meter here."""

@@ -32,8 +32,13 @@ def early_worker() -> Iterator[None]:
     try:
         yield
     finally:
-        while _early:
-            _early.pop().kill()
+        end_early_workers()
+
+
+def end_early_workers() -> None:
+    """End the workers that nobody will take."""
+    while _early:
+        _early.pop().kill()
 
 
 def take_worker() -> "Worker":
