@@ -1,7 +1,8 @@
 """What a stage of a job promises. A job is a list of stages; each is fitted to the columns that the one before leaves.
 
-    def upper(schema: pa.Schema) -> Stage: ...          # UserError where it does not fit
-    stages, output_schema = fit([upper, ...], schema)
+    def upper(schema: pa.Schema) -> Stage: ...          # a Fit; UserError where the columns do not fit
+    stage = upper(schema)
+    upper_two(stage.output_schema(schema))
 
 So a stage reads what an earlier one adds: ``score`` the responses of a ``generate`` before it, ``select`` the scores.
 """
@@ -78,15 +79,6 @@ class Stage(Protocol):
 
 Fit = Callable[[pa.Schema], Stage]
 """Makes a stage for a schema. Raises UserError where the columns do not fit."""
-
-
-def fit(fits: Sequence[Fit], schema: pa.Schema) -> tuple[list[Stage], pa.Schema]:
-    """The stages, each fitted to what the one before leaves, and the columns after the last."""
-    stages = []
-    for make in fits:
-        stages.append(make(schema))
-        schema = stages[-1].output_schema(schema)
-    return stages, schema
 
 
 def all_needs(stages: Sequence[Stage]) -> Needs:
