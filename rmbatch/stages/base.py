@@ -1,8 +1,7 @@
 """What a stage of a job promises. A job is a list of stages; each is fitted to the columns that the one before leaves.
 
-    def upper(schema: pa.Schema) -> Stage: ...          # a Fit; UserError where the columns do not fit
-    stage = upper(schema)
-    upper_two(stage.output_schema(schema))
+    stage = make(schema)                       # ``make`` is a ``Fit``: UserError where the columns do not fit
+    schema = stage.output_schema(schema)       # what the next stage is made for
 
 So a stage reads what an earlier one adds: ``score`` the responses of a ``generate`` before it, ``select`` the scores.
 """
