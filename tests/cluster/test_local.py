@@ -53,10 +53,10 @@ def test_failed_start_is_one_line_with_a_cure(starts: list[Any], fault: Exceptio
 
 
 def job(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A job of one row in a process of its own."""
+    """A job of one row on Ray, in a process of its own."""
     (folder / "in.jsonl").write_text('{"response": "4", "answer": "4"}\n')
     (folder / "job.yaml").write_text(
-        "job: score\ninput: {path: in.jsonl}\nrewards: {exact: accuracy}\noutput: {path: out}\n"
+        "job: score\ninput: {path: in.jsonl}\nrewards: {exact: accuracy}\noutput: {path: out}\nrun: {on: ray}\n"
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
