@@ -182,7 +182,7 @@ def test_it_travels_without_its_tokenizer(tiny: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gpu": 1}, "no setting 'gpu'; did you mean 'gpus'"),
+        ({"gpu": 1}, "gpu: unknown key; did you mean 'gpus'"),
         ({"engine": "endpoint"}, "endpoints: give the servers' URLs"),
         ({"replicas": (3, 1)}, "the fewest"),
         ({"tensor_parallel": 2, "engine": "transformers"}, "tensor_parallel: engine: transformers does not read it"),

@@ -100,9 +100,9 @@ def test_ngram_repetition_penalty(response: str | None, knobs: dict[str, Any], e
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"max_penalty": 0.5}, "max_penalty=0.5"),
-        ({"n": 0}, "n=0"),
-        ({"analyze_scope": "thougt"}, "analyze_scope='thougt'"),
+        ({"max_penalty": 0.5}, "max_penalty: got 0.5; write 0.0 or less"),
+        ({"n": 0}, "n: got 0; write 1 or more"),
+        ({"analyze_scope": "thougt"}, "analyze_scope: got 'thougt'; write 'full' or 'thought'"),
         ({"tokenizer": "tiktoken", "encoding_name": "no_such_encoding"}, "no_such_encoding"),
     ],
 )
