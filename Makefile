@@ -37,6 +37,7 @@ check: $(READY)  ## Style and types.
 
 bench: $(SERVED)  ## The measurements behind docs/benchmarks.md; takes a quiet machine about 20 minutes.
 	$(BIN)/python -m tests.bench.job_throughput
+	$(BIN)/python -m tests.bench.small_job
 	$(BIN)/python -m tests.bench.restart_cost
 	$(BIN)/python -m tests.bench.ledger
 	$(BIN)/python -m tests.bench.memory
