@@ -127,11 +127,17 @@ class Plan:
     @classmethod
     def from_json(cls, text: bytes, options: StorageOptions) -> "Plan":
         """The plan that ``to_json`` wrote; ValueError for another shape, UserError for one of another version."""
-        data = _checked(orjson.loads(text), version=int)
-        if data["version"] != VERSION:
-            raise UserError(f"the output was planned by another version of rmbatch (plan {data['version']})")
-        _checked(data, job=dict, dataset=dict, conditional_put=bool, created=(int, float))
+        data = _planned(text)
+        _checked(data, dataset=dict, conditional_put=bool, created=(int, float))
         return cls(data["job"], _dataset(data["dataset"], options), data["conditional_put"], data["created"])
+
+
+def _planned(text: bytes) -> dict[str, Any]:
+    """A plan as plain values; ValueError for another shape, UserError for one of another version."""
+    data = _checked(orjson.loads(text), version=int)
+    if data["version"] != VERSION:
+        raise UserError(f"the output was planned by another version of rmbatch (plan {data['version']})")
+    return _checked(data, job=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,10 @@ class Ledger:
     def plan(self, options: StorageOptions | None = None) -> Plan | None:
         """The plan, or None if no run has begun; ``options`` tell how to reach the input."""
         return self._decoded("plan.json", lambda text: Plan.from_json(text, options or StorageOptions()))
+
+    def planned_job(self) -> Mapping[str, Any] | None:
+        """What decides the result of the planned job, without the plan's files and units; None if no run has begun."""
+        return self._decoded("plan.json", lambda text: _planned(text)["job"])
 
     def honours_conditions(self) -> bool:
         """Whether the store refuses the second of two conditional puts; asked once, recorded in the plan."""

@@ -109,6 +109,7 @@ def run_job(job: JobConfig, display: Display) -> Any:
     """
     run = job_type(job.job)(job, display)
     with explained(run.output.url):
+        _refuse_other_kind(run)
         result = _result_of_same_job(run)
         if result is not None:
             return result
@@ -140,21 +141,23 @@ def _result_of_same_job(run: JobType[Any]) -> Shown | None:
     before = run.recorded_identity(run.output)
     if before is not None:
         check_same_job(before, run.identity(), run.output.url, run.display)
-    elif other := _other_kind(run):
-        raise UserError(
-            f"{run.output.url} is the output of another kind of job ({other}); write to another output.path"
-        )
     result = run.result()
     if result is not None:
         run.display.say(f"{run.output.url} is finished; nothing to do")
     return result
 
 
-def _other_kind(run: JobType[Any]) -> str | None:
-    """The kind of job that has begun this output, where it is another one than this."""
-    kinds = {JOB_TYPES[kind]: job_type(kind) for kind in JOB_TYPES}.values()
-    theirs = (each.recorded_identity(run.output) for each in kinds if not isinstance(run, each))
-    return next((str(identity.get("job")) for identity in theirs if identity is not None), None)
+def _refuse_other_kind(run: JobType[Any]) -> None:
+    """Raises UserError where another kind of job, which records its identity elsewhere, has begun this output."""
+    if run.recorded_identity(run.output) is not None or not run.private.entries():  # a new output costs one listing
+        return
+    for kind in map(job_type, JOB_TYPES):
+        identity = None if isinstance(run, kind) else kind.recorded_identity(run.output)
+        if identity is not None:
+            raise UserError(
+                f"{run.output.url} is the output of another kind of job ({identity.get('job')}); "
+                "write to another output.path"
+            )
 
 
 def output_status(url: str, options: StorageOptions) -> Shown:

@@ -107,13 +107,13 @@ def output_spec(job: RewardJob, prepared: Prepared) -> OutputSpec:
         output.file_mb << 20,
         output.row_group_rows,
         output.rejected == "keep",
-        Tally(prepared.stages),
+        RowCounter(prepared.stages),
     )
 
 
 @dataclass(frozen=True)
-class Tally:
-    """The counts of all stages over written rows."""
+class RowCounter:
+    """Counts written rows by all stages."""
 
     stages: Sequence[Stage]
 

@@ -52,6 +52,7 @@ from rmbatch.pipeline.servers import check_chat_servers, check_model_servers
 from rmbatch.pipeline.task import RowTask, cut_tasks
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.stages.base import Fit, Needs
+from rmbatch.stages.score import needs_of
 
 J = TypeVar("J", bound=RewardJob)
 
@@ -124,8 +125,7 @@ class RowJob(JobType[J]):
 
     @classmethod
     def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:
-        plan = Ledger(output).plan()
-        return None if plan is None else plan.job
+        return Ledger(output).planned_job()
 
     def rewards(self) -> dict[str, Reward]:
         return self.job.build_rewards()
@@ -168,7 +168,7 @@ class RowJob(JobType[J]):
         plan = self.ledger.plan(storage_options(self.job.input.storage))
         assert self._listing is not None
         num_bytes = sum(file.size for file in self._listing.files)
-        with choose_executor(self.job.run, self._needs(), num_bytes, self.display) as executor:
+        with choose_executor(self.job.run, self.needs(), num_bytes, self.display) as executor:
             if plan is None:
                 plan = self._begin(executor, self._listing)
             prepared = self._prepared(plan.dataset)
@@ -197,13 +197,9 @@ class RowJob(JobType[J]):
     def discard(self) -> None:
         self.ledger.discard(keep=[ANSWERS])
 
-    def _needs(self) -> Needs:
-        """The models and judges of the rewards, before the rows are known."""
-        from rmbatch.judges.reward import judge_rewards
-        from rmbatch.reward_models.reward import model_rewards
-
-        rewards = self.rewards()
-        return Needs(dict(model_rewards(rewards)), dict(judge_rewards(rewards)))
+    def needs(self) -> Needs:
+        """The models and judges of the job, before its input is known. A kind with stages of its own adds theirs."""
+        return needs_of(self.rewards())
 
     def _prepared(self, dataset: InputDataset) -> Prepared:
         return prepare(self.job, self.fits(), dataset.schema)
@@ -222,7 +218,7 @@ class RowJob(JobType[J]):
         except UserError as error:
             self.rewards()
             has_all = sample.num_rows < SAMPLE_ROWS or sample.num_rows == self.job.input.limit
-            if not listing.is_scanned or has_all:
+            if has_all:
                 raise
             self.display.say(
                 f"warning: by the first {sample.num_rows:,} rows, {error}; reading the whole input to know"
@@ -244,7 +240,7 @@ class RowJob(JobType[J]):
 
     def _check_servers(self, executor: Executor) -> None:
         """Raises UserError where a judge or a model is asked at servers none of which is there, before a long scan."""
-        needs = self._needs()
+        needs = self.needs()
         askers = {asker.chat.digest: (name, asker.chat) for name, asker in needs.askers.items()}
         specs = {each.spec.engine_key: each.spec for each in needs.models.values() if each.spec.is_remote}
         list(executor.map(check_chat_servers, list(askers.values())))

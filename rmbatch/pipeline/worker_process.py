@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from rmbatch.pipeline.worker import FAILED
+
 if TYPE_CHECKING:
     from connectors.units import Range
 
@@ -77,7 +79,7 @@ class Worker:
         with suppress(EOFError, OSError, subprocess.TimeoutExpired):
             if self.pipe.poll(END_S):
                 what, value = self.pipe.recv()
-                if what == "failed":
+                if what == FAILED:
                     raise value
             self._process.wait(END_S)
 

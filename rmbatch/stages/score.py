@@ -91,7 +91,7 @@ class ScoreStage:
 
     def needs(self) -> Needs:
         """The engines and chat clients of its rewards, those inside compositions too."""
-        return Needs(dict(model_rewards(self.rewards)), dict(judge_rewards(self.rewards)))
+        return needs_of(self.rewards)
 
     def flush(self) -> None:
         """Write new scores of reward models to their stores."""
@@ -162,6 +162,11 @@ class ScoreStage:
             scored = len(_flat(table[f"score.{name}"]).drop_null())
             counts.update(count_scores(name, scored, _codes(_flat(table[f"error.{name}"]))))
         return counts
+
+
+def needs_of(rewards: Mapping[str, Reward]) -> Needs:
+    """The engines and chat clients of rewards, those inside compositions too."""
+    return Needs(dict(model_rewards(rewards)), dict(judge_rewards(rewards)))
 
 
 def _joined(halves: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:

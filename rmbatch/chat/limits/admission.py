@@ -2,7 +2,7 @@
 
 It asks the governor a few times a second while something waits, never once per request, and tells it what answers have
 cost. It keeps no limits itself: those are in ``governor.py``, and how many requests are under way at each server is in
-``served/endpoints.py``.
+``endpoints/balancer.py``.
 
     admission = admission_for(spec)                      # None where the spec has no rate and no budget
     async with ChatClient(spec, admission=admission) as client:

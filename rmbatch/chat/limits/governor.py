@@ -1,8 +1,8 @@
 """Who may send a chat request next, when a job has limits per minute and a budget: one governor for all its workers.
 
 Pure logic with a clock: it neither waits nor sends. Workers ask through ``admission.py``, across processes through
-``pipeline/governor.py``. It does not slow down after a 429: each worker does so itself, for each server
-(``served/endpoints.py``: 0.7 of the requests under way, and more again as it serves), as senders on a shared line do
+``pipeline/actors/governor.py``. It does not slow down after a 429: each worker does so itself, for each server
+(``endpoints/balancer.py``: 0.7 of the requests under way, and more again as it serves), as senders on a shared line do
 without talking to each other. What workers do tell each other through it is how long a server has asked to wait.
 
     governor = Governor(Limits(requests=1200), Limits(usd=50), price, spent=before)

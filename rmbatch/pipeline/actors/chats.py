@@ -5,7 +5,7 @@ text leads to, so equal requests of all tasks meet there and are one. An actor t
 again; what had been answered is kept (``rmbatch/stores/answers.py``) and not paid again.
 
     with start_chats({spec.client_key: ("kind", spec)}, options, usage, say=print, save_usage=…) as chats:
-        run_pieces(..., connections=chats.connections)
+        ...                                             # tasks reach them by chats.connections
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 How tasks reach them is ``engines.py``; the actor itself is ``replica.py``.
 
     with started({"rm": spec}, say=print, may_grow=False) as pools:
-        run_pieces(..., connections=pools.connections, max_tasks=pools.max_tasks)
+        ...                                             # tasks reach them by pools.connections
 """
 
 import math
