@@ -99,3 +99,9 @@ def _check_there(address: str) -> None:
         raise UserError(
             f"no Ray cluster listens at {address!r} (run.address, RAY_ADDRESS): {error.strerror or error}"
         ) from None
+
+
+def read_resources() -> tuple[int, int]:
+    """CPUs and GPUs of the Ray that this process is connected to, over all nodes."""
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 0)), int(found.get("GPU", 0))

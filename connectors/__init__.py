@@ -1,1 +1,1 @@
-"""Where rows come from and where they go: storage, formats, units and the ledger. Knows nothing of rewards."""
+"""Reads input and writes output: storage, file formats, units and the ledger. This package does not know rewards."""

@@ -1,4 +1,4 @@
-"""Moves borders between units so that no group of adjacent rows is cut.
+"""Moves the borders between units so that they cut no group of adjacent rows.
 
 units = keep_groups_whole(units, borders)       # of one file, a border for each unit
 """
@@ -12,7 +12,7 @@ from connectors.units import Unit
 
 @dataclass(frozen=True)
 class Border:
-    """The group at a unit's beginning: how far it reaches, and the unit's first and last keys."""
+    """The first group of a unit: its size, and the first and last keys of the unit."""
 
     head_key: Any
     tail_key: Any
@@ -22,7 +22,7 @@ class Border:
 
 
 def keep_groups_whole(units: Sequence[Unit], borders: Sequence[Border]) -> list[Unit]:
-    """Move each border inside one file that cuts a group to where the group ends."""
+    """Move each border that cuts a group to the end of that group. All units belong to one file."""
     kept: list[Unit] = []
     tail: Any = None
     for unit, border in zip(units, borders, strict=True):

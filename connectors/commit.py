@@ -1,10 +1,10 @@
-"""The record that a write task leaves: which rows it accounts for, and in which files of the output they are.
+"""A commit record: which rows a write task has finished, and which files of the output hold them.
 
-It only says so. ``connectors/ledger.py`` keeps records, and tells what a crash between them leaves.
+This module only describes records. ``connectors/ledger.py`` stores them and says what a crash leaves.
 
     record = Commit([Range(3, 0, 5)], files, count_outcomes(outcomes), tally, run, packed=pack_outcomes(outcomes))
     Commit.from_json(record.to_json()) == record
-    covered([record]).missing(unit)                          # the rows that are left to do
+    merge_coverage([record]).missing(unit)                          # the rows that are not finished
 """
 
 import base64
@@ -24,11 +24,11 @@ from connectors.segments import RECORDS
 from connectors.units import Coverage, Range, total_rows
 
 PARTS = {KEPT: "data", REJECTED: "rejected", DEAD_LETTER: "dead_letters"}
-"""The part of the output that rows of each outcome are in."""
+"""The part of the output for the rows of each outcome."""
 OUTCOMES = {part: outcome for outcome, part in PARTS.items()}
 FOLDERS = {"data": "data", "rejected": "_rejected", "dead_letters": "_dead_letters"}
-"""The folder of each part. Readers of the whole output folder skip names that begin with "_"; those that do not are
-kept out by the endings of the files (see ``file_suffix``)."""
+"""The folder of each part. Most readers of a whole output folder skip names that begin with "_". The other readers skip
+these files because of their endings (see ``file_path`` in connectors/writer.py)."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +47,32 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """Which rows a write task accounted for, and where each of them went."""
+    """Which rows a write task has finished, and the part of the output that each of them went to."""
 
     ranges: list[Range]
     """In the order of the rows in the files."""
     files: list[DataFile]
     rows: Mapping[str, int]
-    """How many rows went to each part; rejected rows are counted here also where no file keeps them."""
+    """The number of rows of each part. Rejected rows count here even if the job does not write them."""
     tally: Mapping[str, int]
     """What the job counted over these rows."""
     run: str
     at: float = field(default_factory=time.time)
-    """When it was written, in seconds since 1970."""
+    """The time of writing, in seconds since 1970."""
     packed: str = field(default="", repr=False)
-    """The outcome of each row, see ``pack_outcomes``. Only a file that is cut needs them, and a ledger holds very many,
-    so ``Ledger.commits`` leaves them where they are and ``Ledger.outcomes`` reads those of one record."""
+    """The outcome of each row, see ``pack_outcomes``. They are only needed to cut a file, and a ledger has very many.
+    So ``Ledger.commits`` does not load them; ``Ledger.outcomes`` reads those of one record."""
     segment: str = field(default="", repr=False, compare=False)
-    """The segment that it was read from; empty where it has a file of its own."""
+    """The segment that the record was read from. Empty: it has its own file."""
 
     @cached_property
     def name(self) -> str:
-        """The same rows always get the same name."""
+        """The record's name, which depends only on its rows."""
         return record_name(self.ranges)
 
     @property
     def path(self) -> str:
-        """The object that holds it, relative to the output folder."""
+        """The object that holds the record, relative to the output folder."""
         return f"_rmbatch/segments/{self.segment}{RECORDS}" if self.segment else f"_rmbatch/commits/{self.name}"
 
     @property
@@ -81,7 +81,7 @@ class Commit:
 
     @property
     def has_all_files(self) -> bool:
-        """Whether each of its rows is in a file; not so where a job does not keep what it rejects."""
+        """Whether each row of the record is in a file. False where the job does not write rejected rows."""
         return sum(file.num_rows for file in self.files) == self.num_rows
 
     def to_json(self) -> bytes:
@@ -99,12 +99,12 @@ class Commit:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Commit":
-        """The record that ``to_json`` wrote; raises ValueError where it contradicts itself."""
+        """Read a record that ``to_json`` wrote. Raises ValueError where its numbers contradict each other."""
         return cls.from_data(orjson.loads(text))
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], segment: str = "") -> "Commit":
-        """The record whose JSON was read; raises ValueError where it contradicts itself."""
+        """Build a record from parsed JSON. Raises ValueError where its numbers contradict each other."""
         ranges = [Range(*piece) for piece in data["ranges"]]
         files = [DataFile(**file) for file in data["files"]]
         record = cls(ranges, files, data["rows"], data["tally"], data["run"], data["at"], data["outcomes"], segment)
@@ -116,28 +116,28 @@ class Commit:
 
 
 def record_name(ranges: Sequence[Range]) -> str:
-    """The file name of the record that accounts for exactly these rows."""
+    """The file name of the record of exactly these rows."""
     digest = hashlib.sha256(repr([tuple(piece) for piece in ranges]).encode()).hexdigest()[:12]
     return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{digest}.json"
 
 
 def pack_outcomes(outcomes: np.ndarray) -> str:
-    """KEPT, REJECTED or DEAD_LETTER for each row of a record: int8, compressed, in base64."""
+    """Encode the outcome of each row (KEPT, REJECTED or DEAD_LETTER) as int8, compressed, in base64."""
     return base64.b64encode(zlib.compress(outcomes.astype(np.int8).tobytes())).decode()
 
 
 def unpack_outcomes(packed: str) -> np.ndarray:
-    """int8 per row, as given to ``pack_outcomes``."""
+    """Decode what ``pack_outcomes`` encoded: int8 per row."""
     return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.int8)
 
 
 def count_outcomes(outcomes: np.ndarray) -> dict[str, int]:
-    """How many rows went to each part."""
+    """Count the rows of each part."""
     return {part: int(np.count_nonzero(outcomes == outcome)) for outcome, part in PARTS.items()}
 
 
-def covered(commits: Iterable[Commit]) -> Coverage:
-    """The rows that the records account for."""
+def merge_coverage(commits: Iterable[Commit]) -> Coverage:
+    """Merge the ranges of all records: the rows that they account for."""
     coverage = Coverage()
     for record in commits:
         for piece in record.ranges:

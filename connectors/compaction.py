@@ -1,9 +1,9 @@
-"""Gathers commit records into segments while a job runs, so that reading the ledger takes few requests.
+"""Gathers commit records into segments while a job runs. Then few requests read the whole ledger.
 
-Only the driver that holds the lease does so. It writes a segment, asks whether the lease is still its own, and only
-then deletes the records that the segment holds. connectors/ledger.py says what a crash at each step leaves.
+Only the driver that holds the lease does this. It writes a segment, checks that it still holds the lease, and only then
+deletes the records that the segment holds. connectors/ledger.py lists what a crash at each step leaves.
 
-    with compacting(ledger, lease, display.say):
+    with compact_in_background(ledger, lease, display.say):
         ...  # tasks write their records
 """
 
@@ -18,51 +18,51 @@ from connectors.ledger import Ledger
 from connectors.segments import new_name
 
 SEGMENT_RECORDS = 1000
-"""Records that make a segment; a smaller job keeps each record in a file of its own."""
+"""The records of a segment. A smaller job keeps each record in its own file."""
 EVERY_S = 20.0
-"""Seconds between two looks at the records. A look takes two listings."""
+"""The time between two checks for new records. A check takes two listings."""
 
 
 class Compactor:
-    """What one driver gathers, in one round of work. ``finish`` removes records, so another round takes a new one."""
+    """Gathers the records of one round of work. ``finish`` removes records, so another round needs a new compactor."""
 
     def __init__(self, ledger: Ledger, epoch: int, check: Callable[[], None]) -> None:
         """``check`` raises JobError where another run has taken over."""
         self._ledger, self._epoch, self._check = ledger, epoch, check
         self._number = 0
         self._seen: set[str] = set()
-        """Segments that have been read."""
-        self._held: set[str] = set()
-        """Records that these hold."""
+        """The segments that were read."""
+        self._gathered: set[str] = set()
+        """The records in these segments."""
 
     def compact(self) -> int:
-        """Write a segment of each SEGMENT_RECORDS records; how many records no longer have a file of their own.
+        """Write a segment for each SEGMENT_RECORDS records. Return the number of records whose files were deleted.
 
-        A record that a segment holds already stays as it is there. Its file is what a crash has left, or what a retry
-        has written after the first record was gathered: it is deleted.
+        A record that a segment holds already stays unchanged there, and its file is deleted. Either a
+        crash left that file, or a retry wrote it after the record was gathered.
         """
-        listed = self._ledger.loose_names()  # before the segments, or a record gathered in between is seen in neither
+        listed = self._ledger.loose_names()  # list before reading segments; else a record gathered in between is missed
         if not listed:
             return 0
         for segment, records in self._ledger.segments.read(self._seen):
             self._seen.add(segment)
-            self._held.update(record.name for record in self._ledger.decode_segment(segment, records))
-        deleted = self._delete([name for name in listed if name in self._held])
-        fresh = [name for name in listed if name not in self._held]
+            self._gathered.update(record.name for record in self._ledger.decode_segment(segment, records))
+        deleted = self._delete([name for name in listed if name in self._gathered])
+        fresh = [name for name in listed if name not in self._gathered]
         whole = len(fresh) - len(fresh) % SEGMENT_RECORDS
         for start in range(0, whole, SEGMENT_RECORDS):
             deleted += self._delete(self._gather(fresh[start : start + SEGMENT_RECORDS]))
         return deleted
 
     def _delete(self, names: list[str]) -> int:
-        """Delete the files of records that a segment holds; how many."""
+        """Delete the files of records that a segment holds. Return their number."""
         if names:
             self._check()
             self._ledger.delete_loose(names)
         return len(names)
 
     def _gather(self, names: list[str]) -> list[str]:
-        """Write a segment of these records; which of them it holds."""
+        """Write a segment of these records. Return the names of those that it holds."""
         found = self._ledger.read_loose(names)
         if not found:
             return []
@@ -73,13 +73,13 @@ class Compactor:
         self._ledger.segments.write(segment, texts, {record.name: record.packed for record in found})
         self._seen.add(segment)
         gathered = [record.name for record in found]
-        self._held.update(gathered)
+        self._gathered.update(gathered)
         return gathered
 
 
 @contextmanager
-def compacting(ledger: Ledger, lease: Lease, say: Callable[[str], None]) -> Iterator[None]:
-    """Gathers records from time to time until the block ends; what fails is said once and tried again."""
+def compact_in_background(ledger: Ledger, lease: Lease, say: Callable[[str], None]) -> Iterator[None]:
+    """Gather records from time to time until the block ends. A failure is reported once and tried again."""
     ended = threading.Event()
 
     def check() -> None:
@@ -89,14 +89,14 @@ def compacting(ledger: Ledger, lease: Lease, say: Callable[[str], None]) -> Iter
 
     def gather() -> None:
         compactor = Compactor(ledger, lease.epoch, check)
-        told = False
+        reported = False
         while True:
             try:
                 compactor.compact()
-            except (JobError, OSError) as error:  # the job goes on without; what is wrong with the store, tasks find
-                if not told and not ended.is_set():
+            except (JobError, OSError) as error:  # the job goes on; if the store is broken, its tasks fail
+                if not reported and not ended.is_set():
                     say(f"warning: commit records could not be gathered: {error}")
-                told = True
+                reported = True
             if ended.wait(EVERY_S):
                 return
 

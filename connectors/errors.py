@@ -1,8 +1,8 @@
-"""The two ways in which a job ends without its result, and what the command line makes of them.
+"""The errors that end a job without a result, and the exit codes of the command line for them.
 
-``UserError`` is a mistake that the user can mend (a key, a path, a column): exit code 2, before any work.
-``JobError`` is a job that stopped on its way: exit code 1; the output stays resumable.
-Both say one line, which survives pickling and whatever Ray adds to an exception's arguments on its way to the driver.
+``UserError``: a mistake that the user can correct (a key, a path, a column). Exit code 2, before any work.
+``JobError``: the job stopped before its end. Exit code 1; the output can be resumed.
+Each has a message of one line. The message survives pickling, and what Ray adds to an exception's arguments.
 """
 
 
@@ -16,12 +16,12 @@ class _OneLineError(Exception):
 
 
 class UserError(_OneLineError):
-    """The job cannot be done as it is written; the message names the thing, the value and the cure."""
+    """The job cannot run as it is written. The message names the thing, the value and the cure."""
 
 
 class JobError(_OneLineError):
-    """The job stopped before its end; what is committed stays, and the same command goes on from there."""
+    """The job stopped before its end. Committed rows stay, and the same command continues from there."""
 
 
 class DeadEndError(JobError):
-    """The job stopped, and the same command does not go on from there; the message says what to do."""
+    """The job stopped, and the same command cannot continue. The message says what to do."""

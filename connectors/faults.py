@@ -1,7 +1,7 @@
-"""What the errors of stores mean: a passing fault, a failed condition, an object that was cut short.
+"""Interprets the errors of stores: temporary faults, failed conditions, objects that were cut short.
 
 if is_transient(error): ...    # the same request may succeed a moment later
-with explained("s3://team/best"): write()    # a full disk, a missing bucket: one line with the cure
+with explain_errors("s3://team/best"): write()    # a full disk or a missing bucket: one line with the cure
 """
 
 import errno
@@ -13,6 +13,7 @@ from connectors.errors import JobError
 
 
 def check_length(url: str, data: bytes, start: int | None, stop: int | None) -> None:
+    """Raise OSError where a range came with fewer or more bytes than asked for."""
     if start is not None and stop is not None and len(data) != stop - start:
         raise OSError(f"{url}: {len(data)} bytes came for a range of {stop - start}; was the file changed?")
 
@@ -23,13 +24,13 @@ def is_transient(error: BaseException) -> bool:
         error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
     ) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return False
-    if says_exists(error) or any(word in str(error) for word in _FINAL):
+    if is_conflict(error) or any(word in str(error) for word in _FINAL):
         return False
     return is_storage_error(error) or isinstance(error, EOFError)
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether a store raised it: s3fs lets errors of botocore and aiohttp through that are no OSError."""
+    """Whether a store raised the error. s3fs passes on errors of botocore and aiohttp that are not OSError."""
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
 
 
@@ -38,10 +39,10 @@ _DENIED = ("ACCESS_DENIED", "AccessDenied", "Access Denied", "Forbidden")
 _FINAL = (*_NO_CREDENTIALS, *_DENIED, "NoSuchBucket")
 
 
-def says_exists(error: BaseException) -> bool:
-    """A failed condition, in the words of the stores that do not raise FileExistsError for it.
+def is_conflict(error: BaseException) -> bool:
+    """Whether a conditional put failed because the object exists. Not all stores raise FileExistsError for that.
 
-    radosgw says no word of it: s3fs makes OSError(22) of its 412, whose code only the cause tells.
+    radosgw gives no message. s3fs turns its status 412 into OSError(22), and only the cause has the status.
     """
     said = f"{error} {error.__cause__}"
     return isinstance(error, FileExistsError) or any(
@@ -50,9 +51,9 @@ def says_exists(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, where: str = "") -> str | None:
-    """What has happened to a store and how to mend it, in one line; None for an error that this knows nothing of.
+    """Say in one line what went wrong in a store, and the cure. None for an error that is not known here.
 
-    ``where``: the path or URL, for errors that do not tell it.
+    ``where``: the path or URL, for errors that do not contain it.
     """
     said, code = f"{error} {error.__cause__}", getattr(error, "errno", None)
     place = getattr(error, "filename", None) or where or "the output"
@@ -71,11 +72,11 @@ def explain(error: BaseException, where: str = "") -> str | None:
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Turns errors of a store that ``explain`` knows into a JobError."""
+def explain_errors(where: str) -> Iterator[None]:
+    """Turn the store errors that ``explain`` knows into a JobError."""
     try:
         yield
     except Exception as error:
-        if is_storage_error(error) and (told := explain(error, where)):
-            raise JobError(told) from error
+        if is_storage_error(error) and (explanation := explain(error, where)):
+            raise JobError(explanation) from error
         raise

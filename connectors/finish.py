@@ -1,36 +1,46 @@
-"""Finishes an output: every planned row exactly once, no other file of ours in the folder, the manifest last.
+"""Finishes an output: checks that it has every planned row exactly once, removes other files, writes the manifest.
 
-Idempotent: a crash anywhere in here only makes the next run do it again. ``connectors/ledger.py`` has the whole story.
+All of this can be repeated: after a crash, the next run does it again. ``connectors/ledger.py`` has the whole story.
 
     manifest = finish(ledger, plan, spec, run="4f1c")
 """
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
 import xxhash
 
-from connectors.commit import FOLDERS, OUTCOMES, Commit, DataFile, count_outcomes, covered, pack_outcomes, record_name
+from connectors.commit import (
+    FOLDERS,
+    OUTCOMES,
+    Commit,
+    DataFile,
+    count_outcomes,
+    merge_coverage,
+    pack_outcomes,
+    record_name,
+)
 from connectors.errors import JobError
-from connectors.ledger import VERSION, Ledger, Plan, ours
+from connectors.ledger import RETRY_FOLDER, VERSION, Ledger, Plan, keep_own
 from connectors.schema import schema_to_text
 from connectors.storage import Folder
 from connectors.units import Coverage, Range, total_rows
-from connectors.writer import OutputSpec, file_path, file_stem, format_of, put_file, tally_of
+from connectors.writer import OutputSpec, choose_format, count_tally, file_path, file_stem, put_file
 
 
 class UnfinishedError(JobError):
-    """Rows are left to do, such as those of a record that could not be cut: another round of work mends it."""
+    """Some rows are not finished, such as those of a record that could not be cut. Another round of work does them."""
 
 
 def finish(ledger: Ledger, plan: Plan, spec: OutputSpec, run: str) -> dict[str, Any]:
-    """Resolve overlaps, check the counts, remove orphans and write the manifest; JobError if rows are missing."""
+    """Resolve overlaps, check counts, remove orphans and write the manifest. Raises JobError if rows are missing."""
     commits = resolve_overlaps(ledger, ledger.commits(), spec, run)
-    missing = ledger.missing(ledger.grouped() or plan.dataset, commits)
+    missing = ledger.missing(ledger.read_grouped() or plan.dataset, commits)
     if missing:
         raise UnfinishedError(f"{total_rows(missing)} rows are not finished; run the same command again")
     accounted = sum(record.num_rows for record in commits)
@@ -65,23 +75,23 @@ DATASET_CARD = b"""configs:
   data_files:
   - {split: train, path: "data/*"}
 """
-"""``datasets.load_dataset`` on the output folder reads what this names; it else reads every file below it."""
+"""Tells ``datasets.load_dataset`` which files of the output folder to read. Without it, it reads all of them."""
 
 
 def clean(ledger: Ledger) -> None:
-    """Remove what a finished job no longer needs: markers of attempts, shuffled rows, outcomes without records."""
-    for folder in ("attempts", "grouped"):
+    """Remove what a finished job does not need: markers, shuffled rows, staged files, outcomes without records."""
+    for folder in ("attempts", "grouped", RETRY_FOLDER):
         ledger.private.remove(folder)
     ledger.segments.clean()
 
 
-def strays(output: Folder, manifest: Mapping[str, Any]) -> list[str]:
-    """Files that write tasks of ours have left in a finished output beside those that its manifest names."""
-    return ours(Ledger(output).files_present() - {file["path"] for file in manifest["files"]})
+def find_strays(output: Folder, manifest: Mapping[str, Any]) -> list[str]:
+    """Find files of ours that the manifest of a finished output does not name. Killed tasks left them."""
+    return keep_own(Ledger(output).files_present() - {file["path"] for file in manifest["files"]})
 
 
 def remove_orphans(output: Folder, commits: list[Commit]) -> None:
-    """Delete our files in the output that no record names; JobError if one that a record names is not there."""
+    """Delete our files that no record names. Raises JobError if a file that a record names is gone."""
     wanted = {file.path: record for record in commits for file in record.files}
     found = Ledger(output).files_present()
     vanished = sorted(wanted.keys() - found)
@@ -92,21 +102,21 @@ def remove_orphans(output: Folder, commits: list[Commit]) -> None:
         )
     folders = (*FOLDERS.values(), "_rmbatch/commits", "_rmbatch/segments")
     leftovers = [name for folder in folders for name in output.leftovers(folder)]
-    output.delete(ours(found - wanted.keys()) + leftovers)
+    output.delete(keep_own(found - wanted.keys()) + leftovers)
 
 
 def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, run: str) -> list[Commit]:
-    """Records that share no row: where two do, the later one is cut down to what the earlier ones lack."""
-    standing = {record.name: record for record in commits}
+    """Make records that share no row. Where two share rows, the later one keeps only what the earlier ones lack."""
+    by_name = {record.name: record for record in commits}
     coverage = Coverage()
     resolved: list[Commit] = []
     taken: set[str] = set()
     replaced: set[str] = set()
-    for record in _least_willing_first(ledger.output, commits):
-        if record.name in taken:  # a crash has left it beside the record that it was cut from
+    for record in _order_for_cutting(ledger.output, commits):
+        if record.name in taken:  # a crash left it beside the record that it was cut from
             continue
         if any(coverage.overlap(piece) for piece in record.ranges):
-            rest = _rest_of(ledger, record, coverage, standing, spec, run)
+            rest = _cut_to_rest(ledger, record, coverage, by_name, spec, run)
             replaced.add(record.name)
             if rest is None:
                 continue
@@ -120,60 +130,74 @@ def resolve_overlaps(ledger: Ledger, commits: list[Commit], spec: OutputSpec, ru
     return resolved
 
 
-def _least_willing_first(output: Folder, commits: list[Commit]) -> list[Commit]:
-    """Whole records first that cannot be cut, last those whose files are gone: the others may cover their rows."""
-    if covered(commits).num_rows == sum(record.num_rows for record in commits):
+def _order_for_cutting(output: Folder, commits: list[Commit]) -> list[Commit]:
+    """Order records for cutting: those that cannot be cut come first, those whose files are gone come last."""
+    if merge_coverage(commits).num_rows == sum(record.num_rows for record in commits):
         return commits  # nothing will be cut
     present = Ledger(output).files_present()
 
-    def willing(record: Commit) -> int:
+    def cutting_order(record: Commit) -> int:
         if any(file.path not in present for file in record.files):
             return 2
         return 1 if record.has_all_files else 0
 
-    return sorted(commits, key=willing)
+    return sorted(commits, key=cutting_order)
 
 
-def _rest_of(
-    ledger: Ledger, record: Commit, coverage: Coverage, standing: Mapping[str, Commit], spec: OutputSpec, run: str
+def _cut_to_rest(
+    ledger: Ledger, record: Commit, coverage: Coverage, by_name: Mapping[str, Commit], spec: OutputSpec, run: str
 ) -> Commit | None:
-    """The record that stands for those rows of ``record`` that are not covered; None where no record does."""
+    """Cut ``record`` to its rows that are not covered, and commit them. None: nothing is left, or it cannot be cut."""
     ranges = [gap for piece in record.ranges for gap in coverage.subtract(piece)]
-    if not ranges or not record.has_all_files:  # what the job counted over unwritten rows cannot be divided: done again
+    if not ranges or not record.has_all_files:  # a tally over rows in no file cannot be divided; another run does them
         return None
     name = record_name(ranges)
-    if name in standing:
-        return standing[name]
+    if name in by_name:
+        return by_name[name]
     ledger.commit(_cut(ledger, record, ranges, coverage, spec, run))
-    return ledger.standing(name)  # ours, or one that came before it: what stands there is what the next run reads
+    return ledger.read_commit(name)  # ours or an earlier one; the next run reads what is stored
 
 
 def _cut(ledger: Ledger, record: Commit, ranges: list[Range], coverage: Coverage, spec: OutputSpec, run: str) -> Commit:
-    """The record with only the rows of ``ranges``, which are those that are not covered, in files written anew."""
-    keep = np.concatenate([_mask(piece, coverage) for piece in record.ranges])
+    """Make a record of only the rows of ``ranges`` (those that are not covered), and write new files for them."""
+    keep = np.concatenate([_mask_uncovered(piece, coverage) for piece in record.ranges])
+    return cut_record(ledger, record, ranges, keep, spec, run, partial(put_file, ledger.output))
+
+
+def cut_record(
+    ledger: Ledger,
+    record: Commit,
+    ranges: list[Range],
+    keep: np.ndarray,
+    spec: OutputSpec,
+    run: str,
+    put: Callable[[str, str, int, bytes], DataFile],
+) -> Commit:
+    """Make a record of a part of its rows. ``keep``: a truth value for each row, those of ``ranges``; ``put`` writes
+    each new file, by path, part, number of rows and bytes. Raises JobError for a damaged file."""
     outcomes = ledger.outcomes(record)
     stem = file_stem(ranges)
     files, tally = [], Counter[str]()
     for file in record.files:
         of_part = keep[outcomes == OUTCOMES[file.part]]
         if of_part.any():
-            data, counted = _cut_file(read_verified(ledger.output, file), file, of_part, spec)
+            data, counted = _cut_file(read_and_verify(ledger.output, file), file, of_part, spec)
             tally.update(counted)
             path = file_path(file.part, stem, spec)
-            files.append(put_file(ledger.output, path, file.part, int(np.count_nonzero(of_part)), data))
+            files.append(put(path, file.part, int(np.count_nonzero(of_part)), data))
     left = outcomes[keep]
     return Commit(ranges, files, count_outcomes(left), tally, run, packed=pack_outcomes(left))
 
 
-def _mask(piece: Range, coverage: Coverage) -> np.ndarray:
+def _mask_uncovered(piece: Range, coverage: Coverage) -> np.ndarray:
     keep = np.zeros(piece.num_rows, bool)
     for gap in coverage.subtract(piece):
         keep[gap.start - piece.start : gap.stop - piece.start] = True
     return keep
 
 
-def read_verified(output: Folder, file: DataFile) -> bytes:
-    """The file's bytes; raises JobError if they are not those that were written."""
+def read_and_verify(output: Folder, file: DataFile) -> bytes:
+    """Read a file. Raises JobError if it is gone or its checksum is wrong."""
     data = output.read_if_exists(file.path)
     if data is None:
         raise JobError(f"{output.url}/{file.path} is gone; a commit record names it")
@@ -183,7 +207,7 @@ def read_verified(output: Folder, file: DataFile) -> bytes:
 
 
 def _cut_file(data: bytes, file: DataFile, keep: np.ndarray, spec: OutputSpec) -> tuple[bytes, Mapping[str, int]]:
-    """The bytes of a file with only the rows to keep, and what the job counts over them."""
-    known, written = format_of(file.part, spec)
+    """Cut a file's bytes to the rows to keep. Return the new bytes and the job's tally over these rows."""
+    known, written = choose_format(file.part, spec)
     left = known.cut(data, file.path, keep, written)
-    return left, tally_of(file.part, known.read_back(left, file_path(file.part, "", spec), written.schema), spec)
+    return left, count_tally(file.part, known.read_back(left, file_path(file.part, "", spec), written.schema), spec)

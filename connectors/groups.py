@@ -1,7 +1,7 @@
-"""Groups of adjacent rows that answer the same prompt: where they begin, and blocks that never cut one.
+"""Finds groups of adjacent rows with the same key (usually the same prompt), and makes blocks that never cut a group.
 
-A row whose key is null belongs to no other row: it is a group of its own. A row that could not be read (``DEAD``) has
-no key that anybody knows: it goes with the row before it, so that a broken line does not cut the group around it.
+A row with a null key is a group of its own. A row that could not be read (``DEAD``) has no known key. It counts to the
+group of the row before it, so a broken line does not cut the group around it.
 
     for block in whole_groups(tables, "prompt_id"):
         offsets = group_offsets(block, "prompt_id")     # numpy int64 [groups + 1], from 0 to the number of rows
@@ -18,7 +18,7 @@ from connectors.schema import DEAD
 
 
 def group_offsets(table: pa.Table, key: str) -> np.ndarray:
-    """Where each run of equal keys begins: int64 [groups + 1]; null keys are runs of one row."""
+    """Find where each group begins: int64 [groups + 1], the last is the number of rows. A null key is its own group."""
     num_rows = table.num_rows
     if num_rows == 0:
         return np.zeros(1, np.int64)
@@ -29,7 +29,7 @@ def group_offsets(table: pa.Table, key: str) -> np.ndarray:
 
 
 def _known_keys(table: pa.Table, key: str) -> pa.Array:
-    """The key of each row, of a dead one that of the row before it."""
+    """Get the key of each row. A dead row gets the key of the row before it."""
     keys = table[key].combine_chunks()
     if DEAD not in table.column_names or table[DEAD].null_count == table.num_rows:
         return keys
@@ -38,7 +38,7 @@ def _known_keys(table: pa.Table, key: str) -> pa.Array:
 
 
 def whole_groups(tables: Iterable[pa.Table], key: str) -> Iterator[pa.Table]:
-    """The same rows in blocks that end where a group ends; raises JobError where a key comes back after others."""
+    """Cut the rows into blocks that end where a group ends. Raises JobError where a key comes back after other keys."""
     seen: set[object] = set()
     rest: pa.Table | None = None
     for table in tables:

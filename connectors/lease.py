@@ -1,15 +1,17 @@
-"""One run at a time works on an output: a lease that a dead owner loses.
+"""A lease on an output: only one run at a time works on it, and a dead run loses its lease.
 
-Each owner has an epoch, a file of its own (``lease/000003.json``) that is created once and then only beaten by its
-owner. Nothing compares clocks of two machines: a run that finds an owner watches whether its beat moves. A beat that
-moves is a living run, and the newcomer is refused. A beat that stands still for ``TTL_S``, or whose process is seen to
-be gone on this same machine, is dead: the next epoch is created, once, by whoever comes first. An owner that sees a
-later epoch has lost its lease and stops; what its workers still commit is harmless (see connectors/ledger.py). Where a
-store ignores conditional puts, two runs that begin at the same moment may both create an epoch: one of them then finds
-the other's name in it, at its next beat or check, and stops.
+Each owner has an epoch: a file (``lease/000003.json``) that is created once. Only its owner changes it afterwards: it
+counts a beat up. Clocks of two machines are never compared. A run that finds an earlier owner watches its beat. If the
+beat moves, the owner lives and the new run is refused. If the beat does not move for ``TTL_S``, the owner is dead; so
+it is if it ran on this machine and its process has ended. Then the first run to create the next epoch gets the lease.
+An owner that sees a later epoch has lost its lease and stops. What its workers still commit does no harm (see
+connectors/ledger.py).
+
+On a store that ignores conditional puts, two runs that start at the same moment may both create the same epoch. At its
+next beat or check, one of them finds the other's name in the file and stops.
 
     with Lease.take(output.folder("_rmbatch/lease")) as lease:
-        lease.check()          # raises JobError when somebody else has taken over
+        lease.check()          # raises JobError if another run has taken over
 """
 
 import json
@@ -34,7 +36,7 @@ POLL_S = 1.0
 
 
 class Lease:
-    """A held lease; beats in a thread until it is released or lost."""
+    """A lease that this process holds. A thread beats until the lease is released or lost."""
 
     def __init__(self, folder: Folder, epoch: int) -> None:
         self._folder, self.epoch = folder, epoch
@@ -46,16 +48,16 @@ class Lease:
 
     @classmethod
     def take(cls, folder: Folder, waiting: Callable[[str], None] = lambda message: None) -> "Lease":
-        """The lease of this folder, waiting until a dead owner is known to be dead; JobError if it lives."""
+        """Take the lease of this folder; wait first if the last owner may be dead. Raises JobError if it lives."""
         epoch = current_epoch(folder)
-        if epoch and not _is_free(folder, epoch, waiting):
-            owner = _read(folder, epoch) or {"pid": "unknown", "host": "unknown"}
+        if epoch and not _wait_until_free(folder, epoch, waiting):
+            owner = _read_state(folder, epoch) or {"pid": "unknown", "host": "unknown"}
             raise JobError(
                 f"another run (process {owner['pid']} on {owner['host']}) is working on this output; "
                 "wait for it, stop it, or write elsewhere"
             )
         lease = cls(folder, epoch + 1)
-        if not folder.create(_name(lease.epoch), lease._state(released=False)):
+        if not folder.create(_file_name(lease.epoch), lease._encode_state(released=False)):
             raise JobError("another run has just begun to work on this output")
         lease._thread.start()
         return lease
@@ -71,49 +73,49 @@ class Lease:
         if self._lost or current_epoch(self._folder) != self.epoch:
             return
         if self._forgotten:
-            self._folder.delete([_name(self.epoch)])
+            self._folder.delete([_file_name(self.epoch)])
             self._folder.remove_if_empty(above=2)  # _rmbatch, and the output
         else:
             self._write(released=True)
 
     def forget(self) -> None:
-        """Leave no trace of this run: it has done nothing."""
+        """Delete the lease at the end instead of releasing it. For a run that has done nothing."""
         self._forgotten = True
 
     def check(self) -> None:
-        """Raises JobError if another run has taken over, or the output is gone."""
+        """Raise JobError if another run has taken over or the output was deleted."""
         if not self._lost and current_epoch(self._folder) < self.epoch:
-            raise DeadEndError(deleted(self._folder.url.removesuffix("/_rmbatch/lease")))
+            raise DeadEndError(describe_deletion(self._folder.url.removesuffix("/_rmbatch/lease")))
         if self._lost or self._is_taken():
             raise JobError("another run has taken over this output")
 
     def _is_taken(self) -> bool:
-        """By a later epoch; or in this one, where a store that ignores conditions let two runs create it."""
+        """Whether another run has a later epoch, or this one (on a store that ignores conditional puts)."""
         if current_epoch(self._folder) > self.epoch:
             return True
-        now = _read(self._folder, self.epoch)
+        now = _read_state(self._folder, self.epoch)
         return now is not None and now["owner"] != self._owner
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._beat += 1
-            # Whatever the store has, the next beat tries again; one that stays away loses the lease, which is safe.
+            # After an error of the store, the next beat tries again. If errors last, the lease is lost, which is safe.
             with suppress(Exception):
                 if self._is_taken():
                     self._lost = True
                     return
                 if current_epoch(self._folder) < self.epoch:
-                    continue  # deleted: a beat would be all that is left of the output
+                    continue  # the output was deleted; a beat would create a part of it again
                 self._write(released=False)
 
     def _write(self, *, released: bool) -> None:
-        self._folder.write(_name(self.epoch), self._state(released=released), durable=False)
+        self._folder.write(_file_name(self.epoch), self._encode_state(released=released), durable=False)
 
-    def _state(self, *, released: bool) -> bytes:
+    def _encode_state(self, *, released: bool) -> bytes:
         me = psutil.Process()
         state = {
             "host": socket.gethostname(),
-            "boot": _boot_id(),
+            "boot": _read_boot_id(),
             "pid": me.pid,
             "started": me.create_time(),
             "owner": self._owner,
@@ -123,32 +125,32 @@ class Lease:
         return json.dumps(state).encode()
 
 
-def deleted(output: str) -> str:
-    """What to say of an output whose lease has vanished."""
+def describe_deletion(output: str) -> str:
+    """The error message for an output that was deleted during the run."""
     return f"{output} was deleted while the job ran: nothing of it is left; run the same command to begin anew"
 
 
 def current_epoch(folder: Folder) -> int:
-    """The latest epoch; 0 before the first run."""
+    """Get the latest epoch; 0 before the first run."""
     names = (entry.name.rsplit("/", 1)[-1].removesuffix(".json") for entry in folder.entries())
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def seems_held(folder: Folder) -> bool:
-    """Whether the latest run has neither ended nor is known to be dead; one on another machine may have died unseen."""
+def may_be_running(folder: Folder) -> bool:
+    """Whether the latest run may still live. A run that died on another machine also counts, as nothing shows it."""
     epoch = current_epoch(folder)
-    return epoch > 0 and not _has_ended(_read(folder, epoch))
+    return epoch > 0 and not _has_ended(_read_state(folder, epoch))
 
 
-def _is_free(folder: Folder, epoch: int, waiting: Callable[[str], None]) -> bool:
-    state = _read(folder, epoch)
+def _wait_until_free(folder: Folder, epoch: int, waiting: Callable[[str], None]) -> bool:
+    state = _read_state(folder, epoch)
     if _has_ended(state):
         return True
     waiting(f"a run on {state['host'] if state else 'some host'} may still hold this output; watching it {TTL_S:.0f} s")
     deadline = time.monotonic() + TTL_S
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
-        now = _read(folder, epoch)
+        now = _read_state(folder, epoch)
         if _has_ended(now):
             return True
         if now is not None and (state is None or now["beat"] != state["beat"]):
@@ -161,7 +163,7 @@ def _has_ended(state: dict[str, Any] | None) -> bool:
 
 
 def _is_dead_here(state: dict[str, Any]) -> bool:
-    if state["host"] != socket.gethostname() or state["boot"] != _boot_id():
+    if state["host"] != socket.gethostname() or state["boot"] != _read_boot_id():
         return False
     try:
         owner = psutil.Process(state["pid"])
@@ -170,23 +172,24 @@ def _is_dead_here(state: dict[str, Any]) -> bool:
         return True
 
 
-def _read(folder: Folder, epoch: int) -> dict[str, Any] | None:
-    """What the owner of an epoch last said; None where nothing legible is left: after a power loss (beats are not
-    synced), or because its run never planned and took its lease away.
+def _read_state(folder: Folder, epoch: int) -> dict[str, Any] | None:
+    """Read the last state that the owner of an epoch wrote. None where the file is gone or cannot be parsed.
+
+    A run that had nothing to do deletes its file. A power loss may damage it, because beats are not synced.
     """
     try:
-        state: dict[str, Any] = json.loads(folder.read(_name(epoch)))
+        state: dict[str, Any] = json.loads(folder.read(_file_name(epoch)))
     except (ValueError, FileNotFoundError):
         return None
     return state
 
 
-def _name(epoch: int) -> str:
+def _file_name(epoch: int) -> str:
     return f"{epoch:06d}.json"
 
 
-def _boot_id() -> str:
-    """This boot of this machine as its processes see it: containers that share a host name do not share process ids."""
+def _read_boot_id() -> str:
+    """An id of this boot and this process namespace: two containers may share a host name, but not process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

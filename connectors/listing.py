@@ -1,7 +1,7 @@
 """Lists the files that a job's input names: a file, a folder, a glob, or the output of an earlier job.
 
-A folder is searched through, and a glob matched, without names that start with "_" or "."; a finished rmbatch output
-is read by its manifest, an unfinished one is refused. Only files of one format make an input.
+Names that start with "_" or "." are skipped in folders and globs. A finished rmbatch output is read by its manifest; an
+unfinished one is refused. All files of an input have the same format.
 
     listing = list_input(["s3://team/rollouts/2026-11-*/"], StorageOptions(), "auto")
     listing.format, [file.uri for file in listing.files], listing.skipped
@@ -19,25 +19,25 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from connectors.errors import UserError
-from connectors.faults import explained
+from connectors.faults import explain_errors
 from connectors.formats.base import FORMATS, find_format, load_format
 from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions, Store, open_url
 from connectors.units import InputFile
 
 MANIFEST = "_rmbatch/manifest.json"
-"""Written last by every finished job, see connectors/ledger.py."""
+"""A job writes it last, see connectors/ledger.py."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of an input, in order of their names."""
+    """The files of an input, sorted by name."""
 
     format: str
     """A name in ``FORMATS``."""
     files: list[InputFile]
     skipped: list[str]
-    """Files of another format by name, or of none that is known."""
+    """Files that were left out: their names say another format or an unknown one."""
 
     @property
     def is_scanned(self) -> bool:
@@ -46,15 +46,16 @@ class Listing:
 
 
 def list_input(paths: Sequence[str], options: StorageOptions, chosen: str = "auto") -> Listing:
-    """All files behind ``paths``; raises UserError where there is none or where formats are mixed.
+    """List all files that ``paths`` name. Raises UserError where there is none or where formats are mixed.
 
-    ``chosen``: the format of all files that ``paths`` name, and the only one to look for in folders; auto: by name.
+    ``chosen``: the format of all files that ``paths`` name, and the only format to look for in folders. auto: each
+    file's name says its format.
     """
     found: dict[str, InputFile] = {}
     skipped: list[str] = []
     formats: dict[str, str] = {}
     for path in paths:
-        with explained(path):
+        with explain_errors(path):
             expanded = _expand(path, options)
         for file, named in expanded:
             kind = chosen if named and chosen != "auto" else find_format(file.uri)
@@ -72,8 +73,8 @@ def list_input(paths: Sequence[str], options: StorageOptions, chosen: str = "aut
     return Listing(next(iter(formats)), [found[uri] for uri in sorted(found)], skipped)
 
 
-def takes_in(path: str, folder: str, options: StorageOptions) -> bool:
-    """Whether an input path takes in what a job will write to a folder (a URL), by their names and links."""
+def includes(path: str, folder: str, options: StorageOptions) -> bool:
+    """Whether an input path would include the files that a job writes to ``folder`` (a URL). Links are followed."""
     store, root = open_url(path, options)
     other, inside = open_url(folder, options)
     if store is not other:
@@ -98,17 +99,17 @@ def _is_glob(path: str) -> bool:
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder of a glob that holds all that it can match."""
+    """The folder above everything that a glob can match."""
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
-    """The files behind one path, and for each whether the path named it (and not a folder around it)."""
+    """List the files of one path. The bool says whether the path named the file itself, not a folder around it."""
     store, root = open_url(path, options)
     try:
         if not _is_glob(root) or store.stat(root) is not None or store.is_folder(root):
             return _expand_one(store, path, root, options)
-        matches = _visible_matches(store, root.rstrip("/"))
+        matches = _find_visible_matches(store, root.rstrip("/"))
         if not matches:
             raise UserError(f"no file matches {path}")
         return [item for match in matches for item in _expand_one(store, store.url(match), match, options)]
@@ -118,8 +119,8 @@ def _expand(path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
         raise UserError(f"{error.filename or path} is a link that leads to itself; remove it") from None
 
 
-def _visible_matches(store: Store, pattern: str) -> list[str]:
-    """What a glob matches, on every store without hidden names, unless the pattern itself names some."""
+def _find_visible_matches(store: Store, pattern: str) -> list[str]:
+    """Match a glob, without hidden names unless the pattern names some. All stores give the same result."""
     fixed = _fixed_part(pattern)
     matches = store.glob(pattern)
     if "**" in pattern and isinstance(store, LocalStore):
@@ -130,7 +131,7 @@ def _visible_matches(store: Store, pattern: str) -> list[str]:
 
 
 def _refuse_links_back(matches: Sequence[str]) -> None:
-    """``**`` follows links: through one that leads back up it finds the same files again and again."""
+    """Refuse links to a folder above them: ``**`` follows links and would find the same files again and again."""
     for folder in sorted({os.path.dirname(match) for match in matches}):
         for place in [folder, *map(str, PurePosixPath(folder).parents)]:
             if os.path.islink(place) and f"{os.path.realpath(os.path.dirname(place))}/".startswith(
@@ -141,14 +142,14 @@ def _refuse_links_back(matches: Sequence[str]) -> None:
 
 def _expand_one(store: Store, url: str, path: str, options: StorageOptions) -> list[tuple[InputFile, bool]]:
     if store.is_folder(path):
-        return [(file, False) for file in _folder_files(store, url, path.rstrip("/"), options)]
+        return [(file, False) for file in _list_folder(store, url, path.rstrip("/"), options)]
     found = store.stat(path)
     if found is None:
         raise UserError(f"no such file or folder: {url}")
-    return [(_input_file(store, *found), True)]
+    return [(_make_input_file(store, *found), True)]
 
 
-def _folder_files(store: Store, url: str, root: str, options: StorageOptions) -> list[InputFile]:
+def _list_folder(store: Store, url: str, root: str, options: StorageOptions) -> list[InputFile]:
     manifest = Folder.open(url, options).read_if_exists(MANIFEST)
     if manifest is not None:
         try:
@@ -159,25 +160,27 @@ def _folder_files(store: Store, url: str, root: str, options: StorageOptions) ->
                 f"{url}/{MANIFEST} is damaged ({error!r}), so its data files are not known; "
                 f"name them yourself: {url}/data/*"
             ) from None
-        return [_input_file(store, *entry) for entry in store.walk(root) if entry[0] in wanted]
+        return [_make_input_file(store, *entry) for entry in store.walk(root) if entry[0] in wanted]
     entries = store.walk(root)
     if any(entry[0].startswith(f"{root}/_rmbatch/") for entry in entries):
         raise UserError(f"{url} is the output of a job that has not finished; run that job's command again first")
-    return [_input_file(store, *entry) for entry in entries if not _is_hidden(entry[0].removeprefix(root))]
+    return [_make_input_file(store, *entry) for entry in entries if not _is_hidden(entry[0].removeprefix(root))]
 
 
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
-def _input_file(store: Store, path: str, size: int, etag: str) -> InputFile:
+def _make_input_file(store: Store, path: str, size: int, etag: str) -> InputFile:
     try:
         path.encode()
     except UnicodeEncodeError:
         raise UserError(f"the name {path!a} is not UTF-8, so no plan can hold it; rename the file or folder") from None
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return InputFile(store.url(path), size, etag, partition=tuple((key, _partition_value(text)) for key, text in pairs))
+    return InputFile(
+        store.url(path), size, etag, partition=tuple((key, _decode_partition_value(text)) for key, text in pairs)
+    )
 
 
-def _partition_value(text: str) -> str | None:
+def _decode_partition_value(text: str) -> str | None:
     return None if text == "__HIVE_DEFAULT_PARTITION__" else unquote(text)

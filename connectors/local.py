@@ -1,7 +1,7 @@
-"""Whole objects on a POSIX file system: a ``Store`` of connectors/storage.py.
+"""Reads and writes whole objects on a POSIX file system. Implements ``Store`` of connectors/storage.py.
 
 store = LocalStore()
-store.create("/data/out/record.json", b"...")    # False: another record stands there
+store.create("/data/out/record.json", b"...")    # False: another record exists
 """
 
 import glob
@@ -21,7 +21,7 @@ from connectors.faults import check_length
 
 
 class LocalStore:
-    """A POSIX file system: temporary name, fsync, then rename (write) or link (create)."""
+    """A POSIX file system. Writes go to a temporary name and are synced, then renamed (write) or linked (create)."""
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         with open(path, "rb") as file:
@@ -70,7 +70,7 @@ class LocalStore:
                     os.fsync(file.fileno())
             yield temporary
         except OSError as error:
-            error.filename = error.filename or path  # a full disk does not say which
+            error.filename = error.filename or path  # the error of a full disk has no path
             raise
         finally:
             with suppress(FileNotFoundError):
@@ -85,11 +85,11 @@ class LocalStore:
         shutil.rmtree(path, ignore_errors=True)
 
     def remove_empty(self, path: str) -> None:
-        with suppress(OSError):  # it is gone, or holds something
+        with suppress(OSError):  # it does not exist, or it is not empty
             os.rmdir(path)
 
     def walk(self, path: str) -> list[tuple[str, int, str]]:
-        walked = os.walk(path, onerror=_unless_gone)  # a disk that cannot be read is no empty folder
+        walked = os.walk(path, onerror=_raise_unless_gone)  # a folder that cannot be read must not look empty
         files = (os.path.join(folder, name) for folder, _, names in walked for name in names)
         return sorted(found for found in map(self.stat, files) if found is not None)
 
@@ -101,7 +101,7 @@ class LocalStore:
             stat = os.stat(path)
         except FileNotFoundError:
             return None
-        inode = f"{stat.st_ino:x}@{_boot_id()}.{stat.st_dev:x}"
+        inode = f"{stat.st_ino:x}@{_read_boot_id()}.{stat.st_dev:x}"
         return path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}-{inode}"
 
     def is_folder(self, path: str) -> bool:
@@ -110,22 +110,22 @@ class LocalStore:
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
         return path, None
 
-    def pinned(self, etag: str) -> "LocalStore":
-        return self  # nothing to ask of the file system: look at the file after reading it
+    def pin(self, etag: str) -> "LocalStore":
+        return self  # a file system has no conditional read: callers check the file after reading it
 
     def url(self, path: str) -> str:
         return path
 
 
 @lru_cache(maxsize=1)
-def _boot_id() -> str:
-    """This boot of this machine, in a few digits."""
+def _read_boot_id() -> str:
+    """A short id of this boot of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
         return socket.gethostname()
 
 
-def _unless_gone(error: OSError) -> None:
+def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error

@@ -1,11 +1,10 @@
-"""Plans an input: how its files are cut into units, and which schema holds all of their rows.
+"""Plans an input: cuts its files into units and finds the schema that holds all rows.
 
-What has a footer is planned from it. What has none (JSONL) is read once, in parallel, because nothing but reading tells
-how many rows there are, where lines begin and which types their values need. What was found is kept in the plan: a
+A format with footers (Parquet) is planned from them. JSONL has none, so all data is read once, in parallel: nothing
+else tells the number of rows, where lines begin, and which types the values need. The plan keeps the result, so a
 restart reads neither footers nor data.
 
-Adjacent groups (rows of one prompt standing next to each other) are never cut: a border that falls inside a group moves
-to the group's end.
+Groups of adjacent rows (those of one prompt) are never cut. A border inside a group moves to the end of the group.
 
     dataset = plan_dataset(list_input(...), options, unit_bytes=64 << 20)
 """
@@ -32,14 +31,14 @@ def plan_dataset(
     jsonl: JsonlOptions | None = None,
     run: MapInOrder[Any, Any] = map,
 ) -> InputDataset:
-    """The planned input. ``limit``: only the first rows. ``group_key``: a column whose equal neighbours stay whole."""
+    """Plan an input. ``limit``: only so many rows. ``group_key``: a column; adjacent rows of one key stay together."""
     request = PlanRequest(options, unit_bytes, limit, group_key, jsonl or JsonlOptions(), run)
     planned = load_format(listing.format).plan(listing.files, request)
     if group_key is not None and group_key not in planned.schema.names:
         raise UserError(f"input.group.by names column {group_key!r}, the input has {', '.join(planned.schema.names)}")
     units = [unit for unit in planned.units if unit.num_rows]
     if limit is not None:
-        units = _first_rows(units, limit)
+        units = _take_first_rows(units, limit)
     return InputDataset(
         listing.format,
         planned.schema,
@@ -51,7 +50,7 @@ def plan_dataset(
     )
 
 
-def _first_rows(units: Sequence[Unit], limit: int) -> list[Unit]:
+def _take_first_rows(units: Sequence[Unit], limit: int) -> list[Unit]:
     kept = []
     for unit in units:
         if limit <= 0:

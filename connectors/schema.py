@@ -1,15 +1,14 @@
-"""One schema for all files of an input: columns united, types widened only where no value can change, else refused.
+"""Unites the schemas of all files of an input. A type is widened only where no value can change.
 
-A column that only some files have is null in the others. Integers widen to wider integers, float32 to float64, a column
-without any value takes the other files' type. Whatever would change a value (text and number, int64 and double) is a
-UserError that names the column and two files.
+A column that only some files have is null in the others. Integers become wider integers, float32 becomes float64, and a
+column without any value takes the type of the other files. Types that cannot be united without changing a value (text
+and number, int64 and double) are a UserError that names the column and two files.
 
-JSONL has no schema, so its own lattice is wider: values of different kinds in one column are kept as JSON text, and
-the column says so in its field metadata (``is_json``), which Parquet carries and the JSONL writer reads to write plain
-JSON.
+JSONL files have no schema. There, a column with values of different kinds is kept as JSON text. Its field metadata says
+so (``is_json``). Parquet files keep this metadata, and the JSONL writer then writes plain JSON.
 
     schema = unite([("a.parquet", schema_a), ("b.parquet", schema_b)])
-    table = conform(table, schema)          # missing columns null, types cast, order as planned
+    table = conform(table, schema)          # absent columns become null, types are cast, the order is the schema's
     schema_from_text(schema_to_text(schema))
 """
 
@@ -22,21 +21,21 @@ import pyarrow as pa
 from connectors.errors import UserError
 
 HIDDEN = "_rmbatch."
-"""Prefix of the columns that travel with a row from reader to writer and are never written."""
+"""Prefix of hidden columns. They go with a row from reader to writer and are never written to the output."""
 UNIT = HIDDEN + "unit"
-"""int32: the index of the row's unit in the plan."""
+"""int32: the index in the plan of the row's unit."""
 ROW = HIDDEN + "row"
 """int64: the row's ordinal inside its unit, from 0."""
 DEAD = HIDDEN + "dead"
-"""struct or null: why this row cannot be processed, see DEAD_TYPE."""
+"""struct or null: why the row cannot be processed, see DEAD_TYPE."""
 OUTCOME = HIDDEN + "outcome"
-"""int8: KEPT or REJECTED, set by the last stage; rows with DEAD need none."""
+"""int8: KEPT or REJECTED. The last stage sets it. Rows with DEAD need none."""
 
 KEPT, REJECTED, DEAD_LETTER = 0, 1, 2
 
 ORIGIN_URI = HIDDEN + "origin_uri"
 ORIGIN_ROW = HIDDEN + "origin_row"
-"""Where a row came from: its input file, and its ordinal in it; a shuffle moves a row and keeps these."""
+"""The input file of a row, and the row's ordinal in it. A shuffle moves rows but keeps these values."""
 
 DEAD_TYPE = pa.struct(
     [
@@ -53,50 +52,50 @@ JSON_TYPE = pa.string()
 
 
 def json_field(name: str) -> pa.Field:
-    """A text column whose values are JSON documents."""
+    """Make the field of a text column whose values are JSON documents."""
     return pa.field(name, JSON_TYPE, metadata=JSON_METADATA)
 
 
 def is_json(field: pa.Field) -> bool:
-    """Whether the column holds JSON text in place of values of different kinds."""
+    """Whether the column holds JSON text because its values are of different kinds."""
     return bool(field.metadata) and field.metadata.get(b"rmbatch.type") == b"json"
 
 
 TWIN_OF = b"rmbatch.odd_values_of"
-"""Field metadata of a column that holds another column's odd values as JSON text: the other's name."""
+"""Field metadata of a twin, the column with the odd values of another column as JSON text: that column's name."""
 TWIN = "odd."
-"""Prefix of such a column's name."""
+"""Prefix of a twin's name."""
 STRICT_METADATA = {b"rmbatch.odd_values": b"dead_letter"}
 
 
 def twin_field(name: str) -> pa.Field:
-    """The column beside ``name`` for the values of its odd rows, as JSON text."""
+    """Make the twin of column ``name``: it holds the values of odd rows as JSON text."""
     return pa.field(TWIN + name, JSON_TYPE, metadata={**JSON_METADATA, TWIN_OF: name.encode()})
 
 
-def twins_of(schema: pa.Schema) -> dict[str, str]:
-    """By column: the one that holds the values of its odd rows."""
+def find_twins(schema: pa.Schema) -> dict[str, str]:
+    """Find the twin of each column that has one."""
     marked = ((item.name, (item.metadata or {}).get(TWIN_OF)) for item in schema)
     found = {of.decode(): name for name, of in marked if of is not None}
     return {name: twin for name, twin in found.items() if name in schema.names}
 
 
-def with_twins(names: Iterable[str], schema: pa.Schema) -> list[str]:
-    """The columns, and with each the one that it shares its values with."""
+def add_twins(names: Iterable[str], schema: pa.Schema) -> list[str]:
+    """Add to the columns their twins, and the columns whose twins are among them."""
     found = dict.fromkeys(names)
-    for name, twin in twins_of(schema).items():
+    for name, twin in find_twins(schema).items():
         if name in found or twin in found:
             found |= {name: None, twin: None}
     return list(found)
 
 
 def is_strict(field: pa.Field) -> bool:
-    """Whether a row becomes a dead letter where the column's type does not hold its value."""
+    """Whether an odd value in this column makes its row a dead letter."""
     return bool(field.metadata) and STRICT_METADATA.items() <= field.metadata.items()
 
 
 def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
-    """The schema that holds every file's rows unchanged; raises UserError where no such schema exists."""
+    """Find the schema that holds the rows of all files unchanged. Raises UserError where there is none."""
     fields: dict[str, pa.Field] = {}
     origin: dict[str, str] = {}
     for file, schema in schemas:
@@ -122,19 +121,19 @@ def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
                 ) from None
             if not kind.equals(old.type):
                 origin[new.name] = file
-            known = new if pa.types.is_null(old.type) else old  # a column without values says nothing of its kind
+            known = new if pa.types.is_null(old.type) else old  # a column without values has no kind yet
             fields[new.name] = known.with_type(kind).with_nullable(True)
     return pa.schema(list(fields.values()))
 
 
 def widen(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    """The narrowest type that holds every value of both; raises TypeError when there is none."""
+    """Find the narrowest type that holds every value of both types. Raises TypeError where there is none."""
     if left.equals(right) or pa.types.is_null(right):
         return left
     if pa.types.is_null(left):
         return right
     if pa.types.is_integer(left) and pa.types.is_integer(right):
-        return _wider_integer(left, right)
+        return _widen_integers(left, right)
     if pa.types.is_floating(left) and pa.types.is_floating(right):
         return left if left.bit_width >= right.bit_width else right
     for integer, other in ((left, right), (right, left)):
@@ -151,11 +150,11 @@ def widen(left: pa.DataType, right: pa.DataType) -> pa.DataType:
         large = pa.types.is_large_list(left) or pa.types.is_large_list(right)
         return pa.large_list(item) if large else pa.list_(item)
     if pa.types.is_struct(left) and pa.types.is_struct(right):
-        return _wider_struct(left, right)
+        return _widen_structs(left, right)
     raise TypeError(f"{left} and {right}")
 
 
-def _wider_integer(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+def _widen_integers(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     signed = [pa.types.is_signed_integer(kind) for kind in (left, right)]
     if signed[0] == signed[1]:
         return left if left.bit_width >= right.bit_width else right
@@ -166,7 +165,7 @@ def _wider_integer(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[bits]
 
 
-def _wider_struct(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+def _widen_structs(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     fields = {field.name: field.with_nullable(True) for field in left}
     for field in right:
         known = fields.get(field.name)
@@ -198,7 +197,7 @@ def _check_names(file: str, schema: pa.Schema) -> None:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the columns of ``schema``: absent ones null, types cast without loss or ArrowInvalid."""
+    """Give the table the columns of ``schema``. Absent ones are null. Raises ArrowInvalid where a cast loses values."""
     if table.schema.equals(schema, check_metadata=True):
         return table
     columns = []
@@ -215,11 +214,11 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def add_address(
     table: pa.Table, unit: int, first_row: int, *, uri: str, first_origin_row: int, dead: pa.Array | None = None
 ) -> pa.Table:
-    """The table with its hidden columns: each row's address, where it came from, and why it is dead if it is."""
+    """Add the hidden columns: each row's address, its origin, and why it is dead, if it is."""
     num_rows = table.num_rows
     table = table.append_column(pa.field(UNIT, pa.int32()), pa.repeat(pa.scalar(unit, pa.int32()), num_rows))
     table = table.append_column(ROW, pa.array(np.arange(first_row, first_row + num_rows)))
-    if DEAD in table.column_names:  # a shuffle has written the others
+    if DEAD in table.column_names:  # rows of a shuffle have the other hidden columns already
         return table
     uris = pa.DictionaryArray.from_arrays(np.zeros(num_rows, np.int32), pa.array([uri]))
     table = table.append_column(ORIGIN_URI, uris)
@@ -228,15 +227,15 @@ def add_address(
 
 
 def visible_columns(table: pa.Table) -> pa.Table:
-    """Only the columns that a user knows of."""
+    """Remove the hidden columns."""
     return table.select([name for name in table.column_names if not name.startswith(HIDDEN)])
 
 
 def schema_to_text(schema: pa.Schema) -> str:
-    """The schema as base64 of its Arrow IPC form, for a JSON file."""
+    """Encode the schema for a JSON file: its Arrow IPC form in base64."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def schema_from_text(text: str) -> pa.Schema:
-    """The schema that ``schema_to_text`` wrote."""
+    """Decode what ``schema_to_text`` encoded."""
     return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))

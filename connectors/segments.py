@@ -1,8 +1,9 @@
-"""Commit records gathered into few objects: reading 100,000 records one by one takes as many requests.
+"""Stores many commit records in one object: to read 100,000 records one by one would take as many requests.
 
-A segment is one immutable object with about 1,000 records, and a second one with the outcomes of their rows, which only
-``finish`` needs and only for records that it cuts. Names begin with the epoch of the run that wrote them and end at
-random, so no segment is ever overwritten. connectors/ledger.py says which record counts where two have one name.
+A segment is an immutable object with about 1,000 records. A second object beside it has the outcomes of their rows.
+Only ``finish`` needs these, and only for the records that it cuts. A segment's name begins with the epoch of its run
+and ends with random characters, so no segment is overwritten. connectors/ledger.py says which of two records of one
+name counts.
 
     segments = Segments(private.folder("segments"))
     segments.write(new_name(epoch=3, number=1), records, outcomes)
@@ -24,19 +25,19 @@ from connectors.storage import Folder
 RECORDS = ".json.zst"
 OUTCOMES = ".outcomes.zst"
 READ_AT_ONCE = 16
-"""Segments whose text is in memory together."""
+"""The number of segments whose text is in memory at the same time."""
 REDO = "delete it and run the same command again: its rows are done anew"
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException)
-"""What decoders raise on text that was cut off or altered."""
+"""The errors that decoders raise on text that was cut off or altered."""
 
 
 def new_name(epoch: int, number: int) -> str:
-    """A name that no other segment has. Names sort by the epoch."""
+    """Make a name that no other segment has. Names sort by the epoch."""
     return f"{epoch:06d}-{number:06d}-{secrets.token_hex(4)}"
 
 
-def renewed(name: str) -> str:
-    """The name of a segment that takes the place of another: as high, and new."""
+def renew_name(name: str) -> str:
+    """Make the name of a segment that replaces another: the same number, a new ending."""
     return f"{name.rsplit('-', 1)[0]}-{secrets.token_hex(4)}"
 
 
@@ -47,14 +48,14 @@ class Segments:
     folder: Folder
 
     def names(self) -> list[str]:
-        """The segments that stand there, in order."""
+        """List the names of all segments, sorted."""
         return [entry.name.removesuffix(RECORDS) for entry in self.folder.entries() if entry.name.endswith(RECORDS)]
 
     def read(self, known: Container[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Each segment that is not known, and its records; JobError where one is damaged.
+        """Read the segments that are not in ``known``, each with its records. Raises JobError where one is damaged.
 
-        ``finish`` replaces a segment by writing the new one and then deleting the old one. So one that has vanished
-        since it was listed is followed by another: they are listed again.
+        ``finish`` replaces a segment: it writes the new one, then deletes the old one. So if a listed segment has
+        vanished, another one has its records, and the segments are listed again.
         """
         seen: set[str] = set()
         while True:
@@ -77,37 +78,39 @@ class Segments:
             if not isinstance(records, list):
                 raise ValueError("it holds no list")
         except DAMAGE as error:
-            raise self.damaged(name, error) from None
+            raise self.damage_error(name, error) from None
         return records
 
-    def damaged(self, name: str, why: object) -> JobError:
-        """What to raise for a segment that contradicts itself."""
+    def damage_error(self, name: str, why: object) -> JobError:
+        """Make the error for a segment that cannot be decoded."""
         return JobError(f"the segment of commit records {self.folder.url}/{name}{RECORDS} is damaged ({why}); {REDO}")
 
     def outcomes(self, name: str) -> Mapping[str, str]:
-        """The packed outcomes of each record of a segment, by the record's name."""
+        """Read the packed outcomes of a segment, by the name of the record."""
         try:
-            return _outcomes(self.folder, name)
+            return _read_outcomes(self.folder, name)
         except FileNotFoundError:
-            raise JobError(f"{self.folder.url}/{name}{OUTCOMES} is gone; {self._without(name)}") from None
-        except DAMAGE as error:  # none of these is a store that cannot be reached
-            raise JobError(f"{self.folder.url}/{name}{OUTCOMES} is damaged ({error}); {self._without(name)}") from None
+            raise JobError(f"{self.folder.url}/{name}{OUTCOMES} is gone; {self._explain_redo(name)}") from None
+        except DAMAGE as error:  # an unreachable store raises none of these
+            raise JobError(
+                f"{self.folder.url}/{name}{OUTCOMES} is damaged ({error}); {self._explain_redo(name)}"
+            ) from None
 
-    def _without(self, name: str) -> str:
+    def _explain_redo(self, name: str) -> str:
         return f"delete {name}{RECORDS} and run the same command again: its rows are done anew"
 
     def write(self, name: str, records: Sequence[bytes], outcomes: Mapping[str, str]) -> None:
-        """Write a segment of records (JSON). When it can be read, the outcomes of its rows stand beside it."""
+        """Write a segment of records (JSON). The outcomes are written first, so they exist when the segment does."""
         self.folder.write(name + OUTCOMES, _compress(orjson.dumps(outcomes)))
         self.folder.write(name + RECORDS, _compress(b"[" + b",".join(records) + b"]"))
 
     def delete(self, name: str) -> None:
-        """Delete a segment; its outcomes go last."""
+        """Delete a segment, and its outcomes last."""
         self.folder.delete([name + RECORDS])
         self.folder.delete([name + OUTCOMES])
 
     def clean(self) -> None:
-        """Remove outcomes whose segment was never written, or was deleted just before a crash."""
+        """Remove outcomes without a segment: a crash came before it was written or after it was deleted."""
         names = [entry.name for entry in self.folder.entries()]
         whole = {name.removesuffix(RECORDS) for name in names if name.endswith(RECORDS)}
         outcomes = [name for name in names if name.endswith(OUTCOMES)]
@@ -116,8 +119,8 @@ class Segments:
 
 
 @lru_cache(maxsize=2)
-def _outcomes(folder: Folder, name: str) -> Mapping[str, str]:
-    """Of a segment, which never changes; records that are cut often stand together."""
+def _read_outcomes(folder: Folder, name: str) -> Mapping[str, str]:
+    """Cached, because segments never change, and records that are cut are often in the same segment."""
     outcomes: Mapping[str, str] = orjson.loads(_decompress(folder.read(name + OUTCOMES)))
     return outcomes
 
@@ -129,5 +132,5 @@ def _compress(text: bytes) -> bytes:
 def _decompress(data: bytes) -> bytes:
     try:
         return bytes(pa.input_stream(pa.BufferReader(data), compression="zstd").read())
-    except OSError as error:  # Arrow's for bytes that are not zstd; a store's error is an OSError too
+    except OSError as error:  # Arrow's error for bytes that are not zstd; an OSError would mean a broken store
         raise ValueError(str(error)) from None

@@ -1,17 +1,17 @@
-"""Opens every place that rows come from or go to: local disk, S3 and compatible stores, anything fsspec knows.
+"""Opens the places of input and output: local disk, S3 and compatible stores, everything that fsspec knows.
 
-A ``Store`` reads, lists and writes whole objects by path; a ``Folder`` is a store and a prefix, and what the rest of
-the project passes around: it pickles without secrets and opens itself again in the process that needs it. Credentials
-come from the environment or a named profile, never from here.
+A ``Store`` reads, lists and writes whole objects by path. A ``Folder`` is a store and a prefix. The rest of the project
+passes folders around: a folder pickles without secrets and opens itself again in another process. Credentials come from
+the environment or a named profile.
 
-Three promises that the ledger is built on, on every store:
-``write`` replaces an object as a whole (no reader ever sees half of one),
-``create`` writes only where nothing was, and says whether what stands there now is ours,
-a passing fault is retried, and "not found" is believed only when the store said so.
+The ledger needs three promises from every store:
+``write`` replaces an object as a whole, so no reader ever sees half of one.
+``create`` writes only if the path has no object, and says whether the object there is now ours.
+Temporary faults are retried, and an object counts as absent only if the store said so.
 
     out = Folder.open("s3://team/best", StorageOptions(endpoint="http://localhost:9000"))
     out.write("data/a.parquet", payload)
-    out.create("_rmbatch/commits/a.json", record)    # False: somebody else's record stands there
+    out.create("_rmbatch/commits/a.json", record)    # False: another record is there
     [entry.name for entry in out.entries("data")]
 """
 
@@ -35,31 +35,31 @@ from fsspec.utils import get_protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from connectors.errors import JobError, UserError
-from connectors.faults import check_length, is_transient, says_exists
+from connectors.faults import check_length, is_conflict, is_transient
 from connectors.local import LocalStore
 
 T = TypeVar("T")
 
 PARALLEL_REQUESTS = 32
-"""Requests in flight when many small objects are read or deleted."""
+"""The number of requests in flight when many small objects are read or deleted."""
 
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """How to reach a store; nothing here is secret."""
+    """How to reach a store. It holds no secrets."""
 
     endpoint: str | None = None
-    """URL of an S3-compatible server; None: AWS_ENDPOINT_URL, else AWS itself."""
+    """URL of an S3-compatible server. None: AWS_ENDPOINT_URL, or else AWS."""
     region: str | None = None
-    """Region name; None: the environment's."""
+    """Region name. None: from the environment."""
     profile: str | None = None
-    """Profile of the shared AWS credentials file; None: the environment's credentials."""
+    """Profile of the shared AWS credentials file. None: credentials from the environment."""
     anonymous: bool = False
     """Read a public bucket without credentials."""
     checksums: Literal["default", "when_required"] = "default"
-    """"when_required" is for older servers that answer 411 or 501 to the checksum trailers of new clients."""
+    """when_required: for older servers, which answer 411 or 501 to the checksum trailers of new clients."""
     max_attempts: int = 10
-    """Tries per request before an error is final."""
+    """Tries of a request before its error is final."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Entry:
     """One listed object."""
 
     name: str
-    """Path relative to the folder that was listed."""
+    """Path relative to the listed folder."""
     size: int
     """Bytes."""
     etag: str
-    """Changes when the content does: the store's etag; on a local disk size, mtime and inode. See ``same_object``."""
+    """Changes with the content: the store's etag, or on a local disk size, mtime and inode. See ``same_object``."""
 
 
 class Store(Protocol):
-    """Whole objects by path; every call is safe to repeat."""
+    """Reads and writes whole objects by path. Every call can be repeated safely."""
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes: ...
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]: ...
@@ -91,16 +91,16 @@ class Store(Protocol):
     def stat(self, path: str) -> tuple[str, int, str] | None: ...
     def is_folder(self, path: str) -> bool: ...
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]: ...
-    def pinned(self, etag: str) -> "Store": ...
+    def pin(self, etag: str) -> "Store": ...
     def url(self, path: str) -> str: ...
 
 
 class FsspecStore:
-    """Any fsspec file system; Parquet on S3 gets pyarrow's native client, 2 to 20 times cheaper on projections."""
+    """Any fsspec file system. Parquet on S3 uses pyarrow's own client: 2 to 20 times cheaper for few columns."""
 
     def __init__(self, protocol: str, options: StorageOptions) -> None:
         self.protocol, self.options = protocol, options
-        self.fs = _filesystem(protocol, options)
+        self.fs = _open_filesystem(protocol, options)
         self._if_match = ""
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient),
@@ -116,13 +116,13 @@ class FsspecStore:
         return self._call(self._read_exactly, path, start, stop)
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """The objects, all in flight together where the file system is asynchronous; None for those that are absent."""
+        """Read objects; None for absent ones. On an asynchronous file system, many requests are in flight at once."""
         found: dict[str, bytes] = {}
         if self.fs.async_impl:
             gets = [self.fs._cat_file(path, **self._one_request) for path in paths]
             answers = fsspec.asyn.sync(self.fs.loop, self._gather, gets)
             found = {path: answer for path, answer in zip(paths, answers) if isinstance(answer, bytes)}
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:  # what failed is asked again, one by one, with patience
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:  # read failed ones again, with retries
             return list(pool.map(lambda path: found[path] if path in found else self._read_if_there(path), paths))
 
     @staticmethod
@@ -148,11 +148,11 @@ class FsspecStore:
 
     @property
     def _one_request(self) -> dict[str, int]:
-        """s3fs else asks for an object's size before it reads it, so as to read large ones in parts."""
+        """Options to read with one request. Without them, s3fs first asks for the size, to read in parts."""
         return {"max_concurrency": 1} if self.protocol == "s3" else {}
 
-    def pinned(self, etag: str) -> "FsspecStore":
-        """The same store, which on S3 reads an object only while it has this etag; JobError where it has another."""
+    def pin(self, etag: str) -> "FsspecStore":
+        """Make a store that, on S3, reads objects only if they have this etag. Else reading raises JobError."""
         pinned = copy.copy(self)
         pinned._if_match = etag if self.protocol == "s3" else ""
         return pinned
@@ -161,12 +161,12 @@ class FsspecStore:
         try:
             data: bytes = fsspec.asyn.sync(self.fs.loop, self._get_if_match, path, start, stop)
         except OSError as error:
-            if not says_exists(error):
+            if not is_conflict(error):
                 raise
             found = self.stat(path)
             if found is None or found[2] != self._if_match:
                 raise JobError(f"{self.url(path)} has changed while it was read") from None
-            return bytes(self.fs.cat_file(path, start=start, end=stop))  # a server that refuses the right etag too
+            return bytes(self.fs.cat_file(path, start=start, end=stop))  # this server refuses the right etag too
         return data
 
     async def _get_if_match(self, path: str, start: int | None, stop: int | None) -> bytes:
@@ -183,9 +183,9 @@ class FsspecStore:
         return io.BufferedReader(_RangeReader(self, path), buffer_size=8 << 20)
 
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        self._call(self._write_verified, path, data)
+        self._call(self._write_and_verify, path, data)
 
-    def _write_verified(self, path: str, data: bytes) -> None:
+    def _write_and_verify(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(path, data)
         size = self.fs.info(path)["size"]
         if size != len(data):
@@ -194,17 +194,17 @@ class FsspecStore:
     def create(self, path: str, data: bytes) -> bool:
         with suppress(FileExistsError):
             self._call(self._put_if_absent, path, data)
-        # A lost acknowledgement makes the retry find our own object, and a store may ignore the condition:
-        # what stands there now decides, not what the put was told.
+        # The stored object decides, not the answer to the put: if an answer was lost, the retry finds our own object,
+        # and some stores ignore the condition.
         return self.read(path) == data
 
     def honours_conditions(self, path: str) -> bool:
-        """Whether the second of two conditional puts is refused; the object at ``path`` is removed again."""
+        """Whether the store refuses the second of two conditional puts. Tries it at ``path`` and cleans up."""
         self.write(path, b"first")
         try:
             self._call(self.fs.pipe_file, path, b"second", mode="create")
         except OSError as error:
-            return says_exists(error)
+            return is_conflict(error)
         else:
             return False
         finally:
@@ -216,7 +216,7 @@ class FsspecStore:
         try:
             self.fs.pipe_file(path, data, mode="create")
         except OSError as error:
-            if says_exists(error):
+            if is_conflict(error):
                 raise FileExistsError(path) from None
             if "NotImplemented" not in str(error):
                 raise
@@ -234,14 +234,14 @@ class FsspecStore:
         self.delete([found[0] for found in self.walk(path)])
 
     def remove_empty(self, path: str) -> None:
-        """Nothing: in an object store a folder without objects is none."""
+        """Do nothing: an object store has no empty folders."""
 
     def walk(self, path: str) -> list[tuple[str, int, str]]:
         try:
             found = self._call(self.fs.find, path, detail=True)
         except FileNotFoundError:
             return []
-        return sorted((name, info["size"], _etag(info)) for name, info in found.items() if info["type"] == "file")
+        return sorted((name, info["size"], _get_etag(info)) for name, info in found.items() if info["type"] == "file")
 
     def glob(self, pattern: str) -> list[str]:
         return sorted(self._call(self.fs.glob, pattern))
@@ -251,14 +251,14 @@ class FsspecStore:
             info = self._call(self.fs.info, path)
         except FileNotFoundError:
             return None
-        return path, int(info["size"]), _etag(info)
+        return path, int(info["size"]), _get_etag(info)
 
     def is_folder(self, path: str) -> bool:
         return bool(self._call(self.fs.isdir, path))
 
     def parquet_source(self, path: str) -> tuple[Any, pyarrow.fs.FileSystem | None]:
         if self.protocol == "s3":
-            return path, _native_s3(self.options)
+            return path, _open_native_s3(self.options)
         return self.fs.open(path, cache_type="none"), None
 
     def url(self, path: str) -> str:
@@ -266,7 +266,7 @@ class FsspecStore:
 
 
 class _RangeReader(io.RawIOBase):
-    """A remote object read by ranges, each of them retried on its own."""
+    """Reads a remote object by ranges, and retries each of them by itself."""
 
     def __init__(self, store: FsspecStore, path: str) -> None:
         self.store, self.path, self.position = store, path, 0
@@ -290,14 +290,14 @@ class _RangeReader(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Folder:
-    """A prefix of a store. Pickles as its URL and options; opens itself again where it lands."""
+    """A prefix of a store. It pickles as its URL and options, and opens the store again in another process."""
 
     url: str
     options: StorageOptions = field(default_factory=StorageOptions)
 
     @classmethod
     def open(cls, url: str, options: StorageOptions | None = None) -> "Folder":
-        """The folder behind a URL or a local path; raises UserError for a protocol that is not installed."""
+        """Open the folder of a URL or local path. Raises UserError for a protocol that is not installed."""
         options = options or StorageOptions()
         store, path = open_url(url, options)
         return cls(store.url(path.rstrip("/")), options)
@@ -323,7 +323,7 @@ class Folder:
             return None
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """The objects, read in parallel; None for those that are absent."""
+        """Read objects in parallel; None for absent ones."""
         return self.store.read_many([self.path(name) for name in names])
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
@@ -331,7 +331,7 @@ class Folder:
         self.store.write(self.path(name), data, durable=durable)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write where nothing is. True when the object that stands there now holds ``data``."""
+        """Write if there is no object yet. Return whether the object there now holds ``data``."""
         return self.store.create(self.path(name), data)
 
     def delete(self, names: Sequence[str]) -> None:
@@ -342,20 +342,20 @@ class Folder:
         self.store.remove_folder(self.path(prefix))
 
     def remove_if_empty(self, above: int = 0) -> None:
-        """Remove the folder where it holds nothing, and so many folders above it likewise."""
+        """Remove the folder if it is empty, and likewise the ``above`` folders above it."""
         path = self.path()
         for _ in range(above + 1):
             self.store.remove_empty(path)
             path = path.rpartition("/")[0]
 
     def entries(self, prefix: str = "") -> list[Entry]:
-        """Every object below ``prefix`` (a folder), by name; empty when there is none."""
+        """List all objects below ``prefix`` (a folder), sorted by name."""
         root = self.path() + "/"
         listed = self.store.walk(self.path(prefix))
         return [Entry(path.removeprefix(root), size, etag) for path, size, etag in listed if not _is_temporary(path)]
 
     def leftovers(self, prefix: str) -> list[str]:
-        """What killed writers left below ``prefix`` under temporary names, which only a local disk has."""
+        """List the temporary files that killed writers left below ``prefix``. Only a local disk has such files."""
         if not isinstance(self.store, LocalStore):  # a listing of 100,000 files takes 100 requests
             return []
         root = self.path() + "/"
@@ -366,8 +366,8 @@ class Folder:
 
 
 def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
-    """The store that a URL names and the path in it; a plain path is a local one."""
-    if "://" not in url:  # "::" and "?" may stand in the name of a file
+    """Open the store of a URL; return it and the path in it. A path without a protocol is local."""
+    if "://" not in url:  # a local name may contain "::" and "?"
         return _LOCAL, str(Path(url).expanduser().absolute())
     if "::" in url:
         raise UserError(f"{url} opens one store inside another (::), which is not read; unpack it to a folder first")
@@ -376,13 +376,13 @@ def open_url(url: str, options: StorageOptions) -> tuple[Store, str]:
         raise UserError(f"{url} names a version of an object, which is not read; copy it to a key of its own first")
     if protocol in ("file", "local"):
         return _LOCAL, str(Path(url.split("://", 1)[-1]).expanduser().absolute())
-    store = _fsspec_store("s3" if protocol == "s3a" else protocol, options)
+    store = _open_fsspec_store("s3" if protocol == "s3a" else protocol, options)
     return store, str(store.fs._strip_protocol(url))
 
 
 def same_object(planned: str, found: str) -> bool:
-    """Whether two etags may be those of one object; an inode says something on one machine and one mount only."""
-    if planned in (found, "", "None"):  # stores without etags: their sizes must do
+    """Whether two etags may be of the same object. Inodes are compared only on the same machine and mount."""
+    if planned in (found, "", "None"):  # a store without etags: only sizes can be compared
         return True
     if "@" in planned and "@" in found and planned.split("@")[1] != found.split("@")[1]:
         return planned.split("@")[0].rsplit("-", 1)[0] == found.split("@")[0].rsplit("-", 1)[0]
@@ -393,11 +393,11 @@ _LOCAL = LocalStore()
 
 
 @lru_cache(maxsize=64)
-def _fsspec_store(protocol: str, options: StorageOptions) -> FsspecStore:
+def _open_fsspec_store(protocol: str, options: StorageOptions) -> FsspecStore:
     return FsspecStore(protocol, options)
 
 
-def _filesystem(protocol: str, options: StorageOptions) -> Any:
+def _open_filesystem(protocol: str, options: StorageOptions) -> Any:
     try:
         get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
@@ -408,11 +408,11 @@ def _filesystem(protocol: str, options: StorageOptions) -> Any:
         "s3",
         skip_instance_cache=True,
         anon=options.anonymous,
-        session=_aws_session(options.profile),
+        session=_make_aws_session(options.profile),
         endpoint_url=options.endpoint,
         client_kwargs={"region_name": options.region} if options.region else {},
         config_kwargs={
-            "retries": {"total_max_attempts": 1},  # one place retries, FsspecStore: layers of retries multiply
+            "retries": {"total_max_attempts": 1},  # only FsspecStore retries: layers of retries multiply
             "max_pool_connections": 2 * PARALLEL_REQUESTS,
             "connect_timeout": 10,
             "read_timeout": 60,
@@ -425,8 +425,8 @@ def _filesystem(protocol: str, options: StorageOptions) -> Any:
     return filesystem
 
 
-def _aws_session(profile: str | None) -> Any:
-    """A session whose clients list objects three times faster: botocore's own reading of times takes most of it."""
+def _make_aws_session(profile: str | None) -> Any:
+    """Make a session with a faster parser of times: lists objects three times as fast as botocore's own."""
     from aiobotocore.session import AioSession
 
     session = AioSession(profile=profile)
@@ -435,7 +435,7 @@ def _aws_session(profile: str | None) -> Any:
 
 
 def parse_time(text: Any) -> datetime:
-    """The time that a store's answer names: ISO 8601 in listings, RFC 822 or a number elsewhere."""
+    """Parse a time in a store's answer: ISO 8601 in listings, RFC 822 or a number elsewhere."""
     from botocore.utils import parse_timestamp
 
     if isinstance(text, str) and text[4:5] == "-":
@@ -449,9 +449,9 @@ _WHEN_REQUIRED = {"request_checksum_calculation": "when_required", "response_che
 
 
 @lru_cache(maxsize=8)
-def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
+def _open_native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
     keys: dict[str, Any] = {"anonymous": True} if options.anonymous else {}
-    if options.profile:  # otherwise pyarrow walks the default chain itself, and renews what expires
+    if options.profile:  # without a profile, pyarrow finds credentials itself and renews them
         import botocore.session
 
         credentials = botocore.session.Session(profile=options.profile).get_credentials().get_frozen_credentials()
@@ -465,7 +465,7 @@ def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
         or os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL"),
         region=options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        # A ranged read repeats itself inside a long stream; what it does not repair, formats/parquet.py does.
+        # pyarrow retries a ranged read by itself; formats/parquet.py retries what still fails.
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
         connect_timeout=10,
         request_timeout=60,
@@ -473,10 +473,10 @@ def _native_s3(options: StorageOptions) -> pyarrow.fs.S3FileSystem:
     )
 
 
-def _etag(info: dict[str, Any]) -> str:
+def _get_etag(info: dict[str, Any]) -> str:
     names = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "created")
     tag = next((info[name] for name in names if info.get(name)), None)
-    return str(tag.timestamp() if isinstance(tag, datetime) else tag).strip('"')  # a listing may give the bare number
+    return str(tag.timestamp() if isinstance(tag, datetime) else tag).strip('"')  # some listings give no quotes
 
 
 def _is_temporary(path: str) -> bool:

@@ -1,7 +1,7 @@
-"""What is planned, read and resumed: input files cut into units, and the ranges of rows inside them.
+"""Units of input files, and ranges of rows inside them.
 
-A unit is a contiguous range of rows of one input file. A row's address is (unit, ordinal inside the unit); every file
-that a job writes and every commit record speaks in ranges of such addresses, so what is left to do is a subtraction.
+A unit is a contiguous range of rows of one input file. The address of a row is its unit and its ordinal in the unit.
+Commit records name ranges of addresses, so the rows that are left to do are found by subtraction.
 
     coverage = Coverage()
     coverage.add(Range(unit=3, start=0, stop=5000))
@@ -19,7 +19,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file of the input, as it was when the job was planned."""
+    """A file of the input, as it was when the job was planned."""
 
     uri: str
     size: int
@@ -41,11 +41,11 @@ class Unit:
     """Ordinal of the unit's first row in its file."""
     num_rows: int
     num_bytes: int
-    """Size of the unit in its file (estimated for compressed JSONL), for progress and for packing tasks."""
+    """Size of the unit in its file (estimated for compressed JSONL). For progress and for packing tasks."""
     start_byte: int = 0
-    """Where the unit begins in a plain JSONL file."""
+    """The byte offset of the unit in an uncompressed JSONL file."""
     first_line: int = 0
-    """Lines before the unit in a JSONL file; blank ones count."""
+    """The number of lines before the unit in a JSONL file, including blank ones."""
 
 
 class Range(NamedTuple):
@@ -62,18 +62,18 @@ class Range(NamedTuple):
 
 @dataclass
 class Coverage:
-    """Which rows of which units are finished; memory grows with the number of gaps, not of rows."""
+    """A set of finished rows. Memory grows with the number of gaps, not of rows."""
 
     _intervals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """By unit: intervals in order that neither overlap nor touch."""
+    """The intervals of each unit, sorted. They neither overlap nor touch."""
 
     @property
     def num_rows(self) -> int:
-        """How many rows are finished."""
+        """The number of finished rows."""
         return sum(stop - start for intervals in self._intervals.values() for start, stop in intervals)
 
     def add(self, new: Range) -> None:
-        """Count the range as finished, whether or not parts of it already were."""
+        """Add a range. Parts of it may be finished already."""
         if new.num_rows == 0:
             return
         intervals = self._intervals.setdefault(new.unit, [])
@@ -85,11 +85,11 @@ class Coverage:
         intervals[first:last] = [(start, stop)]
 
     def overlap(self, other: Range) -> int:
-        """How many of the range's rows are finished."""
+        """Count the finished rows of a range."""
         return other.num_rows - total_rows(self.subtract(other))
 
     def subtract(self, whole: Range) -> list[Range]:
-        """The parts of the range that are not finished, in order."""
+        """Find the parts of the range that are not finished, in order."""
         intervals = self._intervals.get(whole.unit, [])
         gaps, position = [], whole.start
         for index in range(bisect_right(intervals, whole.start, key=_stop), len(intervals)):
@@ -104,7 +104,7 @@ class Coverage:
         return gaps
 
     def missing(self, unit: Unit) -> list[Range]:
-        """The rows of the unit that are not finished."""
+        """Find the rows of the unit that are not finished."""
         return self.subtract(Range(unit.index, 0, unit.num_rows))
 
 
@@ -116,8 +116,8 @@ def _stop(interval: tuple[int, int]) -> int:
     return interval[1]
 
 
-def ranges_of(units: np.ndarray, rows: np.ndarray) -> list[Range]:
-    """The addresses of a table's rows as ranges, in the order of the rows."""
+def to_ranges(units: np.ndarray, rows: np.ndarray) -> list[Range]:
+    """Convert the addresses of rows to ranges, in the order of the rows."""
     if len(units) == 0:
         return []
     breaks = np.flatnonzero((np.diff(units) != 0) | (np.diff(rows) != 1)) + 1
@@ -127,7 +127,7 @@ def ranges_of(units: np.ndarray, rows: np.ndarray) -> list[Range]:
 
 
 def pack(pieces: Sequence[Range], units: Mapping[int, Unit], target_bytes: float) -> Iterator[list[Range]]:
-    """Consecutive pieces, put together until they hold about ``target_bytes`` of input: one task each."""
+    """Pack consecutive pieces into tasks of about ``target_bytes`` of input."""
     task: list[Range] = []
     size = 0.0
     for piece in pieces:
@@ -143,7 +143,7 @@ def pack(pieces: Sequence[Range], units: Mapping[int, Unit], target_bytes: float
 
 
 def split_evenly(pieces: Sequence[Range], wanted: int, min_rows: int) -> list[Range]:
-    """The same rows in about ``wanted`` pieces of similar size, none of them cut to fewer than ``min_rows``."""
+    """Cut the rows into about ``wanted`` pieces of similar size. No cut makes a piece of fewer than ``min_rows``."""
     rows = max(-(-total_rows(pieces) // wanted), min_rows)
     parts = []
     for piece in pieces:
@@ -154,5 +154,5 @@ def split_evenly(pieces: Sequence[Range], wanted: int, min_rows: int) -> list[Ra
 
 
 def total_rows(ranges: Iterable[Range]) -> int:
-    """Rows in the ranges, overlaps counted as often as they occur."""
+    """Count the rows of the ranges. Rows in two ranges count twice."""
     return sum(piece.num_rows for piece in ranges)

@@ -1,8 +1,8 @@
-"""Writes the rows of one task to data/, _rejected/ and _dead_letters/, and accounts for each of them in the ledger.
+"""Writes the rows of one task to data/, _rejected/ and _dead_letters/, and commits them to the ledger.
 
-A task adds blocks as they come. Files are closed, and a commit record written, when the data file has reached its
-target size and at the end; memory holds one file of each part at the most. The hidden columns say where each row came
-from and where it goes, and are not written.
+A task adds blocks. When a file reaches the target size, and at the end, the writer closes all files and writes a commit
+record. So memory holds at most one file of each part. The hidden columns say where each row came from and where it
+goes; they are not written.
 
     with OutputWriter(spec, run="4f1c") as writer:
         for block in blocks:
@@ -21,12 +21,12 @@ import xxhash
 
 from connectors.commit import FOLDERS, PARTS, Commit, DataFile, count_outcomes, pack_outcomes
 from connectors.errors import JobError
-from connectors.faults import explained
+from connectors.faults import explain_errors
 from connectors.formats.base import FileSpec, FileWriter, Format, load_format
 from connectors.ledger import Ledger
 from connectors.schema import DEAD, DEAD_LETTER, KEPT, ORIGIN_ROW, ORIGIN_URI, OUTCOME, REJECTED, ROW, UNIT, conform
 from connectors.storage import Folder
-from connectors.units import Range, ranges_of
+from connectors.units import Range, to_ranges
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [
@@ -39,34 +39,34 @@ DEAD_LETTER_SCHEMA = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""The input file, the row's ordinal in it, for JSONL its line (from 1) and byte offset, why, and the line's bytes."""
+"""The input file, the row's ordinal in it, the reason, and for JSONL the line's number (from 1), offset and bytes."""
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Where and how the output is written; picklable, without secrets."""
+    """Where and how to write the output. It can be pickled and holds no secrets."""
 
     folder: Folder
     schema: pa.Schema
-    """Columns of data and rejected."""
+    """The columns of kept and rejected rows."""
     format: str = "parquet"
     """A name in ``FORMATS``."""
     compression: str | None = "zstd"
     """zstd, snappy or gzip; None: not compressed."""
     file_bytes: int = 128 << 20
-    """All files of a task are closed when one of them has this size."""
+    """When a file of a task reaches this size, all its files are closed."""
     row_group_rows: int | None = None
     keep_rejected: bool = True
-    """False: rejected rows are counted and not written."""
+    """False: rejected rows are counted but not written."""
     tally: Callable[[pa.Table], Mapping[str, int]] = field(default=lambda table: {})
-    """What to count over the rows that are written, beside where they went."""
+    """Counts over the rows of a part, in addition to their number."""
 
 
 class OutputWriter:
-    """The files of one write task. Rows are finished when ``flush`` returns, and not before."""
+    """The files of one task. Rows are finished when ``flush`` has returned."""
 
     def __init__(self, spec: OutputSpec, run: str, before_commit: Callable[[], None] = lambda: None) -> None:
-        """``before_commit`` raises where another run has taken over: asked before the files and before the record."""
+        """``before_commit`` is called before the files and before the record. It raises if another run took over."""
         self._spec, self._run, self._before_commit = spec, run, before_commit
         self._ledger = Ledger(spec.folder)
         self.commits: list[Commit] = []
@@ -89,12 +89,12 @@ class OutputWriter:
         self._tally: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
-        """Take the rows of a block; every row needs OUTCOME, or DEAD that says why it has none."""
+        """Add the rows of a block. Each row needs OUTCOME, or DEAD with the reason why it has none."""
         if table.num_rows == 0:
             return
-        table = _by_address(table)
-        outcomes = _outcomes(table)
-        self._ranges += ranges_of(_numpy(table, UNIT), _numpy(table, ROW))
+        table = _sort_by_address(table)
+        outcomes = _find_outcomes(table)
+        self._ranges += to_ranges(_to_numpy(table, UNIT), _to_numpy(table, ROW))
         self._outcomes.append(outcomes)
         for outcome in (KEPT, REJECTED, DEAD_LETTER):
             mask = outcomes == outcome
@@ -109,22 +109,26 @@ class OutputWriter:
 
     def _add_part(self, outcome: int, rows: pa.Table) -> None:
         part = PARTS[outcome]
-        written = dead_letters(rows) if outcome == DEAD_LETTER else conform(self._visible(rows), self._spec.schema)
-        self._tally.update(tally_of(part, written, self._spec))
+        written = (
+            build_dead_letters(rows)
+            if outcome == DEAD_LETTER
+            else conform(self._select_output_columns(rows), self._spec.schema)
+        )
+        self._tally.update(count_tally(part, written, self._spec))
         if outcome == REJECTED and not self._spec.keep_rejected:
             return
         if outcome not in self._writers:
-            known, file = format_of(part, self._spec)
+            known, file = choose_format(part, self._spec)
             self._writers[outcome] = known.writer(file)
         self._writers[outcome].add(written)
 
-    def _visible(self, rows: pa.Table) -> pa.Table:
+    def _select_output_columns(self, rows: pa.Table) -> pa.Table:
         return rows.select([name for name in self._spec.schema.names if name in rows.column_names])
 
     def flush(self) -> None:
-        """Write the files, then the record that makes their rows finished."""
+        """Write the files, then the commit record. From then on the rows are finished."""
         if self._ranges:
-            with explained(self._spec.folder.url):
+            with explain_errors(self._spec.folder.url):
                 self._write_and_commit()
 
     def _write_and_commit(self) -> None:
@@ -137,65 +141,65 @@ class OutputWriter:
             files.append(put_file(self._spec.folder, path, part, self._rows[outcome], writer.finish()))
         try:
             self._before_commit()
-        except BaseException:  # a later run may be finished already, and would not look for these files again
+        except BaseException:  # a later run may be finished already; it would not remove these files
             self._spec.folder.delete([file.path for file in files])
             raise
         outcomes = np.concatenate(self._outcomes)
         counts, packed = count_outcomes(outcomes), pack_outcomes(outcomes)
-        record = Commit(_joined(self._ranges), files, counts, self._tally, self._run, packed=packed)
+        record = Commit(_join_ranges(self._ranges), files, counts, self._tally, self._run, packed=packed)
         if self._ledger.commit(record):
             self.commits.append(record)
-        # Otherwise an earlier attempt has finished these rows. Our files stay until ``finish`` removes what no record
-        # names: on a store that ignores conditions, a put of ours that was thought lost may yet land over the other's.
+        # Otherwise an earlier attempt has finished these rows. Only ``finish`` removes our files then: on a store that
+        # ignores conditional puts, a put of ours that seemed lost may arrive late and replace the other record.
         self._reset()
 
 
 def file_stem(ranges: Sequence[Range]) -> str:
-    """A name for the files of a commit: by its first row for people, and new each time, so that none is overwritten."""
+    """Make the name of a commit's files. It shows the first row, and is new each time, so no file is overwritten."""
     return f"u{ranges[0].unit:06d}-{ranges[0].start:010d}-{secrets.token_hex(4)}"
 
 
-def format_of(part: str, spec: OutputSpec) -> tuple[Format, FileSpec]:
-    """How files of a part are written; dead letters are Parquet always, because raw bytes are not text."""
+def choose_format(part: str, spec: OutputSpec) -> tuple[Format, FileSpec]:
+    """Choose the format for a part's files. Dead letters are always Parquet, because raw bytes are not text."""
     if part == PARTS[DEAD_LETTER]:
         return load_format("parquet"), FileSpec(DEAD_LETTER_SCHEMA, "zstd")
     return load_format(spec.format), FileSpec(spec.schema, spec.compression, spec.row_group_rows)
 
 
 def file_path(part: str, stem: str, spec: OutputSpec) -> str:
-    """Where a file of a part stands in the output folder.
+    """The path of a file, relative to the output folder.
 
-    Only kept rows have the endings that people write into a glob: DuckDB and polars look into every folder that
-    ``out/**/*.parquet`` matches, whatever its name.
+    Only files of kept rows have the usual endings. Given ``out/**/*.parquet``, DuckDB and polars also read folders
+    whose names begin with "_".
     """
-    known, file = format_of(part, spec)
+    known, file = choose_format(part, spec)
     suffix = known.suffixes[0 if part == PARTS[KEPT] else 1]
     codec = next((ending for ending, codec in known.codecs.items() if codec == file.compression), "")
     return f"{FOLDERS[part]}/{stem}{suffix}{codec}"
 
 
-def tally_of(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, int]:
-    """What the job counts over written rows: dead letters by code, anything else as the job says."""
+def count_tally(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, int]:
+    """Count over the rows of a part: dead letters by code, other rows as the job says."""
     if part == PARTS[DEAD_LETTER]:
         return Counter(f"dead.{code}" for code in written["code"].to_pylist())
     return spec.tally(written)
 
 
 def put_file(folder: Folder, path: str, part: str, num_rows: int, data: bytes) -> DataFile:
-    """Write a file of the output and describe it for the ledger."""
+    """Write a file of the output. Return its description for the ledger."""
     folder.write(path, data)
     return DataFile(path, part, num_rows, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
-def dead_letters(rows: pa.Table) -> pa.Table:
-    """Dead rows as they are written: see DEAD_LETTER_SCHEMA."""
+def build_dead_letters(rows: pa.Table) -> pa.Table:
+    """Build the table to write for dead rows, see DEAD_LETTER_SCHEMA."""
     dead = rows[DEAD].combine_chunks()
     field = {name: dead.field(index) for index, name in enumerate(dead.type.names)}
     columns = {**field, "uri": rows[ORIGIN_URI].cast(pa.string()), "row": rows[ORIGIN_ROW]}
     return pa.table({name: columns[name] for name in DEAD_LETTER_SCHEMA.names}, schema=DEAD_LETTER_SCHEMA)
 
 
-def _outcomes(table: pa.Table) -> np.ndarray:
+def _find_outcomes(table: pa.Table) -> np.ndarray:
     dead = np.asarray(table[DEAD].is_valid())
     if OUTCOME in table.column_names:
         column = table[OUTCOME].fill_null(-1)
@@ -207,21 +211,21 @@ def _outcomes(table: pa.Table) -> np.ndarray:
     return outcomes
 
 
-def _by_address(table: pa.Table) -> pa.Table:
-    """The rows in the order of the input: a stage may have put dead ones last, and each would be a range of its own."""
-    units, rows = _numpy(table, UNIT), _numpy(table, ROW)
+def _sort_by_address(table: pa.Table) -> pa.Table:
+    """Sort the rows as in the input. A stage may put dead rows last, and each of them would become a range."""
+    units, rows = _to_numpy(table, UNIT), _to_numpy(table, ROW)
     step = np.diff(units)
     if ((step > 0) | ((step == 0) & (np.diff(rows) > 0))).all():
         return table
     return table.take(pa.array(np.lexsort((rows, units))))
 
 
-def _numpy(table: pa.Table, name: str) -> np.ndarray:
+def _to_numpy(table: pa.Table, name: str) -> np.ndarray:
     return np.asarray(table[name])
 
 
-def _joined(ranges: list[Range]) -> list[Range]:
-    """Ranges that continue each other, as one."""
+def _join_ranges(ranges: list[Range]) -> list[Range]:
+    """Join ranges that continue each other."""
     joined: list[Range] = []
     for piece in ranges:
         if joined and joined[-1].unit == piece.unit and joined[-1].stop == piece.start:

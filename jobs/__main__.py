@@ -1,4 +1,4 @@
-"""``python -m jobs run …``: the same as the console script ``rmbatch``, for ``ray job submit``."""
+"""``python -m jobs run …`` is the same as the console script ``rmbatch``, for ``ray job submit``."""
 
 from jobs.cli import main
 

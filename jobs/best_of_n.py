@@ -1,4 +1,4 @@
-"""The best-of-N job: scores every response and keeps the best of each prompt, with a reason for each that is not kept.
+"""The best-of-N job: scores every response and keeps the best ones of each prompt. Each other response gets a reason.
 
 job: best_of_n
 input: {path: candidates/}
@@ -9,17 +9,16 @@ output: {path: best/}
 """
 
 from functools import partial
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import model_validator
 
 from connectors.errors import UserError
-from jobs.config.sections import RewardJob
+from jobs.generate import GeneratingJob, GeneratingRowJob
 from jobs.run.prepare import group_key
-from jobs.run.rows import RowJob
 from jobs.score import fit_score
-from rmbatch.rows.roles import guess_roles
+from rmbatch.selection.choose import ChoiceRule
 from rmbatch.selection.rank import SelectionRule
 from rmbatch.settings.names import nearest
 from rmbatch.stages.base import Fit
@@ -27,31 +26,42 @@ from rmbatch.stages.score import TOTAL, ScoreStage
 from rmbatch.stages.select import SelectStage
 
 
-class SelectConfig(SelectionRule):
-    """Which candidates are kept, and by which score."""
+class SelectConfig(ChoiceRule):
+    """How many candidates are kept, and by which score."""
 
     by: str | None = None
-    """Name of a reward or of one of its parts (score.NAME), or total. None: the total, or the only reward."""
+    """The name of a reward or of one of its parts (score.NAME), or total. None: the total, or the only reward."""
+    cut_off: Literal["reject", "keep"] = "reject"
+    """What becomes of generated candidates that ended at ``max_tokens``."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the choice, as plain values."""
+        fields = self.model_dump(mode="json")
+        old = {*SelectionRule.model_fields, "by"}
+        for name, field in type(self).model_fields.items():
+            if name not in old and getattr(self, name) == field.default:
+                del fields[name]  # jobs that were planned before there was this key are the same jobs
+        return fields
 
 
-class BestOfNJob(RewardJob):
-    """Every response is scored, and the best of each prompt are kept."""
+class BestOfNJob(GeneratingJob):
+    """Every response is scored, and the best ones of each prompt are kept."""
 
     job: Literal["best_of_n"]
     select: SelectConfig = SelectConfig()
     """Which candidates are kept."""
 
     @model_validator(mode="after")
-    def _knows_what_to_select_by(self) -> Self:
+    def _check_select_by(self) -> Self:
         by = self.select.by
         if by is None and self.combine is None and len(self.rewards) > 1:
             raise ValueError(
-                f"{len(self.rewards)} rewards and no say in which decides: give weights in combine: "
+                f"{len(self.rewards)} rewards, and nothing says which decides: give weights in combine: "
                 f"{{{', '.join(f'{name}: 1.0' for name in self.rewards)}}}, or name one in select.by"
             )
         known = [*self.rewards, *([TOTAL] if self.combine else [])]
-        of_a_part = by is not None and by.split(".")[0] in self.rewards  # which parts there are, the reward knows
-        if by is not None and by not in known and not of_a_part:
+        is_part = by is not None and by.split(".")[0] in self.rewards  # its reward checks the rest of the name
+        if by is not None and by not in known and not is_part:
             raise ValueError(f"select.by: no score is called {by!r}; {nearest(by, known)}")
         return self
 
@@ -60,18 +70,18 @@ class BestOfNJob(RewardJob):
         return self.select.by
 
 
-class BestOfN(RowJob[BestOfNJob]):
+class BestOfN(GeneratingRowJob[BestOfNJob]):
     """The best-of-N job on its output."""
 
     config = BestOfNJob
 
     def fits(self) -> list[Fit]:
-        return [partial(_fit_candidates, self.job), partial(_fit_choice, self.job)]
+        return [*self.generation_fits(), partial(_fit_candidates, self.job), partial(_fit_choice, self.job)]
 
 
 def _fit_candidates(job: BestOfNJob, schema: pa.Schema) -> ScoreStage:
-    """The scores of all candidates; raises UserError where prompts cannot be told apart."""
-    roles = guess_roles(schema, job.input.columns)
+    """Fit the stage that scores all candidates. Raises UserError where nothing tells which rows share a prompt."""
+    roles = job.guess_roles(schema)
     if roles.responses is None and group_key(job, roles) is None:
         hint = f" (perhaps {roles.group!r})" if roles.group else ""
         raise UserError(
@@ -82,9 +92,11 @@ def _fit_candidates(job: BestOfNJob, schema: pa.Schema) -> ScoreStage:
 
 
 def _fit_choice(job: BestOfNJob, schema: pa.Schema) -> SelectStage:
-    roles = guess_roles(schema, job.input.columns)
+    roles = job.guess_roles(schema)
     by = job.select.by or (TOTAL if job.combine else next(iter(job.rewards)))
     scores = [name.removeprefix("score.") for name in schema.names if name.startswith("score.")]
     if by not in scores:
         raise UserError(f"select.by: no score is called {by!r}; {nearest(by, scores)}")
-    return SelectStage(job.select, by, roles, group_key(job, roles))
+    stage = SelectStage(job.select, by, roles, group_key(job, roles), keep_cut_off=job.select.cut_off == "keep")
+    stage.check(schema)
+    return stage

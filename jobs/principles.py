@@ -1,8 +1,7 @@
-"""The principles job: finds what lies behind preferences, and writes it as a file that a judge uses, with a report.
+"""The principles job: finds principles that explain preferences, and writes a file for judges and a report.
 
-It runs in this process, for a few hundred rows are enough. Every answer is kept below the output, and what is asked
-follows from the rows and the seeds alone: a run that was killed goes on with the same command and pays for nothing
-twice.
+It runs in this process, because a few hundred rows are enough. It keeps every answer below the output. Its questions
+depend only on the rows and the seeds, so after a crash the same command continues and pays for nothing twice.
 
     job: principles
     input: {path: preferences.jsonl}
@@ -24,16 +23,17 @@ import orjson
 import pyarrow as pa
 
 from connectors.errors import JobError, UserError
-from connectors.lease import Lease, seems_held
+from connectors.lease import Lease, may_be_running
 from connectors.schema import DEAD
 from connectors.storage import Folder
 from connectors.units import Range
 from jobs.config.principles import MOST_ROWS, PAGE, PRINCIPLES, PROPOSED, REPORT, PrinciplesJob
-from jobs.run.input import list_job_input, plan_job_input
+from jobs.run.input import list_job_input, plan_job_input, view_input
 from jobs.run.job import JobType
-from jobs.run.sampling import readable
+from jobs.run.sampling import drop_unreadable
 from jobs.show.display import Display
 from jobs.show.principles import PrinciplesPlan, PrinciplesReport, PrinciplesStatus
+from rmbatch.adapters.view import PART, keep_part
 from rmbatch.chat.limits.accounts import ANSWERS
 from rmbatch.chat.local import open_clients
 from rmbatch.costs.chat import chat_cost
@@ -59,25 +59,25 @@ class Principles(JobType[PrinciplesJob]):
 
     def __init__(self, job: PrinciplesJob, display: Display) -> None:
         super().__init__(job, display)
-        self._rows: _Rows | None = None
+        self._rows: _SplitRows | None = None
 
     def identity(self) -> dict[str, Any]:
         return self.job.identity()
 
     @classmethod
-    def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:
+    def read_identity(cls, output: Folder) -> Mapping[str, Any] | None:
         text = output.folder("_rmbatch").read_if_exists(JOB)
         return None if text is None else orjson.loads(text)
 
     def result(self) -> PrinciplesReport | None:
-        if self.recorded_identity(self.output) is None and self.output.exists(PRINCIPLES):
+        if self.read_identity(self.output) is None and self.output.exists(PRINCIPLES):
             raise UserError(f"{self.output.url} holds files of something else; write to another output.path")
         finished = self.output.read_if_exists(REPORT)
         if finished is None:
             return None
         report = orjson.loads(finished)
-        if _input_files(self.job) != report["files"]:
-            self.display.say("warning: the input has changed since; to learn from it, write to another output.path")
+        if _list_input_files(self.job) != report["files"]:
+            self.display.say("warning: the input has changed; to learn from it, write to another output.path")
         return PrinciplesReport(self.output.url, report)
 
     def check(self) -> None:
@@ -94,21 +94,21 @@ class Principles(JobType[PrinciplesJob]):
         assert self._rows is not None
         job, output, private = self.job, self.output, self.private
         private.write(JOB, orjson.dumps(self.identity(), option=orjson.OPT_INDENT_2))
-        findings, costs = _find(job, self._rows, private, self.display)
+        findings, costs = _run_search(job, self._rows, private, self.display)
         lease.check()
-        output.write(PROPOSED, b"".join(orjson.dumps(line) + b"\n" for line in _proposed_lines(findings)))
+        output.write(PROPOSED, b"".join(orjson.dumps(line) + b"\n" for line in _list_proposals(findings)))
         if findings.worth is None:
-            private.delete([JOB])  # so that another try may go here, where the answers are kept
-            raise UserError(_nothing_found(findings, f"{output.url}/{PROPOSED}"))
-        report = _report(job, self._rows.counts, findings)
-        output.write(PRINCIPLES, _principles_file(job, findings, report))
+            private.delete([JOB])  # so that a changed job may write here, where the answers are kept
+            raise UserError(_explain_no_principles(findings, f"{output.url}/{PROPOSED}"))
+        report = _build_report(job, self._rows.counts, findings)
+        output.write(PRINCIPLES, _render_principles(job, findings, report))
         output.write(PAGE, write_page(report).encode())
-        report |= {"files": _input_files(job), "spent": costs}
-        output.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # the last: then it is finished
+        report |= {"files": _list_input_files(job), "spent": costs}
+        output.write(REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2))  # written last: it marks the end
         return PrinciplesReport(output.url, report)
 
     def plan(self, gpu: str) -> PrinciplesPlan:
-        del gpu  # the models that it asks run elsewhere
+        del gpu  # its models run elsewhere
         Trial(self.job.judge, self.job.about)
         rows = _read_rows(self.job)
         judge, writer = f"{self.job.judge.judge}, {self.job.judge.model}", self.job.who_writes().model
@@ -116,7 +116,7 @@ class Principles(JobType[PrinciplesJob]):
 
     @classmethod
     def status(cls, output: Folder) -> PrinciplesStatus:
-        held = seems_held(output.folder("_rmbatch/lease"))
+        held = may_be_running(output.folder("_rmbatch/lease"))
         state = "finished" if output.exists(REPORT) else "running" if held else "not finished"
         return PrinciplesStatus(output.url, state)
 
@@ -129,39 +129,41 @@ class Principles(JobType[PrinciplesJob]):
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The preferences of the input, split."""
+class _SplitRows:
+    """The preferences of the input, split into those to learn from and those to test on."""
 
     train: Sequence[Preference]
     held_out: Sequence[Preference]
     counts: Mapping[str, Any]
 
 
-def _input_files(job: PrinciplesJob) -> list[list[Any]]:
-    """Name, size and etag of each input file; empty where there is none any more."""
+def _list_input_files(job: PrinciplesJob) -> list[list[Any]]:
+    """List name, size and etag of each input file; empty where the input is gone."""
     try:
         return [[file.uri, file.size, file.etag] for file in list_job_input(job).files]
     except UserError:
         return []
 
 
-def _read_rows(job: PrinciplesJob) -> _Rows:
-    """The preferences of the input. Raises UserError where too few can be used."""
+def _read_rows(job: PrinciplesJob) -> _SplitRows:
+    """Read and split the preferences of the input. Raises UserError where too few can be used."""
     limit = job.input.limit or MOST_ROWS + 1
     dataset = plan_job_input(job, list_job_input(job), limit, without_twins=True)
     if dataset.num_rows > MOST_ROWS:
         raise UserError(f"the input has more than {MOST_ROWS:,} rows; set input.limit, a few hundred are enough")
+    dataset = view_input(job.input, dataset)
     roles = guess_roles(dataset.schema, job.input.columns)
-    named = {roles.prompt, roles.id, *job.preferences.columns()}
+    part = job.input.split.part if job.input.split else None
+    named = {roles.prompt, roles.id, *job.preferences.columns(), PART}
     dataset = dataset.project([name for name in dataset.schema.names if name in named])
     blocks = [
         block
         for unit in dataset.units.values()
         for block in dataset.read(Range(unit.index, 0, unit.num_rows), MOST_ROWS)
     ]
-    table = pa.concat_tables(blocks or [dataset.schema.empty_table()], promote_options="default")
-    rows = readable(table)
-    found = read_preferences(rows, roles, job.preferences, _row_names(table, roles.id))
+    table = keep_part(pa.concat_tables(blocks or [dataset.schema.empty_table()], promote_options="default"), part)
+    rows = drop_unreadable(table)
+    found = read_preferences(rows, roles, job.preferences, _name_rows(table, roles.id))
     dead = table.num_rows - rows.num_rows
     if dead:
         found = ReadPreferences(found.preferences, {"unreadable": dead, **found.unusable})
@@ -173,11 +175,11 @@ def _read_rows(job: PrinciplesJob) -> _Rows:
         )
     train, held_out = split_by_prompt(found.preferences, job.held_out, job.seed)
     counts = {"read": table.num_rows, "usable": len(found.preferences), "unusable": dict(found.unusable)}
-    return _Rows(train, held_out, counts | {"train": len(train), "held_out": len(held_out)})
+    return _SplitRows(train, held_out, counts | {"train": len(train), "held_out": len(held_out)})
 
 
-def _row_names(table: pa.Table, column: str | None) -> list[str]:
-    """A name for each row that can be read: its id where all ids differ, else its place in the input, from 0."""
+def _name_rows(table: pa.Table, column: str | None) -> list[str]:
+    """Name each readable row: by its id where all ids differ, else by its place in the input, from 0."""
     dead = table[DEAD].is_valid().to_pylist() if DEAD in table.column_names else [False] * table.num_rows
     places = [place for place, is_dead in enumerate(dead) if not is_dead]
     ids = [] if column is None else [table[column][place].as_py() for place in places]
@@ -186,11 +188,13 @@ def _row_names(table: pa.Table, column: str | None) -> list[str]:
     return [str(place) for place in places]
 
 
-def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) -> tuple[Findings, dict[str, str]]:
-    """What was found, and what judge and writer have cost in this run, as lines."""
+def _run_search(
+    job: PrinciplesJob, rows: _SplitRows, private: Folder, display: Display
+) -> tuple[Findings, dict[str, str]]:
+    """Find principles. The second value holds the costs of judge and writer in this run, as lines."""
     trial = Trial(job.judge, job.about)
-    asks = {"judge": job.judge.chat(), "writer": job.who_writes()}
-    writer = Writer(asks["writer"], job.about, job.propose.per_row, job.seed)
+    specs = {"judge": job.judge.chat(), "writer": job.who_writes()}
+    writer = Writer(specs["writer"], job.about, job.propose.per_row, job.seed)
     embeddings, kept = job.select.embeddings, private.folder(ANSWERS)
     selection = Selection(
         job.select.keep,
@@ -201,9 +205,9 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
     )
 
     def stage(name: str, total: int, unit: str) -> AbstractContextManager[Any]:
-        return display.stage(name, total, unit)
+        return display.show_progress(name, total, unit)
 
-    with open_clients(asks, private) as clients:
+    with open_clients(specs, private) as clients:
         try:
             findings = find_principles(
                 writer,
@@ -216,15 +220,21 @@ def _find(job: PrinciplesJob, rows: _Rows, private: Folder, display: Display) ->
                 stage=stage,
             )
         except JobError:
-            if not clients.usage(asks["judge"]):  # a wrong URL or model, perhaps: the job file may be mended
+            if not clients.usage(specs["judge"]):  # perhaps the URL or the model is wrong: a changed job may try again
                 private.delete([JOB])
             raise
-    costs = {who: chat_cost(clients.usage(spec), spec.price).line() for who, spec in asks.items()}
+    sharing: dict[str, list[str]] = {}
+    for who, spec in specs.items():
+        sharing.setdefault(spec.client_key, []).append(who)
+    costs = {
+        " and ".join(names): chat_cost(clients.usage(specs[names[0]]), specs[names[0]].price).line()
+        for names in sharing.values()
+    }
     return findings, costs
 
 
-def _proposed_lines(findings: Findings) -> list[dict[str, Any]]:
-    """A line for each principle that was proposed, and one for each answer without any."""
+def _list_proposals(findings: Findings) -> list[dict[str, Any]]:
+    """List each proposed principle, and each answer that proposed none."""
     kept = {each.text for each in findings.principles}
     lines: list[dict[str, Any]] = []
     for each in findings.proposals:
@@ -232,13 +242,13 @@ def _proposed_lines(findings: Findings) -> list[dict[str, Any]]:
         if not each.principles:
             lines.append({**start, "error": each.error})
         for principle in each.principles:
-            said = {"name": principle.name, "text": principle.text}
-            lines.append({**start, **said, "kept": each.converged and principle.text in kept})
+            is_kept = each.converged and principle.text in kept
+            lines.append({**start, "name": principle.name, "text": principle.text, "kept": is_kept})
     return lines
 
 
-def _report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """All numbers, as plain values."""
+def _build_report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """Build the report, as plain values."""
     assert findings.worth is not None
     return {
         "topic": job.topic,
@@ -262,33 +272,33 @@ def _report(job: PrinciplesJob, rows: Mapping[str, Any], findings: Findings) -> 
     }
 
 
-def _principles_file(job: PrinciplesJob, findings: Findings, report: Mapping[str, Any]) -> bytes:
-    """The file of principles, as bytes; the same for the same job and answers."""
+def _render_principles(job: PrinciplesJob, findings: Findings, report: Mapping[str, Any]) -> bytes:
+    """Render the file of principles. The same job and answers give the same bytes."""
     worth = report["worth"]
-    told = {name: report[name] for name in ("judge", "writer", "seed", "input", "rows", "proposed", "selected")}
+    facts = {name: report[name] for name in ("judge", "writer", "seed", "input", "rows", "proposed", "selected")}
     measures = {
         "found": worth["found"],
         "with": worth["with"]["accuracy"],
         "without": worth["without"]["accuracy"],
         "gain": worth["gain"],
     }
-    made = PrincipleSet(
+    principles = PrincipleSet(
         topic=job.topic,
         about=job.about,
         principles=findings.principles,
-        provenance={"made_by": "rmbatch principles", **told, "held_out_accuracy": measures},
+        provenance={"made_by": "rmbatch principles", **facts, "held_out_accuracy": measures},
     )
-    with tempfile.TemporaryDirectory() as scratch:  # the output may be a store that needs options of its own
+    with tempfile.TemporaryDirectory() as scratch:  # the output may be in a store that needs options of its own
         path = Path(scratch) / PRINCIPLES
-        write_principles(str(path), made)
+        write_principles(str(path), principles)
         return path.read_bytes()
 
 
-def _nothing_found(findings: Findings, where: str) -> str:
+def _explain_no_principles(findings: Findings, where: str) -> str:
     ended = ", ".join(f"{number:,} {how}" for how, number in count_outcomes(findings.proposals).items())
     if not findings.num_candidates:
         why = "the judge preferred the right answer in none of the rows"
     else:
         useless = "misleads the judge as often as it helps, or helps too little (select.min_gain)"
         why = f"each of the {findings.num_tried:,} that were tried alone {useless}"
-    return f"no principle was found: {why} (rows: {ended}); what was proposed is in {where}"
+    return f"no principle was found: {why} (rows: {ended}); all proposals are in {where}"

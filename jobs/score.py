@@ -13,31 +13,30 @@ import pyarrow as pa
 
 from connectors.errors import UserError
 from jobs.config.sections import RewardJob
+from jobs.generate import GeneratingJob, GeneratingRowJob
 from jobs.run.prepare import group_key
-from jobs.run.rows import RowJob
-from rmbatch.rows.roles import guess_roles
 from rmbatch.stages.base import Fit
 from rmbatch.stages.score import ScoreStage
 
 
-class ScoreJob(RewardJob):
+class ScoreJob(GeneratingJob):
     """Every response gets the scores of all rewards; every row is kept."""
 
     job: Literal["score"]
 
 
-class Score(RowJob[ScoreJob]):
+class Score(GeneratingRowJob[ScoreJob]):
     """The score job on its output."""
 
     config = ScoreJob
 
     def fits(self) -> list[Fit]:
-        return [partial(fit_score, self.job)]
+        return [*self.generation_fits(), partial(fit_score, self.job)]
 
 
 def fit_score(job: RewardJob, schema: pa.Schema) -> ScoreStage:
-    """The job's rewards over these columns. Raises UserError for an unknown reward or knob, and for missing columns."""
-    roles = guess_roles(schema, job.input.columns)
+    """Fit the job's rewards to these columns. Raises UserError for an unknown reward or knob, and a missing column."""
+    roles = job.guess_roles(schema)
     rewards = job.build_rewards()
     group = group_key(job, roles)
     comparing = [name for name, reward in rewards.items() if reward.takes_offsets]

@@ -53,6 +53,12 @@ def _job_reward(ref: str | Mapping[str, Any], by: str | None = None, **knobs: An
     return load_rewards(ref).choose(by)[1]
 
 
+def _as_reward(ref: Any) -> "Reward":
+    from rmbatch.rewards.evaluation import Reward
+
+    return ref if isinstance(ref, Reward) else reward(ref)
+
+
 def reward_model(model: str, **settings: Any) -> "Reward":
     """The reward that a served model gives: a folder or a hub name, loaded here when it is first asked.
 
@@ -73,6 +79,57 @@ def judge(name: str, **settings: Any) -> "Reward":
     from rmbatch.judges.reward import judge
 
     return judge(name, **settings)
+
+
+def correct(
+    samples: Any,
+    *,
+    reward: "str | Mapping[str, Any] | Callable[..., Any] | Reward",
+    editor: Mapping[str, Any],
+    held_out: "str | Mapping[str, Any] | Reward | None" = None,
+    columns: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """The samples, their responses corrected: ``correct.response``, ``correct.score``, ``correct.outcome`` and more.
+
+    ``samples`` is a list of dicts, or a table of Arrow, pandas, polars or ``datasets``, and comes back as it came.
+    ``reward``: a reward, what ``reward()`` takes, or a dict as a job's ``rewards:``, perhaps with its ``combine:``.
+    ``editor``: ``{"endpoint": URL, "model": NAME, "edits": 2}``; ``settings``: ``gate``, ``critics``, ``rounds``,
+    ``accept``, ``stop`` and whatever else ``rmbatch.correction.spec.CorrectSpec`` lists, as in a job file. The same
+    kernel as ``job: correct``; see docs/correction.md. Raises UserError for what does not fit.
+    """
+    from jobs.config.job_reward import JobRewards, load_rewards
+    from rmbatch.correction.spec import CorrectSpec
+    from rmbatch.settings.mistakes import validate
+    from rmbatch.stages.correction import correct_table
+
+    if isinstance(reward, Mapping) or (isinstance(reward, str) and reward.endswith((".yaml", ".yml"))):
+        found = load_rewards(reward)
+    else:
+        only = _as_reward(reward)
+        found = JobRewards({only.name: only})
+    spec = validate(CorrectSpec, {"editor": dict(editor), **settings}, where="correct")
+    watching = None if held_out is None else _as_reward(held_out)
+    return correct_table(samples, spec, found.rewards, combine=found.combine, held_out=watching, columns=columns)
+
+
+def generate(
+    prompts: Any, *, by: Mapping[str, Any] | None = None, columns: Mapping[str, Any] | None = None, **settings: Any
+) -> Any:
+    """Sample candidates for a handful of prompts: the same rows, with ``responses`` and ``generation`` added.
+
+    ``prompts``: a list of texts or of conversations, or a table (Arrow, pandas, polars, ``datasets.Dataset``, a list of
+    dicts). ``by``: the model, such as ``{"endpoint": "http://host:8000", "model": "qwen3-32b"}``. ``columns``: the
+    column by role where names do not tell. ``settings``: ``n``, ``temperature``, ``max_tokens``, ``seed``, ``system``
+    and whatever else ``rmbatch.generation.spec`` lists. Raises UserError for what does not fit, JobError where no
+    server can be asked.
+    """
+    from rmbatch.generation.spec import GenerateSpec
+    from rmbatch.settings.mistakes import validate
+    from rmbatch.stages.generate import generate_table
+
+    spec = validate(GenerateSpec, {**(by or {}), **settings}, where="generate", noun="setting")
+    return generate_table(prompts, spec, columns)
 
 
 def list_rewards() -> list[str]:
@@ -106,7 +163,19 @@ _HOME = {
 }
 """Where names live that are imported when they are first used."""
 _MODULES = ("rewards", "trl", "verl")
-__all__ = ["judge", "list_rewards", "reward", "reward_model", "rewards", "run", "trl", "verl", *_HOME]
+__all__ = [
+    "correct",
+    "generate",
+    "judge",
+    "list_rewards",
+    "reward",
+    "reward_model",
+    "rewards",
+    "run",
+    "trl",
+    "verl",
+    *_HOME,
+]
 
 
 def __getattr__(name: str) -> Any:

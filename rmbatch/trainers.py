@@ -14,7 +14,7 @@ from typing import Any
 
 import rmbatch
 from connectors.errors import JobError, UserError
-from rmbatch.rewards.composition import atoms
+from rmbatch.rewards.composition import leaf_rewards
 from rmbatch.rewards.evaluation import Result, Reward
 from rmbatch.rewards.function import BoundReward
 from rmbatch.rewards.scores import RewardError
@@ -65,7 +65,7 @@ class TrainerReward:
 
     def check(self) -> None:
         """Ask every rule about a response that is null, so that knobs that do not fit are a UserError now."""
-        for _, rule in atoms({self.name: self.reward}):
+        for _, rule in leaf_rewards({self.name: self.reward}):
             if isinstance(rule, BoundReward) and not rule.takes_offsets:
                 with suppress(RewardError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                     rule.evaluate(dict.fromkeys(("response", *rule.columns)))

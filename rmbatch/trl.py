@@ -14,7 +14,7 @@ from typing import Any
 
 from connectors.errors import JobError, UserError
 from rmbatch.rewards.evaluation import Result
-from rmbatch.rows.roles import EVERYTHING, flatten, guess_roles
+from rmbatch.rows.roles import ALL_COLUMNS, flatten, guess_roles
 from rmbatch.rows.tables import as_table
 from rmbatch.settings.names import nearest
 from rmbatch.trainers import RAISED, TrainerReward
@@ -90,12 +90,12 @@ class RewardFunction:
             )
             if source in here:
                 sources[column] = source
-            elif column not in (*reward.optional, EVERYTHING):
+            elif column not in (*reward.optional, ALL_COLUMNS):
                 raise UserError(
                     f"reward {self.made.name!r} reads {column!r}, and the dataset has no such column; name one: "
                     f"columns={{{column!r}: …}}, of: {', '.join(name for name in here if name != 'completion')}"
                 )
-        rest = [name for name in here if EVERYTHING in reward.columns and name not in sources.values()]
+        rest = [name for name in here if ALL_COLUMNS in reward.columns and name not in sources.values()]
         named = {**{name: name for name in rest}, **sources}
         return [{name: row[source] for name, source in named.items()} for row in rows]
 

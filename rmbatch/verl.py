@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from connectors.errors import UserError
 from rmbatch.rewards.evaluation import Result
-from rmbatch.rows.roles import EVERYTHING
+from rmbatch.rows.roles import ALL_COLUMNS
 from rmbatch.trainers import TrainerReward
 
 _OWN = {"response": "solution_str", "reference": "ground_truth", "data_source": "data_source"}
@@ -66,7 +66,7 @@ class _Scorer:
         """What the reward reads, by its own names."""
         sample: dict[str, Any] = {}
         for column in self.made.reward.columns:
-            if column == EVERYTHING:
+            if column == ALL_COLUMNS:
                 sample |= {key: _plain(value) for key, value in extra.items() if key not in sample}
                 continue
             named = self.made.columns.get(column) if column != "response" else None

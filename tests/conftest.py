@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from connectors.storage import Folder, StorageOptions
 from tests.servers.s3 import S3Server
+
+# The machine may be busy: how long an example takes says nothing of whether it is right.
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -28,11 +28,14 @@ FLOORS = (
     ("settings",),
     ("selection", "rows", "costs", "endpoints", "sandbox"),
     ("stores", "rewards"),
-    ("chat", "reward_models"),
-    ("judges",),
+    ("chat", "reward_models", "evaluation"),
+    ("judges", "generation", "adapters"),
+    ("correction",),
     ("stages",),
-    ("discovery", "doctor"),
+    ("discovery", "doctor", "exports", "inspection"),
+    ("reports",),
     ("pipeline",),
+    ("training",),
 )
 """Packages of rmbatch, the ground first; one imports only what lies below it."""
 ROOMS_OF_JOBS = ("config", "show", "run", "")

@@ -65,7 +65,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that looks like a clone, where snippets may write; and the addresses that job files name."""
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
     monkeypatch.chdir(tmp_path)
-    for name in ("JUDGE_URL", "WRITER_URL", "EMBEDDINGS_URL"):
+    for name in ("JUDGE_URL", "WRITER_URL", "EDITOR_URL", "OTHER_URL", "EMBEDDINGS_URL"):
         monkeypatch.setenv(name, SERVER)
     yield tmp_path
     close_all()

@@ -1,4 +1,4 @@
-"""What a file format promises, and the table of those that exist. Another one is one file and one line here.
+"""The contract of file formats, and the table of all formats. To add one: one file, and one line in the table.
 
 load_format("parquet").plan(files, PlanRequest(options))    # a format by its name
 find_format("a/b.jsonl.gz")                                 # "jsonl", by the name of a file
@@ -26,24 +26,24 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 MapInOrder = Callable[[Callable[[A], B], Sequence[A]], Iterable[B]]
-"""Runs a function over items, somewhere, and gives the results in order (lazily, so that a limit can stop early)."""
+"""Calls a function for each item, anywhere, and yields the results in order. It is lazy, so a limit can stop it."""
 
 OddValues = Literal["json_twin", "dead_letter", "json_column"]
 MAX_COLUMNS = 10_000
 MAX_LINE_BYTES = 256 << 20
-"""Where a job does not say otherwise."""
+"""The default of ``input.max_line_mb``, in bytes."""
 
 
 @dataclass(frozen=True)
 class JsonlOptions:
-    """How JSONL is read."""
+    """How to read JSONL."""
 
     as_json: Collection[str] = ()
-    """Columns to keep as JSON text, whatever their values are."""
+    """Columns to keep as JSON text, whatever values they have."""
     odd_values: OddValues = "json_twin"
-    """What becomes of values that are not of the type of nearly all rows."""
+    """What to do with odd values: those that the type of nearly all rows does not hold."""
     join_keys: Collection[str] = ()
-    """Columns whose values are compared with each other."""
+    """Columns whose values are compared with each other. They never have a twin."""
     max_line_bytes: int = MAX_LINE_BYTES
     max_columns: int = MAX_COLUMNS
 
@@ -54,26 +54,26 @@ class PlanRequest:
 
     options: StorageOptions
     unit_bytes: int
-    """About how much of the input is one unit."""
+    """The approximate size of a unit."""
     limit: int | None = None
-    """At least so many of the first rows are needed. A format that scans may leave out files behind them."""
+    """Only so many rows are needed. A format that scans may skip the files after them."""
     group_key: str | None = None
-    """A column whose equal neighbours stay in one unit."""
+    """A column. Adjacent rows with an equal value in it stay in one unit."""
     jsonl: JsonlOptions = field(default_factory=JsonlOptions)
     run: MapInOrder[Any, Any] = map
-    """Runs what has to read data."""
+    """Runs the functions that read data."""
 
 
 class Planned(NamedTuple):
     """A planned input."""
 
     files: list[InputFile]
-    """With their numbers of rows."""
+    """The files with their numbers of rows."""
     units: list[Unit]
-    """In the order of the input. Their indices are set later."""
+    """The units, in the order of the input. Their indices are set later."""
     schema: pa.Schema
     mixed: dict[str, dict[str, Any]]
-    """See ``InputDataset.mixed``; empty for formats with a schema of their own."""
+    """See ``InputDataset.mixed``. Empty for formats whose files have a schema."""
 
 
 @dataclass(frozen=True)
@@ -86,26 +86,26 @@ class ReadRequest:
     unit: Unit
     piece: Range
     schema: pa.Schema
-    """The columns to read, a part of the planned schema."""
+    """The columns to read: some or all of the planned schema."""
     block_rows: int
-    """At most so many rows make a block."""
+    """The maximum number of rows of a block."""
     max_line_bytes: int = MAX_LINE_BYTES
     keys: Sequence[str] = ()
-    """The columns of the file, also those that are not read."""
+    """All columns of the file, including those that are not read."""
 
 
 @dataclass(frozen=True)
 class FileSpec:
-    """What a file of the output holds and how it is compressed."""
+    """The schema and compression of an output file."""
 
     schema: pa.Schema
     compression: str | None
     row_group_rows: int | None = None
-    """Of formats with row groups. None: by their size."""
+    """For formats with row groups. None: row groups are cut by size."""
 
 
 class FileWriter(Protocol):
-    """A file on its way: its size so far, and its bytes when it is finished."""
+    """Builds a file: ``num_bytes`` is its size so far, ``finish`` returns its bytes."""
 
     @property
     def num_bytes(self) -> int: ...
@@ -114,45 +114,45 @@ class FileWriter(Protocol):
 
 
 class Format(Protocol):
-    """A file format: how its files are named, planned, read and written. It has no state."""
+    """A file format: names, plans, reads and writes its files. It has no state."""
 
     suffixes: tuple[str, ...]
-    """Endings of its files' names, in lower case. Kept rows are written under the first, other parts of an output under
-    the second, so that a glob for the first finds only kept rows."""
+    """The endings of its files, in lower case. Files of kept rows get the first, files of other parts the second. So a
+    glob with the first finds only kept rows."""
     codecs: Mapping[str, str]
-    """The codec of a whole file by the ending that follows the suffix; empty where files are compressed inside."""
+    """The codec of a whole file, by the ending after the suffix. Empty where the format compresses inside its files."""
     compressions: tuple[str, ...]
-    """What ``output.compression`` may say ("none" for no compression); the first is the default."""
+    """The values that ``output.compression`` may have. "none": no compression. The first is the default."""
     is_scanned: bool
-    """Whether planning reads all data. It then runs on the cluster, after a look at the first rows, and a unit's
-    ``num_bytes`` are bytes of its file."""
+    """Whether planning reads all data. Then it runs where the job's tasks run, after a check of the first rows, and
+    ``num_bytes`` of a unit counts bytes of its file."""
 
     def plan(self, files: Sequence[InputFile], request: PlanRequest) -> Planned:
-        """Cut the files into units and find the schema that holds all rows; UserError where there is none."""
+        """Cut the files into units and find a schema that holds all rows. Raises UserError where there is none."""
 
     def read(self, request: ReadRequest) -> Iterator[pa.Table]:
-        """Each row of the range once, in order: the columns of ``request.schema`` and the hidden address columns (see
-        ``add_address`` in connectors/schema.py). A row that cannot be read is there with its reason in DEAD."""
+        """Read each row of the range once, in order. Tables have the columns of ``request.schema`` and the hidden ones
+        (see ``add_address`` in connectors/schema.py). A row that cannot be read is included, with a reason in DEAD."""
 
     def writer(self, spec: FileSpec) -> FileWriter:
-        """An empty file."""
+        """Begin an empty file."""
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
-        """The rows of a file that ``writer`` made, with those columns of ``schema`` that come back unchanged."""
+        """Read a file that ``writer`` made, in those columns of ``schema`` that keep their values and types."""
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
-        """A file that ``writer`` made, with only the rows to keep, each exactly as it was written."""
+        """Cut a file that ``writer`` made to the rows to keep. These stay exactly as they were written."""
 
 
 @cache
 def load_format(name: str) -> Format:
-    """The format of this name."""
+    """Load the format of this name."""
     module, _, attribute = FORMATS[name].partition(":")
     return cast(Format, getattr(import_module(module), attribute)())
 
 
 def find_format(file: str) -> str | None:
-    """The name of the format that a file's name tells, or None."""
+    """Find the format of a file by its name. None: the ending is unknown."""
     for name in FORMATS:
         known = load_format(name)
         stem = file.lower()
@@ -163,6 +163,6 @@ def find_format(file: str) -> str | None:
     return None
 
 
-def codec_of(file: str, codecs: Mapping[str, str]) -> str:
-    """The codec of a whole file by the ending of its name; empty where there is none."""
+def find_codec(file: str, codecs: Mapping[str, str]) -> str:
+    """Find the codec of a whole file by its name. Empty: it is not compressed as a whole."""
     return next((codec for suffix, codec in codecs.items() if file.lower().endswith(suffix)), "")

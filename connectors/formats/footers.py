@@ -1,6 +1,6 @@
-"""What formats have in common that say in a footer what they hold: planned from footers, read by groups of rows.
+"""The base of formats whose files have a footer: plans from footers, reads by row groups.
 
-A format of this kind says how to read a footer and how to read rows; ``connectors/formats/parquet.py`` does.
+Such a format implements how to read a footer and how to read rows, as ``connectors/formats/parquet.py`` does.
 """
 
 import re
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.borders import Border, keep_groups_whole
-from connectors.faults import explained
+from connectors.faults import explain_errors
 from connectors.formats.base import Planned, PlanRequest, ReadRequest
 from connectors.schema import add_address, conform, unite
 from connectors.storage import PARALLEL_REQUESTS, StorageOptions, Store, open_url
@@ -22,40 +22,40 @@ from connectors.units import InputFile, Unit
 
 
 class Footer(NamedTuple):
-    """What a file says about itself."""
+    """The footer of a file."""
 
     schema: pa.Schema
     row_groups: list[tuple[int, int]]
-    """Rows and uncompressed bytes of each group of rows that is read at once."""
+    """The rows and uncompressed bytes of each row group."""
 
 
 class FooterFormat(ABC):
-    """A format with footers. Files of one input have one schema; keys of hive partitions become columns."""
+    """A format with footers. The keys of hive partitions become columns."""
 
     codecs: Mapping[str, str] = {}
     is_scanned = False
 
     @abstractmethod
     def read_footer(self, store: Store, path: str) -> Footer:
-        """The footer; raises UserError if the file is not of this format, JobError if it cannot be read."""
+        """Read a footer. Raises UserError if the file is not of this format, JobError if it cannot be read."""
 
     @abstractmethod
     def read_rows(
         self, store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
     ) -> Iterator[pa.Table]:
-        """Rows ``start`` to ``stop`` in blocks of at most ``block_rows``, with those of ``columns`` that it has."""
+        """Read rows ``start`` to ``stop`` in blocks of at most ``block_rows``, without columns that the file lacks."""
 
     def plan(self, files: Sequence[InputFile], request: PlanRequest) -> Planned:
         """See ``Format.plan``."""
 
         def footer(file: InputFile) -> Footer:
-            with explained(file.uri):
+            with explain_errors(file.uri):
                 return self.read_footer(*open_url(file.uri, request.options))
 
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             footers = list(pool.map(footer, files))
         named = zip((file.uri for file in files), (footer.schema for footer in footers), strict=True)
-        schema = _with_partitions(unite(named), files)
+        schema = _add_partition_columns(unite(named), files)
         planned, units, key = [], [], request.group_key
         for index, (file, found) in enumerate(zip(files, footers, strict=True)):
             cut = list(_cut_row_groups(index, found.row_groups, request.unit_bytes))
@@ -84,7 +84,7 @@ class FooterFormat(ABC):
         row, origin = piece.start, unit.first_row + piece.start
         stop = unit.first_row + piece.stop
         for table in self.read_rows(request.store, request.path, origin, stop, schema.names, request.block_rows):
-            rows = conform(_add_partition(table, file, schema), schema)
+            rows = conform(_add_partition_values(table, file, schema), schema)
             yield add_address(rows, unit.index, row, uri=file.uri, first_origin_row=origin)
             row, origin = row + table.num_rows, origin + table.num_rows
 
@@ -100,10 +100,10 @@ def _cut_row_groups(file: int, row_groups: Sequence[tuple[int, int]], unit_bytes
 
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
-"""As int64 writes it, so that no value changes: 007 stays text."""
+"""The form in which int64 is printed, so no value changes: 007 stays text."""
 
 
-def _with_partitions(schema: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
+def _add_partition_columns(schema: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
     values: dict[str, set[str | None]] = {}
     for file in files:
         for name, value in file.partition:
@@ -115,7 +115,7 @@ def _with_partitions(schema: pa.Schema, files: Sequence[InputFile]) -> pa.Schema
     return schema
 
 
-def _add_partition(table: pa.Table, file: InputFile, schema: pa.Schema) -> pa.Table:
+def _add_partition_values(table: pa.Table, file: InputFile, schema: pa.Schema) -> pa.Table:
     for name, value in file.partition:
         if name in schema.names and name not in table.column_names:
             kind = schema.field(name).type

@@ -1,4 +1,4 @@
-"""JSONL: an object a line. How it is scanned stands in jsonl_scan.py, how it is read in jsonl_read.py.
+"""The JSONL format: one JSON object a line. jsonl_scan.py plans it, jsonl_read.py reads it, this module writes it.
 
 data = write(table)
 """
@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from connectors.errors import JobError, UserError
 from connectors.formats import jsonl_read, jsonl_scan
-from connectors.formats.base import FileSpec, Planned, PlanRequest, ReadRequest, codec_of
+from connectors.formats.base import FileSpec, Planned, PlanRequest, ReadRequest, find_codec
 from connectors.formats.jsonl_read import Block
 from connectors.formats.lines import CODECS, Line
-from connectors.schema import is_json, twins_of
+from connectors.schema import find_twins, is_json
 from connectors.units import InputFile
 
 
 class Jsonl:
-    """The format, as ``connectors/formats/base.py`` promises it."""
+    """The JSONL format. Implements ``Format`` of connectors/formats/base.py."""
 
     suffixes = (".jsonl", ".ndjson")
     codecs = CODECS
@@ -31,29 +31,29 @@ class Jsonl:
     is_scanned = True
 
     def plan(self, files: Sequence[InputFile], request: PlanRequest) -> Planned:
-        """Read the files once, in parallel."""
+        """See ``Format.plan``. Reads the files once, in parallel."""
         return jsonl_scan.plan(files, request)
 
     def read(self, request: ReadRequest) -> Iterator[pa.Table]:
-        """The rows of a range; a bad line is a dead row."""
-        return jsonl_read.read(request, codec_of(request.file.uri, CODECS))
+        """See ``Format.read``. A bad line becomes a dead row."""
+        return jsonl_read.read(request, find_codec(request.file.uri, CODECS))
 
     def writer(self, spec: FileSpec) -> "Writer":
-        """An empty file."""
+        """See ``Format.writer``."""
         return Writer(spec.compression)
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
-        """The rows of a file, in those columns whose values JSON holds as they are."""
-        return table_of(decompress(data, codec_of(name, CODECS)), schema)
+        """See ``Format.read_back``. Only columns whose types JSON keeps come back."""
+        return parse_table(decompress(data, find_codec(name, CODECS)), schema)
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
-        """A file with only the lines to keep, unread: read and written again, a decimal would be a number."""
-        lines = decompress(data, codec_of(name, CODECS)).split(b"\n")[:-1]
+        """See ``Format.cut``. Lines are not parsed, because parsing would turn a decimal into a float."""
+        lines = decompress(data, find_codec(name, CODECS)).split(b"\n")[:-1]
         return encode(b"".join(line + b"\n" for line in itertools.compress(lines, keep.tolist())), spec.compression)
 
 
 class Writer:
-    """One JSONL file, built in memory."""
+    """Builds a JSONL file in memory."""
 
     def __init__(self, compression: str | None) -> None:
         self._compression = compression
@@ -71,7 +71,7 @@ class Writer:
 
 
 def encode(data: bytes, compression: str | None) -> bytes:
-    """The data, compressed as a whole file."""
+    """Compress a whole file."""
     if compression == "gzip":
         return gzip.compress(data, compresslevel=6, mtime=0)
     if compression == "zstd":
@@ -80,14 +80,14 @@ def encode(data: bytes, compression: str | None) -> bytes:
 
 
 def decompress(data: bytes, codec: str) -> bytes:
-    """The text of a whole file."""
+    """Decompress a whole file."""
     if not codec:
         return data
     return gzip.decompress(data) if codec == "gzip" else pa.CompressedInputStream(pa.BufferReader(data), codec).read()
 
 
-def table_of(text: bytes, schema: pa.Schema) -> pa.Table:
-    """The rows of text that ``write`` wrote, in those columns of ``schema`` whose values JSON holds as they are."""
+def parse_table(text: bytes, schema: pa.Schema) -> pa.Table:
+    """Parse text that ``write`` wrote, in those columns of ``schema`` whose types JSON keeps."""
     block = Block(pa.schema([item for item in schema if _is_native(item.type)]))
     for row, line in enumerate(text.split(b"\n")[:-1]):
         block.add(Line(row + 1, 0, line))
@@ -99,7 +99,7 @@ def table_of(text: bytes, schema: pa.Schema) -> pa.Table:
 
 
 def _is_native(kind: pa.DataType) -> bool:
-    """Whether JSON text read back gives the same type: not so for timestamps, decimals and the like."""
+    """Whether JSON keeps the type. It does not for timestamps, decimals and the like."""
     if pa.types.is_struct(kind):
         return all(_is_native(item.type) for item in kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -118,13 +118,13 @@ def _is_native(kind: pa.DataType) -> bool:
 
 
 def write(table: pa.Table) -> bytes:
-    """The table as JSONL text: floats with all their digits, columns of JSON text as the JSON they hold, odd values in
-    the columns that they came from.
+    """Write the table as JSONL text.
 
-    NaN and Infinity become null, because JSON has no word for them and most readers refuse Python's.
+    Floats keep all digits. Columns of JSON text are written as plain JSON. Odd values go back to their own columns. NaN
+    and Infinity become null, because JSON does not have them and most readers refuse them.
     """
     json_columns = [item.name for item in table.schema if is_json(item)]
-    twins = twins_of(table.schema)
+    twins = find_twins(table.schema)
     out = bytearray()
     for row in table.to_pylist():
         for name, twin in twins.items():

@@ -1,9 +1,8 @@
-"""Reads JSONL exactly and tolerantly: one bad line is one dead letter, never a lost file.
+"""Reads JSONL. A bad line becomes a dead letter; the rest of the file is read.
 
-A row is a non-blank line. Integers keep all their digits, NaN and Infinity (which Python writes) are read as such,
-dates stay text. A line that repeats a key, is not an object or is not JSON becomes a dead letter with its line number
-and its raw bytes. Which types the columns have is not found here but when the job is planned
-(connectors/formats/jsonl_scan.py).
+Each non-blank line is a row. Integers keep all digits, NaN and Infinity (which Python writes) are accepted, and dates
+stay text. A line that repeats a key, is not an object or is not JSON becomes a dead letter, with its line number and
+raw bytes. The column types are not found here, but by connectors/formats/jsonl_scan.py when the job is planned.
 
     for table in read(request, codec=""): ...
 """
@@ -20,21 +19,21 @@ import orjson
 import pyarrow as pa
 
 from connectors.formats.base import ReadRequest
-from connectors.formats.jsonl_runs import is_object_a_line, raw_values
+from connectors.formats.jsonl_runs import extract_raw_values, is_object_a_line
 from connectors.formats.jsonl_tables import DOES_NOT_FIT, RunTables
 from connectors.formats.lines import BadLineError, Line, Lines
-from connectors.formats.shapes import odd_places
-from connectors.schema import DEAD_TYPE, add_address, is_json, is_strict, twins_of
+from connectors.formats.shapes import find_odd_places
+from connectors.schema import DEAD_TYPE, add_address, find_twins, is_json, is_strict
 
 BLOCK_BYTES = 16 << 20
 BLOCK_CELLS = 16 << 20
-"""A block is cut at this many bytes of text or cells of its table, or at its number of rows."""
+"""A block ends at this many bytes of text, at this many cells, or at the requested number of rows."""
 
 _decode = msgspec.json.Decoder().decode
 
 
 def parse_line(line: Line) -> dict[str, Any]:
-    """The line's object; raises BadLineError."""
+    """Parse a line to its object. Raises BadLineError."""
     if line.too_long:
         raise BadLineError(
             "line_too_long",
@@ -45,7 +44,7 @@ def parse_line(line: Line) -> dict[str, Any]:
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """The line's object; raises BadLineError."""
+    """Parse the text of a line to its object. Raises BadLineError."""
     try:
         value = _decode(text)
     except msgspec.DecodeError as error:
@@ -56,8 +55,8 @@ def parse(text: bytes) -> dict[str, Any]:
         raise BadLineError("invalid_utf8", str(error)) from None
     if type(value) is not dict:
         raise BadLineError("not_an_object", f"the line holds a JSON {_KINDS.get(type(value), 'value')}, need an object")
-    num_keys = _num_keys(value)
-    if text.count(b":") != num_keys and _num_key_ends(text) != num_keys:
+    num_keys = _count_keys(value)
+    if text.count(b":") != num_keys and _count_key_ends(text) != num_keys:
         _check_duplicate_keys(text)
     return value
 
@@ -65,13 +64,13 @@ def parse(text: bytes) -> dict[str, Any]:
 _KEY_END = re.compile(rb'"[ \t\r]*:')
 
 
-def _num_key_ends(text: bytes) -> int:
-    """At least as many as there are keys in the text, duplicates counted; more where a string looks like one."""
+def _count_key_ends(text: bytes) -> int:
+    """Count the keys in the text, with duplicates. Too many are possible: strings that look like a key count too."""
     return len(_KEY_END.findall(text))
 
 
-def _num_keys(value: dict[str, Any]) -> int:
-    """At most as many keys as the value has at all depths; a list is looked into if its first item could have some."""
+def _count_keys(value: dict[str, Any]) -> int:
+    """Count the keys at all depths. Too few are possible: a list counts only if its first item may have keys."""
     count = 0
     pending: list[Any] = [value]
     for item in pending:
@@ -87,7 +86,7 @@ _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "b
 
 
 def _parse_as_python_writes(text: bytes, error: msgspec.DecodeError) -> Any:
-    """Python's json writes NaN and Infinity, which are not JSON; anything else that is wrong stays wrong."""
+    """Parse a line with NaN or Infinity, which Python writes though they are not JSON. Other errors stay errors."""
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as invalid:
@@ -95,7 +94,7 @@ def _parse_as_python_writes(text: bytes, error: msgspec.DecodeError) -> Any:
     if "NaN" in decoded or "Infinity" in decoded:
         try:
             value = json.loads(decoded)
-            orjson.dumps(value)  # Python also reads halves of surrogate pairs, and integers that no column holds
+            orjson.dumps(value)  # Python also accepts lone surrogates, and integers that fit no column
         except (ValueError, TypeError, RecursionError):
             pass
         else:
@@ -118,7 +117,7 @@ def _check_duplicate_keys(text: bytes) -> None:
 
 
 def read(request: ReadRequest, codec: str) -> Iterator[pa.Table]:
-    """The rows of one range of a unit, in blocks: the columns of the schema and the hidden ones."""
+    """Read one range of a unit in blocks, with the columns of the schema and the hidden ones."""
     unit, piece = request.unit, request.piece
     stop = None if codec else unit.start_byte + unit.num_bytes
     first, limit = unit.first_line, request.max_line_bytes
@@ -142,13 +141,13 @@ def read(request: ReadRequest, codec: str) -> Iterator[pa.Table]:
 
 
 class _Blocks:
-    """Cuts the rows of a range, as they come in tables or lines, into blocks; rows before and after it are left out."""
+    """Cuts tables and lines into blocks. Rows outside the range are left out."""
 
     def __init__(self, request: ReadRequest) -> None:
         self._request = request
         self._max_rows = min(request.block_rows, max(BLOCK_CELLS // max(len(request.schema), 1), 1))
         self.row = 0
-        """Rows of the unit that have come."""
+        """The number of rows of the unit so far."""
         self._first = request.piece.start
         self._begin()
 
@@ -158,14 +157,14 @@ class _Blocks:
         self._num_rows = self._num_bytes = 0
 
     def add_lines(self, lines: Iterable[Line]) -> Iterator[pa.Table]:
-        """Take in lines one by one; gives the blocks that are now complete."""
+        """Add lines one by one. Yield the blocks that are now complete."""
         for line in lines:
             if self._is_next_wanted():
                 self._block.add(line)
                 yield from self._count(1, len(line.text))
 
     def add_dead(self, line: Line, error: BadLineError) -> Iterator[pa.Table]:
-        """Take in a line that is no row."""
+        """Add a line that is not a row."""
         if self._is_next_wanted():
             self._block.add_dead(line, error)
             yield from self._count(1, len(line.text))
@@ -175,7 +174,7 @@ class _Blocks:
         return self._request.piece.start < self.row <= self._request.piece.stop
 
     def add_table(self, table: pa.Table, sizes: np.ndarray) -> Iterator[pa.Table]:
-        """Take in rows as a table; ``sizes``: the bytes of their lines."""
+        """Add a table of rows. ``sizes``: the lengths of their lines."""
         piece = self._request.piece
         first, last = max(piece.start - self.row, 0), min(piece.stop - self.row, table.num_rows)
         self.row += table.num_rows
@@ -200,7 +199,7 @@ class _Blocks:
             yield from self.finish()
 
     def finish(self) -> Iterator[pa.Table]:
-        """The rows that are not handed out yet."""
+        """Yield the rows that are left."""
         if not self._num_rows:
             return
         self._finish_lines()
@@ -216,11 +215,11 @@ class _Blocks:
 
 
 class Block:
-    """Rows on their way to one Arrow table."""
+    """Collects lines into one Arrow table."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        self.twins = twins_of(schema)
+        self.twins = find_twins(schema)
         self.strict = [item.name for item in schema if is_strict(item)]
         self.json_columns = [item.name for item in schema if is_json(item) and item.name not in self.twins.values()]
         self.rows: list[dict[str, Any]] = []
@@ -232,11 +231,11 @@ class Block:
         return len(self.rows)
 
     def add(self, line: Line) -> None:
-        """Take in a line."""
+        """Add a line."""
         try:
             values = parse_line(line)
             if self.json_columns:
-                raw = raw_values(line.text, values)
+                raw = extract_raw_values(line.text, values)
                 for name in self.json_columns:
                     if values.get(name) is not None:
                         values[name] = raw[name]
@@ -247,35 +246,36 @@ class Block:
         self.lines.append(line)
 
     def add_dead(self, line: Line, error: BadLineError) -> None:
-        """Take in a line that is no row."""
+        """Add a line that is not a row."""
         self.dead[self.num_rows] = error
         self.rows.append({})
         self.lines.append(line)
 
     def table(self) -> pa.Table:
-        """The rows; what does not fit its column is dead afterwards."""
+        """Make the table. Rows with a value that does not fit its column become dead."""
         self._put_odd_values_aside()
         cells = self._cells()
         return pa.Table.from_arrays([self._column(item, cells) for item in self.schema], schema=self.schema)
 
     def _put_odd_values_aside(self) -> None:
-        """Values that their column's type does not hold go to its twin, or their row becomes a dead letter."""
+        """Move odd values to the twin of their column, or make their rows dead letters."""
         for name in [*self.twins, *self.strict]:
             kind = self.schema.field(name).type
-            for index in odd_places([row.get(name) for row in self.rows], kind):
+            for index in find_odd_places([row.get(name) for row in self.rows], kind):
                 row = self.rows[index]
                 if name in self.twins:
-                    row[self.twins[name]] = raw_values(self.lines[index].text, row)[name]
+                    row[self.twins[name]] = extract_raw_values(self.lines[index].text, row)[name]
                     row[name] = None
                 else:
-                    told = (
+                    message = (
                         f"column {name!r} is {kind} in nearly all rows, and this row's value is not; to keep it, set "
+                        "input.odd_values: json_twin"
                     )
-                    self.dead[index] = BadLineError("odd_value", f"{told}input.odd_values: json_twin")
+                    self.dead[index] = BadLineError("odd_value", message)
                     self.rows[index] = {}
 
     def _cells(self) -> Mapping[str, list[Any]] | None:
-        """The values by column where few rows have a value in each; None where it is faster to ask each row."""
+        """Collect the values by column, if most cells are empty. None: it is faster to ask each row."""
         num_rows = self.num_rows
         if 4 * sum(map(len, self.rows)) > num_rows * len(self.schema):
             return None
@@ -295,7 +295,7 @@ class Block:
             return pa.array([row.get(name) for row in self.rows] if cells is None else cells[name], item.type)
         except DOES_NOT_FIT:
             pass
-        for index, row in enumerate(self.rows):  # rare: find the rows that do not fit, and let only those go
+        for index, row in enumerate(self.rows):  # rare: find the rows that do not fit, only these become dead
             try:
                 pa.array([row.get(name)], item.type)
             except DOES_NOT_FIT as error:
@@ -307,7 +307,7 @@ class Block:
         return pa.array([row.get(name) for row in self.rows], item.type)
 
     def dead_column(self) -> pa.Array:
-        """Why rows are dead, null for the others."""
+        """Make the DEAD column: the reason for dead rows, null for the others."""
         if not self.dead:
             return pa.nulls(self.num_rows, DEAD_TYPE)
         letters: list[dict[str, Any] | None] = [None] * self.num_rows

@@ -1,12 +1,12 @@
-"""Parses many lines of JSONL at once, or says that these lines have to be looked at one by one.
+"""Parses many lines of JSONL at once, or says that the lines must be parsed one by one.
 
-The result for a run of lines is what ``parse`` (jsonl_read.py) gives for each, as columns; where that is not certain
-there is none: for a line that is bad or that only Python's own parser reads, for blanks around lines, for a key that
-nobody expects, and where a key may occur twice. So whoever reads runs needs the slow way too, and loses only time.
+The result for a run is the same as ``parse`` (jsonl_read.py) gives for each line, but as columns. Where this is not
+certain, there is no result: for bad lines, lines that only Python's own parser reads, blanks around lines, unknown
+keys, and keys that may occur twice. The caller then parses these lines one by one, which is slower.
 
     parser = RunParser(["prompt", "response"])
-    for run, columns in split(run, parser, parser.parse):
-        columns                 # {"prompt": [...], "response": [...]}; None: look at run.lines() one by one
+    for run, columns in split_run(run, parser, parser.parse):
+        columns                 # {"prompt": [...], "response": [...]}; None: parse run.lines() one by one
 """
 
 import json
@@ -25,15 +25,15 @@ from connectors.formats.lines import Run
 T = TypeVar("T")
 
 MAX_KEYS = 256
-"""Rows with more keys have few lines in a run, and each column has a price for each run."""
+"""Lines with more keys are parsed one by one: a run has few of them, and each column costs time in each run."""
 FEW_LINES = 16
-"""So few lines are not worth another try."""
+"""A run of so few lines is not split again."""
 
 Columns = Mapping[str, list[Any]]
-"""The values of lines by key; None where a line lacks the key or says null."""
+"""The values of lines, by key. None: the line lacks the key or has null."""
 
 _KEY_END = re.compile(rb'(?:(?<!\\)|(?<=\\\\))"[ \t\r]*:')
-"""Ends of keys; also of what may be one. A quote behind one backslash is inside of a text."""
+"""Matches the ends of keys, and of texts that look like one. A quote after a single backslash is inside a text."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OPEN, _CLOSE, _COLON, _QUOTE, _BACKSLASH = b'{}:"\\'
 
@@ -43,16 +43,16 @@ class RunParser:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = list(keys)
-        self._decode = _lines_decoder(self.keys, Any, strict=True)
+        self._decode = _build_lines_decoder(self.keys, Any, strict=True)
         self._getters = [attrgetter(f"f{place}") for place in range(len(self.keys))]
 
     @property
     def can_parse(self) -> bool:
-        """Whether any lines of objects with these keys could be parsed at once."""
+        """Whether lines with these keys can be parsed many at once."""
         return self._decode is not None
 
     def unreadable(self, run: Run) -> list[int]:
-        """Places of lines that this parser cannot read even alone."""
+        """Find the places of lines that this parser cannot read even alone."""
         return [place for place, (start, stop) in enumerate(run.borders()) if not self._can_read(run.text[start:stop])]
 
     def _can_read(self, line: memoryview) -> bool:
@@ -64,7 +64,7 @@ class RunParser:
             return False
 
     def parse(self, run: Run) -> Columns | None:
-        """The values by key; None where some line has to be looked at."""
+        """Parse a run to values by key. None: parse its lines one by one."""
         if self._decode is None or not is_object_a_line(run):
             return None
         try:
@@ -82,15 +82,15 @@ class RunParser:
                 num_keys -= values.count(UNSET)
                 values = [None if value is UNSET else value for value in values]
             if dict in kinds or list in kinds:
-                num_keys += _num_nested_keys(values)
+                num_keys += _count_nested_keys(values)
             columns[key] = values
-        return columns if _has_only(num_keys, run) else None
+        return columns if _has_no_other_keys(num_keys, run) else None
 
 
-def split(run: Run, parser: RunParser, parse: Callable[[Run], T | None]) -> Iterator[tuple[Run, T | None]]:
-    """The run in parts, each with what it was parsed to, or None where its lines have to be looked at one by one.
+def split_run(run: Run, parser: RunParser, parse: Callable[[Run], T | None]) -> Iterator[tuple[Run, T | None]]:
+    """Split a run into parts, each with its parsed result. None: parse the lines of this part one by one.
 
-    ``parse`` goes by what ``parser`` makes of a run.
+    ``parse`` is the function to call; it uses ``parser``.
     """
     parsed = parse(run) if parser.can_parse else None
     if parsed is not None or not parser.can_parse or run.num_lines <= FEW_LINES:
@@ -103,35 +103,35 @@ def split(run: Run, parser: RunParser, parse: Callable[[Run], T | None]) -> Iter
     cuts = list(chain.from_iterable((place, place + 1) for place in unreadable)) or [run.num_lines // 2]
     for start, stop in pairwise([0, *cuts, run.num_lines]):
         if start < stop:
-            yield from split(run.slice(start, stop), parser, parse)
+            yield from split_run(run.slice(start, stop), parser, parse)
 
 
 class RawParser:
-    """The JSON text of values as lines have it, of runs that a ``RunParser`` has read."""
+    """Gets the JSON text of values, exactly as the lines have it, from runs that a ``RunParser`` has read."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = list(keys)
-        self._decode = _lines_decoder(self.keys, msgspec.Raw, strict=False)
+        self._decode = _build_lines_decoder(self.keys, msgspec.Raw, strict=False)
 
     @property
     def can_parse(self) -> bool:
-        """Whether values with these keys can be found."""
+        """Whether values with these keys can be read."""
         return self._decode is not None
 
     def parse(self, run: Run) -> dict[str, list[str | None]]:
-        """The text of each value by key; None where a line lacks the key or says null."""
+        """Get the text of each value, by key. None: the line lacks the key or has null."""
         if not self.keys:
             return {}
         assert self._decode is not None
         rows = self._decode(run.text)
-        return {key: [_text(getattr(row, f"f{place}")) for row in rows] for place, key in enumerate(self.keys)}
+        return {key: [_decode_text(getattr(row, f"f{place}")) for row in rows] for place, key in enumerate(self.keys)}
 
 
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
-    """The JSON text of each value of a line, as the line has it."""
+def extract_raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
+    """Get the JSON text of each value of a line, exactly as the line has it."""
     try:
         raw: dict[str, Any] = _decode_raw(text)
     except msgspec.DecodeError:  # NaN or Infinity somewhere in the line
@@ -139,13 +139,13 @@ def raw_values(text: bytes, values: Mapping[str, Any]) -> dict[str, str]:
     return {name: bytes(value).decode() for name, value in raw.items()}
 
 
-def _text(raw: msgspec.Raw | UnsetType) -> str | None:
+def _decode_text(raw: msgspec.Raw | UnsetType) -> str | None:
     text = b"null" if isinstance(raw, UnsetType) else bytes(raw)
     return None if text == b"null" else text.decode()
 
 
-def _lines_decoder(keys: Sequence[str], kind: Any, *, strict: bool) -> Any:
-    """Decodes lines to objects with the values of ``keys`` as f0, f1 ...; None where that cannot be said."""
+def _build_lines_decoder(keys: Sequence[str], kind: Any, *, strict: bool) -> Any:
+    """Build a decoder of lines to objects with the values of ``keys`` as f0, f1 ... None: the keys do not allow it."""
     if len(keys) > MAX_KEYS:
         return None
     fields = [(f"f{place}", kind, msgspec.field(default=UNSET, name=key)) for place, key in enumerate(keys)]
@@ -157,19 +157,19 @@ def _lines_decoder(keys: Sequence[str], kind: Any, *, strict: bool) -> Any:
 
 
 def is_object_a_line(run: Run) -> bool:
-    """Whether each line begins with { and ends with }, so that no value goes on in the next line."""
+    """Whether each line begins with { and ends with }, so that no value continues in the next line."""
     if run.has_long_line:
         return False
     last = run.starts + run.sizes - 1
     return bool((run.data[run.starts] == _OPEN).all() and (run.data[last] == _CLOSE).all())
 
 
-def _has_only(num_keys: int, run: Run) -> bool:
-    """Whether the lines have no more keys than these, duplicates counted; False also where a text looks like one."""
+def _has_no_other_keys(num_keys: int, run: Run) -> bool:
+    """Whether the lines have only these keys. Duplicates count, and so do texts that look like a key."""
     found = run.data == _COLON
     if np.count_nonzero(found) == num_keys:
         return True
-    colons = _places(found)
+    colons = _find_true(found)
     before = run.data[colons - 1]
     if (before <= ord(" ")).any():
         return len(_KEY_END.findall(run.text)) == num_keys
@@ -178,8 +178,8 @@ def _has_only(num_keys: int, run: Run) -> bool:
     return len(ends) - int(np.count_nonzero(run.data[escaped - 3] != _BACKSLASH)) == num_keys
 
 
-def _places(found: np.ndarray) -> np.ndarray:
-    """``np.flatnonzero(found)``, eight at a time, which is three times as fast where few are true."""
+def _find_true(found: np.ndarray) -> np.ndarray:
+    """Compute ``np.flatnonzero(found)`` eight at a time: three times as fast if few are true."""
     whole = len(found) & ~7
     words = np.flatnonzero(found[:whole].view(np.uint64) != 0)
     inside = np.flatnonzero(found[:whole].reshape(-1, 8)[words])
@@ -187,12 +187,12 @@ def _places(found: np.ndarray) -> np.ndarray:
     return np.concatenate((places, np.flatnonzero(found[whole:]) + whole))
 
 
-def _num_nested_keys(values: Sequence[Any]) -> int:
-    """At most as many keys as the values have at all depths; lists count if their first item could have some."""
+def _count_nested_keys(values: Sequence[Any]) -> int:
+    """Count the keys at all depths. Too few are possible: a list counts if its first item may have keys."""
     kinds = set(map(type, values))
     if dict not in kinds and list not in kinds:
         return 0
     objects = values if kinds == {dict} else [value for value in values if type(value) is dict]
     lists = [value for value in values if type(value) is list and value and type(value[0]) in (dict, list)]
     inner = list(chain(chain.from_iterable(map(dict.values, objects)), chain.from_iterable(lists)))
-    return sum(map(len, objects)) + _num_nested_keys(inner)
+    return sum(map(len, objects)) + _count_nested_keys(inner)

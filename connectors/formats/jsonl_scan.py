@@ -1,9 +1,9 @@
-"""Finds out what nothing but reading a JSONL input can tell, once, before the job starts: rows, line borders, types.
+"""Plans a JSONL input by reading it once before the job starts: counts rows, finds line borders and column types.
 
-Types follow the values (shapes.py), by counts over the whole input. A column that no type holds keeps the type of
-nearly all its rows where there is one: the other rows are odd, and what becomes of their values is the user's rule
-(``OddValues``). Where there is none, the column is kept as JSON text. Parts of one input are scanned anywhere and
-merged.
+A column's type follows from its values over the whole input (shapes.py). If no type holds all values, the column gets
+the type of nearly all rows, if there is one. The other rows are odd, and ``OddValues`` says what to do with their
+values. If there is no such type, the column is kept as JSON text. Parts of an input are scanned anywhere, and the
+results merged.
 
     planned = plan(files, request)
     planned.schema, planned.units
@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from connectors.borders import Border, keep_groups_whole
 from connectors.errors import UserError
-from connectors.faults import explained
-from connectors.formats.base import MAX_COLUMNS, OddValues, Planned, PlanRequest, codec_of
+from connectors.faults import explain_errors
+from connectors.formats.base import MAX_COLUMNS, OddValues, Planned, PlanRequest, find_codec
 from connectors.formats.jsonl_read import BLOCK_BYTES, parse_line
-from connectors.formats.jsonl_runs import FEW_LINES, Columns, RunParser, split
-from connectors.formats.lines import CODECS, BadLineError, Line, Lines, Run, line_borders
+from connectors.formats.jsonl_runs import FEW_LINES, Columns, RunParser, split_run
+from connectors.formats.lines import CODECS, BadLineError, Line, Lines, Run, find_line_borders
 from connectors.formats.shapes import Column
 from connectors.schema import STRICT_METADATA, TWIN, json_field, twin_field
 from connectors.storage import StorageOptions, open_url
@@ -30,13 +30,13 @@ from connectors.units import InputFile, Unit
 
 @dataclass
 class Profile:
-    """What a part of a file holds; parts of one input merge into one schema."""
+    """Row counts, borders and column types of a part of a file. The profiles of all parts merge into one schema."""
 
     num_rows: int = 0
     start: int = 0
     stop: int = 0
     num_lines: int = 0
-    """Lines that end inside the part, blank ones included."""
+    """The number of lines of the part, including blank ones."""
     columns: dict[str, Column] = field(default_factory=dict)
     head_key: Any = None
     head_rows: int = 0
@@ -45,14 +45,14 @@ class Profile:
     tail_key: Any = None
 
     def merge(self, other: "Profile", max_columns: int = MAX_COLUMNS) -> None:
-        """Take in another part's columns and counts; raises UserError for too many columns."""
+        """Add another part's columns and counts. Raises UserError for too many columns."""
         self.num_rows += other.num_rows
         for name, column in other.columns.items():
             self.columns.setdefault(name, Column()).merge(column)
         self._check_width(max_columns)
 
     def add(self, rows: Iterable[dict[str, Any]], max_columns: int = MAX_COLUMNS) -> None:
-        """Take in the values of rows; raises UserError for too many columns."""
+        """Add the values of rows. Raises UserError for too many columns."""
         values: dict[str, list[Any]] = {}
         for row in rows:
             for name, value in row.items():
@@ -63,18 +63,18 @@ class Profile:
         self.add_values(values, max_columns)
 
     def add_values(self, values: Mapping[str, Sequence[Any]], max_columns: int = MAX_COLUMNS) -> None:
-        """Take in the values of rows by column; nulls do not count."""
+        """Add the values of rows, by column. Nulls do not count."""
         for name, mine in values.items():
             self.columns.setdefault(name, Column()).add(mine)
         self._check_width(max_columns)
 
     def add_bad_row(self) -> None:
-        """Take in a line that is no row; it belongs to the group around it, see ``connectors/groups.py``."""
+        """Add a line that is not a row. It belongs to the group around it, see ``connectors/groups.py``."""
         self.head_rows += self.head_rows == self.num_rows
         self.num_rows += 1
 
     def add_key(self, key: Any, offset: int, lines_before: int) -> None:
-        """Take in a row's group key, and where its line is."""
+        """Add the group key of a row, and the position of its line."""
         at_head = self.head_rows == self.num_rows
         if at_head and self.head_key is None:
             self.head_key = key
@@ -86,7 +86,7 @@ class Profile:
         self.num_rows += 1
 
     def add_keys(self, keys: Sequence[Any], run: Run) -> None:
-        """Take in the group keys of a run of rows, a line each."""
+        """Add the group keys of a run of rows, one for each line."""
         starts = run.starts.tolist()
         place = 0
         while place < len(keys) and not self.head_stop:
@@ -106,15 +106,15 @@ class Profile:
     def schema(
         self, as_json: Iterable[str] = (), odd_values: OddValues = "json_twin", join_keys: Collection[str] = ()
     ) -> tuple[pa.Schema, dict[str, dict[str, Any]]]:
-        """The planned schema, and what is to be told of columns whose rows are of several kinds.
+        """Make the planned schema, and a description of columns with values of several kinds (``InputDataset.mixed``).
 
-        Columns without a type, and those in ``as_json``, hold JSON text. A column in ``join_keys`` never has a twin:
-        its values must stand in one column to be compared.
+        Columns without a type, and those in ``as_json``, hold JSON text. A column in ``join_keys`` never has a twin,
+        because its values are compared and must be in one column.
         """
         chosen, fields = set(as_json), []
         mixed: dict[str, dict[str, Any]] = {}
         for name, column in self.columns.items():
-            kind, odd = column.settle()
+            kind, odd = column.choose_type()
             has_twin = odd_values == "json_twin" and name not in join_keys and TWIN + name not in self.columns
             if kind is None or name in chosen or (odd and not has_twin and odd_values != "dead_letter"):
                 fields.append(json_field(name))
@@ -128,8 +128,8 @@ class Profile:
             if odd and kept == TWIN + name:
                 fields.append(twin_field(name))
             if (odd or kind is None) and name not in chosen:
-                told = {"rows": column.num_rows, "odd": odd, "kinds": column.by_kind(), "kept": kept}
-                mixed[name] = told | ({"type": str(kind)} if kept != "json" else {})
+                found = {"rows": column.num_rows, "odd": odd, "kinds": column.by_kind(), "kept": kept}
+                mixed[name] = found | ({"type": str(kind)} if kept != "json" else {})
         return pa.schema(fields), mixed
 
 
@@ -149,13 +149,13 @@ class Part:
 
 
 def scan(part: Part) -> Profile:
-    """Read the lines that begin in the part: counts, exact borders and column types.
+    """Read the lines that begin in the part. Return their counts, exact borders and column types.
 
-    Where the part has a group column, the profile also tells where its first group ends and which key it ends with.
+    If there is a group column, the profile also has the end of the first group and the last key.
     """
     store, path = open_url(part.uri, part.options)
-    with explained(part.uri):
-        start, stop = (0, part.stop) if part.codec else line_borders(store, path, part.start, part.stop)
+    with explain_errors(part.uri):
+        start, stop = (0, part.stop) if part.codec else find_line_borders(store, path, part.start, part.stop)
         end = None if part.codec else stop
         lines = Lines(store, path, part.codec, start, end, max_line_bytes=part.max_line_bytes)
         scanner = _Scanner(Profile(start=start, stop=stop), part)
@@ -165,7 +165,7 @@ def scan(part: Part) -> Profile:
                     scanner.add_lines([found])
                 else:
                     scanner.add_run(found)
-        except BadLineError:  # the file is damaged from here on: one more row, which will be a dead letter
+        except BadLineError:  # the rest of the file is damaged: it becomes one more row, a dead letter
             scanner.profile.num_rows += 1
         scanner.finish_lines()
         scanner.profile.num_lines = lines.number
@@ -173,7 +173,7 @@ def scan(part: Part) -> Profile:
 
 
 class _Scanner:
-    """Takes in the lines of a part, many at once where all keys are known, else one by one."""
+    """Scans the lines of a part: many at once where all keys are known, else one by one."""
 
     def __init__(self, profile: Profile, part: Part) -> None:
         self.profile, self._part = profile, part
@@ -182,13 +182,13 @@ class _Scanner:
         self._num_bytes = 0
 
     def add_run(self, run: Run) -> None:
-        """Take in many lines."""
-        if not self._parser.keys and run.num_lines > FEW_LINES:  # the first lines tell the keys
+        """Scan a run of lines."""
+        if not self._parser.keys and run.num_lines > FEW_LINES:  # learn the keys from the first lines
             self.add_lines(run.slice(0, FEW_LINES).lines())
             run = run.slice(FEW_LINES, run.num_lines)
         if self._parser.can_parse:
             self._learn_keys()
-        for lines, columns in split(run, self._parser, self._parse):
+        for lines, columns in split_run(run, self._parser, self._parse):
             if columns is None:
                 self.add_lines(lines.lines())
                 continue
@@ -205,7 +205,7 @@ class _Scanner:
             self._parser = RunParser(list(self.profile.columns))
 
     def add_lines(self, lines: Iterable[Line]) -> None:
-        """Take in lines one by one."""
+        """Scan lines one by one."""
         for line in lines:
             try:
                 row = parse_line(line)
@@ -219,16 +219,16 @@ class _Scanner:
                 self.finish_lines()
 
     def finish_lines(self) -> None:
-        """Take in the values of the lines that came one by one."""
+        """Add the values of the lines that were scanned one by one."""
         if self._rows:
             self.profile.add(self._rows, self._part.max_columns)
             self._rows, self._num_bytes = [], 0
 
 
 def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
-    """Scan the files, or as many of them as hold the rows up to the limit; see ``Format.plan``."""
+    """Scan the files, or with a limit only as many as it needs. See ``Format.plan``."""
     jsonl, key = request.jsonl, request.group_key
-    parts = [part for index, file in enumerate(files) for part in _parts(index, file, request)]
+    parts = [part for index, file in enumerate(files) for part in _cut_parts(index, file, request)]
     whole = Profile()
     profiles: dict[int, list[tuple[Part, Profile]]] = {}
     for part, profile in zip(parts, request.run(scan, parts), strict=False):
@@ -238,9 +238,9 @@ def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
             break
     planned, units = list(files), []
     for index, found in profiles.items():
-        cut = list(_units_of(index, found))
+        cut = list(_build_units(index, found))
         if key is not None:
-            cut = keep_groups_whole(cut, [_border(profile) for _, profile in found])
+            cut = keep_groups_whole(cut, [_build_border(profile) for _, profile in found])
         units += cut
         planned[index] = replace(files[index], num_rows=sum(unit.num_rows for unit in cut))
     schema, mixed = whole.schema(jsonl.as_json, jsonl.odd_values, jsonl.join_keys)
@@ -249,8 +249,8 @@ def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
     return Planned(planned, units, schema, mixed)
 
 
-def _parts(index: int, file: InputFile, request: PlanRequest) -> Iterator[Part]:
-    codec, jsonl = codec_of(file.uri, CODECS), request.jsonl
+def _cut_parts(index: int, file: InputFile, request: PlanRequest) -> Iterator[Part]:
+    codec, jsonl = find_codec(file.uri, CODECS), request.jsonl
     step = file.size if codec else request.unit_bytes
     for start in range(0, file.size, max(step, 1)):
         stop = min(start + step, file.size)
@@ -258,14 +258,14 @@ def _parts(index: int, file: InputFile, request: PlanRequest) -> Iterator[Part]:
         yield Part(index, file.uri, codec, start, stop, key, options, jsonl.max_line_bytes, jsonl.max_columns)
 
 
-def _units_of(index: int, found: Sequence[tuple[Part, Profile]]) -> Iterator[Unit]:
+def _build_units(index: int, found: Sequence[tuple[Part, Profile]]) -> Iterator[Unit]:
     row, line = 0, 0
     for _, profile in found:
         yield Unit(0, index, row, profile.num_rows, profile.stop - profile.start, profile.start, line)
         row, line = row + profile.num_rows, line + profile.num_lines
 
 
-def _border(profile: Profile) -> Border:
+def _build_border(profile: Profile) -> Border:
     return Border(
         profile.head_key,
         profile.tail_key,

@@ -1,6 +1,6 @@
-"""Cuts a JSONL file into its lines, with their numbers and offsets; time grows with the bytes, however long they are.
+"""Cuts a JSONL file into lines, with their numbers and offsets. The time grows with the bytes, however long lines are.
 
-A line longer than the limit is not held in memory: what comes is its beginning and its true length.
+A line longer than the limit is not kept in memory, only its beginning and its length.
 
     for part in Lines(store, path, codec="", max_line_bytes=256 << 20):
         for line in part.lines():
@@ -23,18 +23,18 @@ from connectors.formats.base import MAX_LINE_BYTES
 from connectors.storage import Store
 
 CODECS = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-"""Codec by the last suffix of a file's name; anything else is plain."""
+"""The codec of a file by its last suffix. Other files are not compressed."""
 
 KEPT_BYTES = 1 << 20
-"""How much of a line that is too long is kept."""
+"""The length of the beginning that is kept of a line that is too long."""
 CHUNK_BYTES = 8 << 20
 RUN_BYTES = 256 << 10
-"""Lines come in runs of about this size: what is parsed out of so many bytes stays in the processor's cache."""
+"""The approximate size of a run of lines. The values parsed from so many bytes fit the processor's cache."""
 _BLANKS = b" \t\r"
 
 
 class BadLineError(Exception):
-    """Why a line is not a row: a stable code and a message."""
+    """A line is not a row. ``code`` is stable; the message says why."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -50,19 +50,18 @@ class Line(NamedTuple):
     """Byte offset in the file's (decompressed) text."""
     text: bytes
     too_long: int = 0
-    """The line's bytes where they are more than the limit; ``text`` is then only its beginning."""
+    """The line's length, if it exceeds the limit; ``text`` is then only the beginning. Else 0."""
 
     def lines(self) -> Iterator["Line"]:
-        """The line, as a ``Run`` gives its lines."""
+        """Yield the line itself, so that a ``Line`` can be used like a ``Run``."""
         yield self
 
 
 class Lines:
-    """The lines from byte ``start`` to ``stop``, both at line borders; a compressed file is read whole.
+    """Iterates over the lines from byte ``start`` to ``stop``, both at line borders. A compressed file is read whole.
 
-    What comes in one piece is a ``Run`` of lines. The file's first line, and one that came in several pieces, stand
-    alone, unless they are blank. Iterating raises BadLineError at the end where a compressed stream is cut off or
-    damaged.
+    Lines within one chunk come as a ``Run``. The file's first line, and a line that spans chunks, come as a ``Line``;
+    blank ones are skipped. If a compressed stream is cut off or damaged, BadLineError is raised after the last line.
     """
 
     def __init__(
@@ -80,13 +79,13 @@ class Lines:
         self._offset = start
         self._limit = max_line_bytes
         self.number = first_line
-        """Lines seen so far, blank ones included."""
+        """The number of lines so far, including blank ones."""
         self._rest: list[bytes] = []
         self._rest_bytes = 0
 
     @property
     def unfinished(self) -> Line:
-        """What has been read of the line after the last; where a damaged file breaks off."""
+        """The part of the next line that was read. In a damaged file, the line where it breaks off."""
         return Line(self.number + 1, self._offset, b"".join(self._rest))
 
     def __iter__(self) -> Iterator["Line | Run"]:
@@ -95,8 +94,8 @@ class Lines:
             begin = 0
             if end and (self._rest or self._offset == 0):
                 begin = chunk.index(b"\n") + 1
-                self._hold(chunk[: begin - 1])
-                yield from self._next()
+                self._append_piece(chunk[: begin - 1])
+                yield from self._end_line()
             while begin < end:
                 stop = end if end - begin <= RUN_BYTES else chunk.rfind(b"\n", begin, begin + RUN_BYTES) + 1
                 stop = stop or chunk.index(b"\n", begin + RUN_BYTES) + 1
@@ -106,12 +105,12 @@ class Lines:
                 self.number += run.num_lines
                 yield run
                 begin = stop
-            self._hold(chunk[end:])
+            self._append_piece(chunk[end:])
         if self._rest:
-            yield from self._next()
+            yield from self._end_line()
 
-    def _hold(self, piece: bytes) -> None:
-        """Take in a piece of the line that is being read."""
+    def _append_piece(self, piece: bytes) -> None:
+        """Append a piece to the current line."""
         if not piece:
             return
         self._rest_bytes += len(piece)
@@ -119,38 +118,38 @@ class Lines:
         if self._rest_bytes > self._limit:
             self._rest = [b"".join(self._rest)[:KEPT_BYTES]]
 
-    def _next(self) -> Iterator["Line"]:
-        """The line that is now complete, unless it is blank."""
+    def _end_line(self) -> Iterator["Line"]:
+        """End the current line and yield it, unless it is blank."""
         text = self._rest[0] if len(self._rest) == 1 else b"".join(self._rest)
         size, offset = self._rest_bytes, self._offset
         self._rest, self._rest_bytes = [], 0
         self._offset += size + 1
         self.number += 1
-        yield from _line(self.number, offset, text, size, self._limit)
+        yield from _make_line(self.number, offset, text, size, self._limit)
 
 
-def _line(number: int, offset: int, text: bytes, size: int, limit: int) -> Iterator[Line]:
-    """The line, unless it is blank; ``size``: its bytes, of which ``text`` may be only the first."""
+def _make_line(number: int, offset: int, text: bytes, size: int, limit: int) -> Iterator[Line]:
+    """Yield the line, unless it is blank. ``size``: its length; ``text`` may be only the beginning."""
     too_long = size if size > limit else 0
-    text = _stripped(text[:KEPT_BYTES] if too_long else text, offset)
+    text = _strip(text[:KEPT_BYTES] if too_long else text, offset)
     if text:
         yield Line(number, offset, text, too_long)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Lines that follow each other, blank ones included."""
+    """Consecutive lines, including blank ones."""
 
     number: int
-    """Lines before them in the file."""
+    """The number of lines before the run in the file."""
     offset: int
-    """Where they begin in the file's (decompressed) text."""
+    """The byte offset of the run in the file's (decompressed) text."""
     text: memoryview
-    """All of them, each with the newline at its end."""
+    """All lines, each with its newline."""
     stops: np.ndarray
-    """Where the newlines are in the text."""
+    """The positions of the newlines in the text."""
     limit: int
-    """Bytes of a line that are not too many."""
+    """The maximum length of a line in bytes."""
 
     @property
     def num_lines(self) -> int:
@@ -163,7 +162,7 @@ class Run:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where the lines begin in the text."""
+        """The positions of the line starts in the text."""
         return np.concatenate(([0], self.stops[:-1] + 1))
 
     @property
@@ -173,38 +172,38 @@ class Run:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Bytes of the lines without the carriage return before a newline."""
+        """The lengths of the lines, without a carriage return before the newline."""
         returns = (self.data[self.stops - 1] == ord("\r")) & (self.stops > self.starts)
         sizes: np.ndarray = self.stops - self.starts - returns
         return sizes
 
     def borders(self) -> Iterator[tuple[int, int]]:
-        """Where each line begins and ends in the text."""
+        """Yield the start and end of each line in the text."""
         return zip(self.starts.tolist(), self.stops.tolist())
 
     def line(self, place: int) -> bytes:
-        """One of the lines."""
+        """Get one line, without its newline."""
         return bytes(self.text[int(self.starts[place]) : int(self.stops[place])])
 
     def slice(self, first: int, last: int) -> "Run":
-        """The lines from ``first`` to before ``last``; at least one."""
+        """Make a run of the lines from ``first`` to before ``last``, at least one."""
         start, stop = int(self.starts[first]), int(self.stops[last - 1]) + 1
         stops = self.stops[first:last] - start
         return Run(self.number + first, self.offset + start, self.text[start:stop], stops, self.limit)
 
     def lines(self) -> Iterator[Line]:
-        """The lines without blank ones."""
+        """Yield the lines that are not blank."""
         offset = self.offset
         for number, text in enumerate(bytes(self.text).split(b"\n")[:-1], self.number + 1):
             if offset == 0 or len(text) > self.limit:
-                yield from _line(number, offset, text, len(text), self.limit)
+                yield from _make_line(number, offset, text, len(text), self.limit)
             elif stripped := text.strip(_BLANKS):
                 yield Line(number, offset, stripped)
             offset += len(text) + 1
 
 
 def _find_newlines(chunk: bytes, start: int, stop: int) -> list[int]:
-    """Where newlines are; ten times as fast as numpy where lines are long."""
+    """Find the positions of newlines. Ten times as fast as numpy if lines are long."""
     places = []
     at = chunk.find(b"\n", start, stop)
     while at >= 0:
@@ -213,7 +212,7 @@ def _find_newlines(chunk: bytes, start: int, stop: int) -> list[int]:
     return places
 
 
-def _stripped(text: bytes, offset: int) -> bytes:
+def _strip(text: bytes, offset: int) -> bytes:
     if offset == 0:
         if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError("a JSONL input file is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
@@ -221,9 +220,9 @@ def _stripped(text: bytes, offset: int) -> bytes:
     return text.strip(_BLANKS)
 
 
-def line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
-    """Where the lines that begin in bytes ``start`` to ``stop`` begin and end; twice the same place where none does."""
-    size = size_of(store, path)
+def find_line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, int]:
+    """Find the start and end of the lines that begin in bytes ``start`` to ``stop``. Both are ``stop`` if none does."""
+    size = get_size(store, path)
     first = 0 if start == 0 else _find_line(store, path, start, min(stop, size))
     if first is None or first >= stop:
         return stop, stop
@@ -232,7 +231,7 @@ def line_borders(store: Store, path: str, start: int, stop: int) -> tuple[int, i
 
 
 def _find_line(store: Store, path: str, position: int, end: int) -> int | None:
-    """The first line start at or after ``position``; None if it is not before ``end``."""
+    """Find the first line start at or after ``position``. None: there is none before ``end``."""
     at, step = position - 1, 1 << 16
     while at < end - 1:
         chunk = store.read(path, at, min(at + step, end - 1))
@@ -243,8 +242,8 @@ def _find_line(store: Store, path: str, position: int, end: int) -> int | None:
     return None
 
 
-def size_of(store: Store, path: str) -> int:
-    """Bytes of an object; raises FileNotFoundError."""
+def get_size(store: Store, path: str) -> int:
+    """Get the size of an object in bytes. Raises FileNotFoundError."""
     found = store.stat(path)
     if found is None:
         raise FileNotFoundError(store.url(path))
@@ -253,21 +252,21 @@ def size_of(store: Store, path: str) -> int:
 
 def _iter_chunks(store: Store, path: str, codec: str, start: int, stop: int | None) -> Iterator[bytes]:
     if not codec:
-        size = stop if stop is not None else size_of(store, path)
+        size = stop if stop is not None else get_size(store, path)
         for begin in range(start, size, CHUNK_BYTES):
             yield store.read(path, begin, min(begin + CHUNK_BYTES, size))
         return
     with store.open(path) as opened:
-        watched = _Watched(opened)
-        file = io.BufferedReader(watched, 1 << 20)
+        recorder = _FailureRecorder(opened)
+        file = io.BufferedReader(recorder, 1 << 20)
         stream = gzip.GzipFile(fileobj=file) if codec == "gzip" else pa.CompressedInputStream(file, codec)
-        # Small reads: what a damaged stream still yields before the damage is kept.
+        # Read small pieces, so that all lines before a damage are kept.
         read = stream.read1 if codec == "gzip" else stream.read
         while True:
             try:
                 chunk = read(64 << 10)
             except (EOFError, zlib.error, OSError) as error:
-                if watched.failed:
+                if recorder.failed:
                     raise
                 raise BadLineError("damaged_file", f"the {codec} stream is cut off or damaged: {error}") from None
             if not chunk:
@@ -275,8 +274,8 @@ def _iter_chunks(store: Store, path: str, codec: str, start: int, stop: int | No
             yield chunk
 
 
-class _Watched(io.RawIOBase):
-    """A file that knows whether reading it failed: a decompressor raises OSError for that and for damage alike."""
+class _FailureRecorder(io.RawIOBase):
+    """Records whether reading a file failed. A decompressor raises OSError both for that and for damaged data."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

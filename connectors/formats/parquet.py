@@ -1,7 +1,7 @@
-"""Reads ranges of rows of Parquet files, only the columns asked for, and writes Parquet with page checksums.
+"""Reads ranges of rows and chosen columns of Parquet files, and writes Parquet files with page checksums.
 
-Planning reads footers and nothing else. Page checksums are written always and verified always where a file has them, so
-a byte that flipped on its way is an error and not a score.
+Planning reads only footers. Page checksums are always written, and always verified where a file has them. So a flipped
+byte is an error and never changes a score.
 
     footer = read_footer(store, path)                           # class Parquet is the format, see base.py
     for table in read(store, path, start=0, stop=5000, columns=None, block_rows=4096): ...
@@ -24,14 +24,14 @@ from connectors.formats.footers import Footer, FooterFormat
 from connectors.storage import Store
 
 WHOLE_ROW_GROUP_BYTES = 128 << 20
-"""Row groups up to this size (uncompressed) are decoded at once; larger ones are streamed."""
+"""Row groups up to this size (uncompressed) are decoded at once. Larger ones are streamed."""
 MAX_ATTEMPTS = 10
 ROW_GROUP_BYTES = 32 << 20
-"""Rows are gathered to row groups of this size in memory, unless the job sets a number of rows."""
+"""The size in memory of the rows of a written row group, unless the job sets a number of rows."""
 
 
 def read_footer(store: Store, path: str) -> Footer:
-    """Schema and row groups of a file; raises UserError if it is not Parquet, JobError if it cannot be read."""
+    """Read a file's footer. Raises UserError if the file is not Parquet, JobError if it cannot be read."""
     try:
         return _read_footer(store, path)
     except OSError as error:
@@ -45,14 +45,15 @@ def read_footer(store: Store, path: str) -> Footer:
     reraise=True,
 )
 def _read_footer(store: Store, path: str) -> Footer:
-    with _open(store, path) as file:
+    with open_file(store, path) as file:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         schema = file.schema_arrow.remove_metadata()
         return Footer(schema, [(group.num_rows, group.total_byte_size) for group in groups])
 
 
-def _open(store: Store, path: str) -> pq.ParquetFile:
+def open_file(store: Store, path: str) -> pq.ParquetFile:
+    """Open a file, with its page checksums verified. Raises UserError if it is not Parquet."""
     source, filesystem = store.parquet_source(path)
     try:
         return pq.ParquetFile(source, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True)
@@ -63,10 +64,10 @@ def _open(store: Store, path: str) -> pq.ParquetFile:
 def read(
     store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
 ) -> Iterator[pa.Table]:
-    """Rows ``start`` to ``stop`` in blocks of at most ``block_rows``, with those of ``columns`` that the file has.
+    """Read rows ``start`` to ``stop`` in blocks of at most ``block_rows``. Columns that the file lacks are left out.
 
-    A passing fault of the store goes on where it was, also a wrong checksum, because bytes may flip on their way; one
-    that stays is a JobError that names the file.
+    After a temporary fault, reading continues from the last block. A wrong checksum counts as temporary, because bytes
+    may flip on their way. A fault that stays is a JobError that names the file.
     """
     done, failures = start, 0
     while True:
@@ -85,7 +86,7 @@ def read(
 def _read(
     store: Store, path: str, start: int, stop: int, columns: Sequence[str] | None, block_rows: int
 ) -> Iterator[pa.Table]:
-    with _open(store, path) as file:
+    with open_file(store, path) as file:
         present = None if columns is None else [name for name in file.schema_arrow.names if name in set(columns)]
         first = 0
         for index in range(file.metadata.num_row_groups):
@@ -108,7 +109,7 @@ def _read_group(
 ) -> Iterator[pa.Table]:
     if num_bytes <= WHOLE_ROW_GROUP_BYTES:
         table = file.read_row_group(index, columns=columns, use_threads=False).slice(skip, stop - skip)
-        for begin in range(0, table.num_rows, block_rows):  # a table without columns has a slice of any length
+        for begin in range(0, table.num_rows, block_rows):  # slicing a table without columns gives too many rows
             yield table.slice(begin, min(block_rows, table.num_rows - begin))
         return
     position = 0
@@ -122,19 +123,19 @@ def _read_group(
 
 
 class Writer:
-    """One Parquet file, built in memory: ``num_bytes`` so far, and its bytes when it is finished."""
+    """Builds a Parquet file in memory. ``num_bytes`` is its approximate size so far."""
 
     def __init__(self, schema: pa.Schema, compression: str | None, row_group_rows: int | None) -> None:
         self._sink = pa.BufferOutputStream()
         self._row_group_rows = row_group_rows
-        self._hold(None)
+        self._set_pending(None)
         self._writer = pq.ParquetWriter(
             self._sink, schema, compression=compression or "none", write_page_checksum=True, use_dictionary=True
         )
 
     @property
     def num_bytes(self) -> int:
-        return int(self._sink.tell()) + self._pending_bytes // 4  # what is pending will shrink; a rough share is enough
+        return int(self._sink.tell()) + self._pending_bytes // 4  # an estimate: pending rows will shrink
 
     def add(self, table: pa.Table) -> None:
         self._pending.append(table)
@@ -144,12 +145,12 @@ class Writer:
             while self._pending_rows >= self._row_group_rows:
                 gathered = pa.concat_tables(self._pending)
                 self._write(gathered.slice(0, self._row_group_rows))
-                self._hold(gathered.slice(self._row_group_rows))
+                self._set_pending(gathered.slice(self._row_group_rows))
         elif self._pending_bytes >= ROW_GROUP_BYTES:
             self._write(pa.concat_tables(self._pending))
-            self._hold(None)
+            self._set_pending(None)
 
-    def _hold(self, rest: pa.Table | None) -> None:
+    def _set_pending(self, rest: pa.Table | None) -> None:
         self._pending = [] if rest is None else [rest]
         self._pending_rows = 0 if rest is None else rest.num_rows
         self._pending_bytes = 0 if rest is None else rest.nbytes
@@ -165,7 +166,7 @@ class Writer:
 
 
 class Parquet(FooterFormat):
-    """The format, as ``connectors/formats/base.py`` promises it."""
+    """The Parquet format. Implements ``Format`` of connectors/formats/base.py."""
 
     suffixes = (".parquet", ".pq", ".parq")
     compressions = ("zstd", "snappy", "gzip", "none")
@@ -181,15 +182,15 @@ class Parquet(FooterFormat):
         return read(store, path, start, stop, columns, block_rows)
 
     def writer(self, spec: FileSpec) -> Writer:
-        """An empty file."""
+        """See ``Format.writer``."""
         return Writer(spec.schema, spec.compression, spec.row_group_rows)
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
-        """The rows of a file, all columns."""
+        """See ``Format.read_back``. Parquet keeps all columns."""
         return pq.read_table(pa.BufferReader(data))
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
-        """A file with only the rows to keep."""
+        """See ``Format.cut``."""
         writer = self.writer(spec)
         writer.add(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)))
         return writer.finish()

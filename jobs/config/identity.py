@@ -21,7 +21,11 @@ def job_identity(job: BaseModel) -> dict[str, Any]:
     """The fields of a job that decide its result, and under ``reward_files`` a digest of each file behind them."""
     fields = identity_of_fields(job)
     fields.pop("run", None)  # it changes no score
+    fields.pop("models", None)  # whoever asks one holds its settings
+    if fields.get("generate", ...) is None:
+        del fields["generate"]  # as jobs were planned before there was this key
     files = [config.files(name) for name, config in getattr(job, "rewards", {}).items()]
+    files.append(job.input.files() if hasattr(job, "input") else {})
     fields["reward_files"] = {path: digest for each in files for path, digest in each.items()}
     plain: dict[str, Any] = _as_from_json(fields)
     return plain

@@ -122,5 +122,6 @@ class PrinciplesJob(JobConfig):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides its result, as plain values."""
-        fields = self.model_dump(mode="json", exclude={"output": True, "input": {"storage"}})
-        return {**fields, "judge": self.judge.identity(), "writer": self.who_writes().identity()}
+        fields = self.model_dump(mode="json", exclude={"output": True, "models": True, "input": True})
+        asked = {"judge": self.judge.identity(), "writer": self.who_writes().identity()}
+        return {**fields, "input": self.input.identity(), **asked}

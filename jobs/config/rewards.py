@@ -24,6 +24,7 @@ from pydantic import (
     RootModel,
     SerializeAsAny,
     Tag,
+    ValidationInfo,
     model_validator,
 )
 
@@ -97,7 +98,7 @@ class ModelConfig(RootModel[RewardModelSpec]):
         return {path: digest_file(path) for path in own}
 
 
-def _read_judge(written: Any) -> JudgeKind:
+def _read_judge(written: Any, info: ValidationInfo) -> JudgeKind:
     """The judge of an entry; ``reward`` with a name of the library, as RM-Gallery has it, is meant as a judge too."""
     if isinstance(written, JudgeKind):
         return written
@@ -106,7 +107,7 @@ def _read_judge(written: Any) -> JudgeKind:
         kind, settings = resolve_judge({"judge": written.get("reward"), **settings})
     except UserError as error:
         raise ValueError(str(error)) from None
-    return kind.model_validate(settings)
+    return kind.model_validate(settings, context=info.context)
 
 
 AnyJudge = Annotated[SerializeAsAny[JudgeKind], BeforeValidator(_read_judge)]

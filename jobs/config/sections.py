@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
 from connectors.formats.base import FORMATS, MAX_COLUMNS, MAX_LINE_BYTES, OddValues, load_format
+from jobs.config.exports import Exports
+from jobs.config.identity import digest_file
+from jobs.config.models import NamedModel
 from jobs.config.rewards import Name, RewardConfig
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rewards.totals import CombineRule
-from rmbatch.settings.base import Settings
+from rmbatch.rows.roles import Roles, guess_roles
+from rmbatch.settings.base import PlainName, Settings
 from rmbatch.stages.score import TOTAL
 
 Text = Annotated[str, Field(min_length=1)]
@@ -59,6 +64,26 @@ class GroupConfig(Settings):
     """
 
 
+class SplitConfig(Settings):
+    """Two parts of the input by its prompts. No prompt is in both, in whatever order and files the rows stand."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the prompts that are for validation, about."""
+    part: Literal["train", "validation"] | None = None
+    """The part that the job works on; the rows of the other one are rejected as they are. None: both. The column
+    split.part says which part a row is in."""
+    by: Text | None = None
+    """The column that holds the prompt. None: the one that plays the role. Rows are of one prompt where the first
+    message of the user is the same but for case and spaces."""
+    seed: int = 0
+    """Another seed draws other prompts."""
+
+    def describe(self) -> str:
+        """The split in a few words."""
+        worked_on = f"works on the {self.part} part" if self.part else "works on both parts"
+        return f"{self.validation:.3g} of the prompts for validation; {worked_on}"
+
+
 class InputConfig(Settings):
     """Where the rows are."""
 
@@ -66,6 +91,11 @@ class InputConfig(Settings):
     """A file, a folder, a glob or a finished rmbatch output; or several of them."""
     format: Annotated[str, AfterValidator(partial(_check_format, words=("auto",)))] = "auto"
     """auto: by the files' names."""
+    adapter: Annotated[Text | None, Field(alias="as")] = None
+    """Shows the rows of a published dataset in standard columns: a name of docs/datasets.md,
+    `path/to/file.py:function` or `package.module:function`. All that follows sees these columns. None: as they are."""
+    split: SplitConfig | None = None
+    """Train and validation by prompts. None: the input is not split."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Role, or parameter of a reward, to column: id, prompt, response or responses, reference. Several columns for
     responses are one candidate each. What is left out is guessed from common names; `rmbatch plan` shows it.
@@ -91,7 +121,16 @@ class InputConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What decides which rows a job sees, as plain values."""
-        return self.model_dump(mode="json", exclude={"storage"})
+        fields = self.model_dump(mode="json", exclude={"storage"})
+        for name in ("as", "split"):
+            if fields[name] is None:
+                del fields[name]  # as jobs were planned before there was this key
+        return fields
+
+    def files(self) -> dict[str, str]:
+        """The user's file that holds the adapter: a digest by its path."""
+        path = (self.adapter or "").rpartition(":")[0]
+        return {path: digest_file(path)} if path.endswith(".py") else {}
 
 
 class PlaceConfig(Settings):
@@ -120,6 +159,9 @@ class OutputConfig(PlaceConfig):
     """drop: rows that were not chosen are counted and not written."""
     columns: list[str] | None = None
     """Input columns to carry over. None: all."""
+    exports: Exports = ()
+    """What is written for trainers when the output is finished, each into a folder beside it: OUTPUT.FORMAT. Names of
+    formats (sft, dpo, kto, …; docs/exports.md), or a format with its settings: {to: dpo, pairs: adjacent}."""
 
     @model_validator(mode="after")
     def _codec_fits(self) -> Self:
@@ -133,7 +175,7 @@ class OutputConfig(PlaceConfig):
 
     def identity(self) -> dict[str, Any]:
         """What decides the form of the results, as plain values."""
-        return self.model_dump(mode="json", exclude={"path", "storage"})
+        return self.model_dump(mode="json", exclude={"path", "storage", "exports"})
 
 
 class RunConfig(Settings):
@@ -171,19 +213,39 @@ class JobConfig(Settings):
     """Where the rows are."""
     output: PlaceConfig
     """Where the results go."""
+    models: dict[PlainName, NamedModel] = Field(default_factory=dict)
+    """Chat models by name, for all who say ``by: NAME``."""
 
 
-class RewardJob(JobConfig):
+class RowJobConfig(JobConfig):
+    """A job whose rows go through stages."""
+
+    output: OutputConfig
+    """Where the results go."""
+    run: RunConfig = RunConfig()
+    """How the job runs."""
+
+    def guess_roles(self, schema: pa.Schema) -> Roles:
+        """Which columns play which role. Raises UserError for one that is not there."""
+        return guess_roles(schema, self.input.columns)
+
+    @property
+    def chosen_score(self) -> str | None:
+        """The score that the job goes by, where it names one."""
+        return None
+
+    def build_rewards(self) -> dict[str, Reward]:
+        """The rewards by name. Raises UserError."""
+        return {}
+
+
+class RewardJob(RowJobConfig):
     """A job that scores rows."""
 
     rewards: Annotated[dict[Name, RewardConfig], Field(min_length=1)]
     """By the name that their columns get: score.NAME, error.NAME, reason.NAME."""
     combine: CombineRule | None = None
     """Weights of a total, score.total, and what a missing part does to it. None: no total."""
-    output: OutputConfig
-    """Where the results go."""
-    run: RunConfig = RunConfig()
-    """How the job runs."""
 
     @field_validator("rewards")
     @classmethod
@@ -191,11 +253,6 @@ class RewardJob(JobConfig):
         if TOTAL in rewards:
             raise ValueError(f"the name {TOTAL!r} is taken by the weighted sum; name the reward differently")
         return rewards
-
-    @property
-    def chosen_score(self) -> str | None:
-        """The score that the job goes by, where it names one."""
-        return None
 
     def build_rewards(self) -> dict[str, Reward]:
         """The rewards by name; raises UserError for an unknown reward or knob, or a weight without its reward."""

@@ -155,6 +155,21 @@ def preferences(num_problems: int, chance: random.Random) -> Iterator[dict[str, 
         yield {"question": made.question, "chosen": _solution(made, made.answer, chance), "rejected": curt}
 
 
+def dialogues(num_problems: int, chance: random.Random) -> Iterator[dict[str, Any]]:
+    """Pairs of dialogues as Anthropic writes them: the last answer is right in one of them, and wrong in the other.
+
+    Every third one goes on after the answer, and stands once for each of its answers.
+    """
+    for number in range(num_problems):
+        made = KINDS[number % len(KINDS)](chance)
+        begun = f"\n\nHuman: {made.question}\n\nAssistant:"
+        right, wrong = _solution(made, made.answer, chance), _solution(made, made.slip, chance)
+        yield {"chosen": f"{begun} {right}", "rejected": f"{begun} {wrong}"}
+        if number % 3 == 0:
+            begun = f"{begun} {wrong}\n\nHuman: Are you sure?\n\nAssistant:"
+            yield {"chosen": f"{begun} No. {right}", "rejected": f"{begun} Yes. {wrong}"}
+
+
 def rollouts(num_problems: int, chance: random.Random) -> Iterator[dict[str, Any]]:
     """Rows with one response each; those of a prompt are scattered."""
     rows = []
@@ -185,7 +200,7 @@ def _decimal(number: Fraction) -> str:
 def main(folder: str = str(DATA), num_problems: str = str(NUM_PROBLEMS)) -> None:
     """Write all sets."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for make in (problems, preferences, rollouts):
+    for make in (problems, preferences, rollouts, dialogues):
         rows = make(int(num_problems), random.Random(SEED))
         file = Path(folder) / f"{make.__name__}.jsonl"
         file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))

@@ -1,1 +1,1 @@
-"""How a job runs: it is fitted to its input, its services are started, its rows worked on, its output finished."""
+"""How a job runs: it is fitted to its input, starts its services, processes its rows and finishes its output."""

@@ -1,9 +1,11 @@
-"""The input of a job: its files, and the rows that are planned out of them."""
+"""The input of a job: its files and its planned rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from connectors.dataset import InputDataset, changed_files
+import pyarrow as pa
+
+from connectors.dataset import InputDataset, describe_changes
 from connectors.errors import JobError, UserError
 from connectors.formats.base import JsonlOptions, MapInOrder
 from connectors.ledger import Plan
@@ -12,9 +14,12 @@ from connectors.planning import plan_dataset
 from jobs.config.sections import InputConfig, JobConfig
 from jobs.run.output import input_paths, storage_options
 from jobs.show.display import Display
+from rmbatch.adapters.base import load_adapter
+from rmbatch.adapters.view import InputView, Split
+from rmbatch.rows.roles import guess_roles
 
 SAMPLE_ROWS = 1000
-"""A job is fitted to so many rows of JSONL before the whole input is scanned."""
+"""Rows of JSONL that a job is fitted to before the whole input is scanned."""
 UNIT_BYTES = 64 << 20
 
 
@@ -23,12 +28,12 @@ class _Mapper(Protocol):
 
 
 def list_job_input(job: JobConfig) -> Listing:
-    """The files of the job's input."""
+    """List the files of the job's input."""
     return list_input(input_paths(job), storage_options(job.input.storage), job.input.format)
 
 
 def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlOptions:
-    """The connectors' form of how a job reads JSONL."""
+    """Translate how a job reads JSONL into the connectors' options."""
     odd_values = config.odd_values
     return JsonlOptions(
         as_json=tuple(config.types),
@@ -37,6 +42,37 @@ def jsonl_options(config: InputConfig, *, without_twins: bool = False) -> JsonlO
         max_line_bytes=config.max_line_mb << 20,
         max_columns=config.max_columns,
     )
+
+
+def view_input(config: InputConfig, dataset: InputDataset) -> InputDataset:
+    """Show the rows of an input as the job sees them: adapted and split. Raises UserError where that cannot be."""
+    if config.adapter is None and config.split is None:
+        return dataset
+    adapter = None if config.adapter is None else load_adapter(config.adapter)
+    view = InputView(dataset.schema, adapter)
+    group = config.group
+    if group is not None and group.rows == "adjacent" and not _has_same(dataset.schema, view.schema, group.by):
+        raise UserError(
+            f"input.group: rows are adjacent by a column of the files, and {config.adapter} makes {group.by!r}; write "
+            "rows: scattered, or name a column that stays as it is"
+        )
+    if config.split is not None:
+        by = config.split.by or guess_roles(view.schema, config.columns).prompt
+        if by is None:
+            raise UserError("input.split: no column plays the role 'prompt'; name one in input.split.by")
+        split = config.split
+        view = InputView(dataset.schema, adapter, Split(by, split.validation, split.seed, split.part))
+    return dataset.see_through(view)
+
+
+def check_adapter(config: InputConfig) -> None:
+    """Raises UserError where there is no such adapter."""
+    if config.adapter is not None:
+        load_adapter(config.adapter)
+
+
+def _has_same(schema: pa.Schema, other: pa.Schema, name: str) -> bool:
+    return name in schema.names and name in other.names and bool(schema.field(name).type == other.field(name).type)
 
 
 def plan_job_input(
@@ -48,7 +84,7 @@ def plan_job_input(
     without_twins: bool = False,
     run: MapInOrder[Any, Any] = map,
 ) -> InputDataset:
-    """The planned input; for JSONL that reads every row up to the limit."""
+    """Plan the input's files, in their own columns. For JSONL that reads every row up to the limit."""
     group = job.input.group
     return plan_dataset(
         listing,
@@ -62,7 +98,7 @@ def plan_job_input(
 
 
 def plan_sample(job: JobConfig, listing: Listing, unit_bytes: int = UNIT_BYTES) -> InputDataset:
-    """The first rows of the input."""
+    """Plan only the first rows of the input."""
     limit = min(SAMPLE_ROWS, job.input.limit or SAMPLE_ROWS)
     return plan_job_input(job, listing, limit, unit_bytes=unit_bytes)
 
@@ -70,7 +106,7 @@ def plan_sample(job: JobConfig, listing: Listing, unit_bytes: int = UNIT_BYTES) 
 def scan(job: JobConfig, listing: Listing, executor: _Mapper, display: Display, unit_bytes: int) -> InputDataset:
     """Plan JSONL by reading all of it."""
     total = sum(file.size for file in listing.files)
-    with display.stage("scan", total, "bytes") as advance_to:
+    with display.show_progress("scan", total, "bytes") as advance_to:
 
         def run(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterable[Any]:
             position = 0
@@ -83,8 +119,8 @@ def scan(job: JobConfig, listing: Listing, executor: _Mapper, display: Display, 
 
 
 def check_unchanged(plan: Plan, listing: Listing, display: Display) -> None:
-    """A changed or vanished file stops the job; a new one is named and left alone."""
-    lines = changed_files(plan.dataset, listing.files)
+    """Raises JobError for a changed or missing file. Warns of a new one, which the job ignores."""
+    lines = describe_changes(plan.dataset, listing.files)
     changed = [line for line in lines if not line.endswith("is new")]
     if changed:
         raise JobError(
@@ -94,12 +130,12 @@ def check_unchanged(plan: Plan, listing: Listing, display: Display) -> None:
         display.say(f"warning: {line}, and not part of this job's plan")
 
 
-def say_changes(plan: Plan, job: JobConfig, display: Display) -> None:
-    """Name what has changed of the input since the job was planned."""
+def warn_of_changes(plan: Plan, job: JobConfig, display: Display) -> None:
+    """Warn of input files that have changed since the job was planned."""
     try:
-        found = list_job_input(job).files
+        files = list_job_input(job).files
     except UserError as error:
         display.say(f"warning: {error}")
         return
-    for line in changed_files(plan.dataset, found)[:5]:
+    for line in describe_changes(plan.dataset, files)[:5]:
         display.say(f"warning: {line} since this job was planned")

@@ -1,4 +1,4 @@
-"""What a kind of job promises, and the one way in which every job runs.
+"""The contract of a kind of job, and the one function that runs every job.
 
 class Translate(JobType[TranslateJob]):                     # jobs/translate.py
     config = TranslateJob
@@ -8,39 +8,41 @@ JOB_TYPES["translate"] = "jobs.translate:Translate"        # jobs/config/job_typ
 result = run_job(job, Display())
 """
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
+from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
-from connectors.faults import explained
+from connectors.faults import explain_errors
 from connectors.lease import Lease
 from connectors.storage import Folder, StorageOptions
-from jobs.config.file import read_job_file
-from jobs.config.job_types import JOB_TYPES, job_type, parse_job
+from jobs.config.job_types import JOB_TYPES, job_type, read_job
 from jobs.config.sections import JobConfig
+from jobs.run.input import list_job_input, plan_sample, view_input
 from jobs.run.output import check_places, check_same_job, output_folder
 from jobs.show.display import Display
+from rmbatch.generation.requests import RequestWriter
 from rmbatch.rewards.evaluation import Reward
 
 J = TypeVar("J", bound=JobConfig)
 
 
-class Shown(Protocol):
-    """What a command shows: a result, a plan, a status."""
+class Showable(Protocol):
+    """A result, a plan or a status that a command shows."""
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for ``--json``."""
+        """Return plain values, for ``--json``."""
 
     def show(self, console: Console) -> None:
         """Print it for a person."""
 
 
 class JobType(ABC, Generic[J]):
-    """A kind of job, on the output of one job file. ``run_job`` calls it; after a crash the same calls are right."""
+    """A kind of job, on the output of one job file. ``run_job`` calls its methods, also after a crash."""
 
     config: ClassVar[type[JobConfig]]
     """The model of its job files."""
@@ -48,7 +50,7 @@ class JobType(ABC, Generic[J]):
     """The folders of its output that hold rows."""
 
     def __init__(self, job: J, display: Display) -> None:
-        """Raises UserError for an output in a place where it cannot be."""
+        """Raises UserError for an output in a place where no output may be."""
         check_places(job, self.parts)
         self.job, self.display = job, display
         self.output = output_folder(job)
@@ -56,89 +58,104 @@ class JobType(ABC, Generic[J]):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as plain values: a job with another identity may not go on with this output."""
+        """Return the settings that decide the result, as plain values.
+
+        A job with another identity may not continue this output.
+        """
 
     @classmethod
     @abstractmethod
-    def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:
-        """The identity that an output was begun with. None: it was not begun by a job of this kind."""
+    def read_identity(cls, output: Folder) -> Mapping[str, Any] | None:
+        """Read the identity of the job that began an output. None: no job of this kind began it."""
 
     @abstractmethod
-    def result(self) -> Shown | None:
-        """The result, where the output is finished."""
+    def result(self) -> Showable | None:
+        """Return the result of a finished output. None: it is not finished."""
+
+    def complete(self, result: Showable) -> Showable:
+        """Do what follows a finished output, such as exports, where it is not done yet. Return the result with it."""
+        return result
 
     @abstractmethod
     def check(self) -> None:
         """Check the job against its input, as if the output were empty. Raises UserError."""
 
     def prepare(self) -> None:
-        """Check all that can be known before the output is taken. Raises UserError, JobError for a changed input."""
+        """Check the job before it takes its output. Raises UserError, and JobError for a changed input."""
         self.check()
 
     @abstractmethod
-    def work(self, lease: Lease) -> Shown:
-        """Do what is left to do, and finish the output. Raises UserError for a mistake, JobError where it stopped."""
+    def work(self, lease: Lease) -> Showable:
+        """Do the rest of the work, and finish the output. Raises UserError for a mistake, JobError where it stopped."""
 
     @abstractmethod
-    def plan(self, gpu: str) -> Shown:
-        """What the job would do; writes nothing. ``gpu``: the device whose hours are estimated."""
+    def plan(self, gpu: str) -> Showable:
+        """Find out what the job would do; writes nothing. ``gpu``: the device whose hours are estimated."""
 
     @classmethod
     @abstractmethod
-    def status(cls, output: Folder) -> Shown:
-        """How far an output is."""
+    def status(cls, output: Folder) -> Showable:
+        """Read how far an output is."""
 
     @abstractmethod
     def describe_output(self) -> str:
-        """What the output holds, as a part of a sentence: ``12 finished rows``."""
+        """Name the output's content, as a part of a sentence: ``12 finished rows``."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Delete what the output holds, but for answers that were paid for."""
+        """Delete the output, except for answers that were paid for."""
+
+    @contextmanager
+    def first_rows(self) -> Iterator[InputDataset]:
+        """The beginning of the rows that the job works on; ``rmbatch doctor`` asks about these."""
+        yield view_input(self.job.input, plan_sample(self.job, list_job_input(self.job)))
 
     def rewards(self) -> dict[str, Reward]:
-        """The rewards whose models and judges ``rmbatch doctor`` looks over."""
+        """Return the rewards whose models and judges ``rmbatch doctor`` examines."""
+        return {}
+
+    def generators(self) -> dict[str, RequestWriter]:
+        """The sources of candidates that ``rmbatch doctor`` examines."""
         return {}
 
 
 def run_job(job: JobConfig, display: Display) -> Any:
-    """Run the job to its end, from wherever its output stands; its result.
+    """Run the job to its end, and return its result.
 
-    On an empty output it begins, after a crash it goes on, on a finished output it only returns the result. Raises
-    UserError before any work, JobError where it stopped on its way.
+    On an empty output it begins. After a crash it continues. On a finished output it only returns the result. Raises
+    UserError before any work, and JobError where it stopped on its way.
     """
     run = job_type(job.job)(job, display)
-    with explained(run.output.url):
+    with explain_errors(run.output.url):
         _refuse_other_kind(run)
-        result = _result_of_same_job(run)
+        result = _find_result(run)
         if result is not None:
-            return result
+            return run.complete(result)
         run.prepare()
         with Lease.take(run.private.folder("lease"), waiting=display.say) as lease:
             try:
-                return _result_of_same_job(run) or run.work(lease)  # of a run that this one has waited for
+                result = _find_result(run) or run.work(lease)  # another run may have finished it meanwhile
             except (UserError, JobError):
-                if run.recorded_identity(run.output) is None:
-                    lease.forget()  # nothing has begun, so no task that may still be alive has this epoch
+                if run.read_identity(run.output) is None:
+                    lease.forget()  # nothing has begun, so no task that is still alive has this epoch
                 raise
+        return run.complete(result)
 
 
 def run_job_file(path: str, *overrides: str, limit: int | None = None) -> Any:
-    """Run the job of a file to its end, from wherever its output stands; its result.
+    """Run the job of a file to its end, and return its result.
 
     ``path``: a path or a URL. ``overrides``: ``"key.sub=value"``, as on the command line. ``limit``: only the first
-    rows. Raises UserError for a mistake in the job, before any work, and JobError where it stopped on its way: the same
-    call goes on.
+    rows. Raises UserError for a mistake in the job, before any work. Raises JobError where it stopped on its way; the
+    same call then continues.
     """
-    given = [*overrides, *([] if limit is None else [f"input.limit={limit}"])]
-    job = parse_job(read_job_file(path, given, os.environ), path)
     with Display() as display:
-        return run_job(job, display)
+        return run_job(read_job(path, overrides, limit), display)
 
 
-def _result_of_same_job(run: JobType[Any]) -> Shown | None:
-    """The result of a finished output. Raises UserError where the output belongs to another job."""
-    before = run.recorded_identity(run.output)
+def _find_result(run: JobType[Any]) -> Showable | None:
+    """Return the result of a finished output. Raises UserError where the output belongs to another job."""
+    before = run.read_identity(run.output)
     if before is not None:
         check_same_job(before, run.identity(), run.output.url, run.display)
     result = run.result()
@@ -148,11 +165,11 @@ def _result_of_same_job(run: JobType[Any]) -> Shown | None:
 
 
 def _refuse_other_kind(run: JobType[Any]) -> None:
-    """Raises UserError where another kind of job, which records its identity elsewhere, has begun this output."""
-    if run.recorded_identity(run.output) is not None or not run.private.entries():  # a new output costs one listing
+    """Raises UserError where another kind of job began this output. Each kind records its identity elsewhere."""
+    if run.read_identity(run.output) is not None or not run.private.entries():  # a new output costs one listing
         return
     for kind in map(job_type, JOB_TYPES):
-        identity = None if isinstance(run, kind) else kind.recorded_identity(run.output)
+        identity = None if isinstance(run, kind) else kind.read_identity(run.output)
         if identity is not None:
             raise UserError(
                 f"{run.output.url} is the output of another kind of job ({identity.get('job')}); "
@@ -160,13 +177,15 @@ def _refuse_other_kind(run: JobType[Any]) -> None:
             )
 
 
-def output_status(url: str, options: StorageOptions) -> Shown:
-    """How far an output of any kind of job is. Raises UserError for no output of ours."""
+def read_output_status(url: str, options: StorageOptions) -> Showable:
+    """Read how far an output of any kind of job is. Raises UserError for a folder that is no output."""
     output = Folder.open(url, options)
     try:
         for kind in JOB_TYPES:
-            if job_type(kind).recorded_identity(output) is not None:
-                status: Shown = job_type(kind).status(output)
+            identity = job_type(kind).read_identity(output)
+            if identity is not None:  # all jobs over rows record theirs in one place
+                named = identity.get("job")
+                status: Showable = job_type(named if named in JOB_TYPES else kind).status(output)
                 return status
     except NotADirectoryError:
         raise UserError(f"{url} is a file; write the folder that the job writes to (output.path)") from None
@@ -174,20 +193,21 @@ def output_status(url: str, options: StorageOptions) -> Shown:
 
 
 def discard_output(job: JobConfig, display: Display, confirm: Callable[[str], bool]) -> None:
-    """Delete the job's output if it has one, so that it begins anew; JobError while a run works on it.
+    """Delete the job's output if it has one, so that the job begins anew.
 
-    Raises UserError where the answer is no, and before the question for a job that would not begin.
+    Raises UserError where the answer is no, and before the question for a job that could not begin. Raises JobError
+    while a run works on the output.
     """
     run = job_type(job.job)(job, display)
     try:
-        if run.recorded_identity(run.output) is None:
+        if run.read_identity(run.output) is None:
             return
     except (UserError, JobError):
-        pass  # damaged, or of another version: all the more reason to begin anew
+        pass  # damaged, or of another version
     run.check()
-    held = run.describe_output()
-    if not confirm(f"{run.output.url} holds {held}. Delete them and begin anew?"):
+    content = run.describe_output()
+    if not confirm(f"{run.output.url} holds {content}. Delete them and begin anew?"):
         raise UserError(f"{run.output.url} was left as it is; without --overwrite the job goes on from there")
     with Lease.take(run.private.folder("lease"), waiting=display.say):
         run.discard()
-    display.say(f"deleted {held} in {run.output.url}")
+    display.say(f"deleted {content} in {run.output.url}")

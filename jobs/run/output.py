@@ -1,11 +1,11 @@
-"""The output of a job of any kind: where it is, and whether it belongs to the same job."""
+"""The output of a job of any kind: where it is, and which job it belongs to."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.working_folder import refuse_lost_output
 from connectors.errors import UserError
-from connectors.listing import takes_in
+from connectors.listing import includes
 from connectors.storage import Folder, StorageOptions
 from jobs.config.identity import differences
 from jobs.config.sections import JobConfig, StorageConfig
@@ -13,22 +13,22 @@ from jobs.show.display import Display
 
 
 def storage_options(config: StorageConfig) -> StorageOptions:
-    """The connectors' form of a job's storage settings."""
+    """Translate a job's storage settings into the connectors' options."""
     return StorageOptions(**config.model_dump())
 
 
 def output_folder(job: JobConfig) -> Folder:
-    """Where the job writes."""
+    """Open the folder that the job writes to."""
     return Folder.open(job.output.path, storage_options(job.output.storage or job.input.storage))
 
 
 def input_paths(job: JobConfig) -> list[str]:
-    """The paths of the job's input."""
+    """List the paths of the job's input."""
     return [job.input.path] if isinstance(job.input.path, str) else list(job.input.path)
 
 
 def check_places(job: JobConfig, parts: Iterable[str]) -> None:
-    """Raises UserError for an output that would be lost, or that lies inside the input or around it.
+    """Raises UserError for an output that would be lost, lies inside the input or would hold the input.
 
     ``parts``: the folders of the output that will hold rows.
     """
@@ -44,28 +44,28 @@ def check_places(job: JobConfig, parts: Iterable[str]) -> None:
         return  # the same name in another store is another place
     options = storage_options(job.input.storage)
     for path in input_paths(job):
-        if takes_in(path, output.url, options):
+        if includes(path, output.url, options):
             raise UserError(
                 f"output.path: {job.output.path} lies inside the input {path}, which would then hold results; "
                 "choose a folder outside of it"
             )
-        if any(takes_in(f"{output.url}/{part}", path, options) for part in parts):
+        if any(includes(f"{output.url}/{part}", path, options) for part in parts):
             raise UserError(
                 f"output.path: {job.output.path} would hold the input {path} among its results; choose another"
             )
 
 
 def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], output: str, display: Display) -> None:
-    """Raises UserError for another job than the one that began the output, naming what differs.
+    """Raises UserError, naming the differences, where another job began the output.
 
-    A changed file of rewards, which a job that stopped may need, is only named.
+    A changed file of rewards gives only a warning: a job that stopped may need the change.
     """
-    was, is_now = dict(before), dict(now)
-    digests = was.pop("reward_files", {})
-    for file, digest in is_now.pop("reward_files", {}).items():
+    old, new = dict(before), dict(now)
+    digests = old.pop("reward_files", {})
+    for file, digest in new.pop("reward_files", {}).items():
         if digests.get(file, digest) != digest:
-            display.say(f"warning: {file} has changed; rows that are finished keep the scores that it gave before")
-    lines = differences(was, is_now)
+            display.say(f"warning: {file} has changed; finished rows keep the scores of its former version")
+    lines = differences(old, new)
     if lines:
         raise UserError(
             f"{output} belongs to another job: {'; '.join(lines[:5])} (planned -> now); "

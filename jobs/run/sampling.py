@@ -1,7 +1,7 @@
-"""A few rows of a job's input, for looks at it: the first ones, or some from all over.
+"""Reads a few rows of a job's input: the first ones, or a sample from all over.
 
-first_rows(dataset, 64)             # what a person sees first
-spread_rows(dataset, 256, 10**9)    # what estimates go by
+read_first_rows(dataset, 64)        # to show, and to check models with
+sample_rows(dataset, 256, 10**9)    # for estimates
 """
 
 import random
@@ -14,26 +14,27 @@ import pyarrow as pa
 from connectors.dataset import InputDataset
 from connectors.schema import DEAD, visible_columns
 from connectors.units import Range
+from rmbatch.adapters.view import in_part
 
 SAMPLED_PLACES = 32
-"""Where the rows of an estimate come from: a few neighbours at each, for reading single rows would read everything."""
+"""Places that a sample's rows come from, a few neighbours each. Single rows would cost as much as reading all."""
 SEED = 0
 
 
-def first_rows(dataset: InputDataset, num_rows: int) -> pa.Table:
-    """The first rows that can be read, with the hidden columns."""
-    found = [dataset.schema.empty_table()]
+def read_first_rows(dataset: InputDataset, num_rows: int) -> pa.Table:
+    """Read the first readable rows, with the hidden columns."""
+    blocks = [dataset.schema.empty_table()]
     missing = num_rows
-    for block in first_blocks(dataset, num_rows):
-        found.append(readable(block).slice(0, missing))
-        missing -= found[-1].num_rows
+    for block in read_first_blocks(dataset, num_rows):
+        blocks.append(drop_unreadable(block).slice(0, missing))
+        missing -= blocks[-1].num_rows
         if not missing:
             break
-    return pa.concat_tables(found, promote_options="default")
+    return pa.concat_tables(blocks, promote_options="default")
 
 
-def first_blocks(dataset: InputDataset, num_rows: int) -> Iterator[pa.Table]:
-    """The input from its beginning, in blocks of at least so many rows where a unit has them."""
+def read_first_blocks(dataset: InputDataset, num_rows: int) -> Iterator[pa.Table]:
+    """Read the input from its beginning, in blocks of at least this many rows where a unit has them."""
     for unit in dataset.units.values():
         yield from dataset.read(Range(unit.index, 0, unit.num_rows), max(num_rows, 64))
 
@@ -44,17 +45,18 @@ class Sample:
 
     rows: pa.Table
     place: np.ndarray
-    """Which place each row is from, int64 from 0."""
+    """The place that each row is from, int64 from 0."""
     num_places: int
     all_places: float
-    """How many such places the whole input has."""
+    """The number of such places in the whole input."""
 
 
-def spread_rows(dataset: InputDataset, num_rows: int, all_rows: int) -> Sample:
-    """About so many rows that can be read, from places that are drawn with a fixed seed; of a small input all.
+def sample_rows(dataset: InputDataset, num_rows: int, all_rows: int, part: str | None = None) -> Sample:
+    """Read about this many readable rows, from places drawn with a fixed seed. Of a small input read all.
 
-    ``all_rows``: of the input, where the dataset is only its beginning. Rows that are neighbours are often alike, so
-    it is the places that say how much the input varies.
+    ``all_rows``: the rows of the whole input, where the dataset is only its beginning. Neighbours are often alike, so
+    an estimate must count places, not rows, to say how much the input varies. ``part``: only rows of this part of a
+    split input; their places count as all do.
     """
     units = [unit for unit in dataset.units.values() if unit.num_rows]
     if dataset.num_rows <= num_rows:
@@ -67,23 +69,27 @@ def spread_rows(dataset: InputDataset, num_rows: int, all_rows: int) -> Sample:
     rows, place = [dataset.schema.empty_table()], [np.zeros(0, np.int64)]
     num_places = 0
     for piece in pieces:
-        blocks = [visible_columns(readable(block)) for block in dataset.read(piece, max(piece.num_rows, 1))]
-        rows += blocks
-        count = sum(block.num_rows for block in blocks)
-        place.append(num_places + np.arange(count) // share)
+        blocks = [visible_columns(drop_unreadable(block)) for block in dataset.read(piece, max(piece.num_rows, 1))]
+        found = pa.concat_tables(blocks) if blocks else rows[0]
+        places = num_places + np.arange(found.num_rows) // share
+        mask = in_part(found, part)
+        rows.append(found if mask is None else found.filter(mask))
+        place.append(places if mask is None else places[np.asarray(mask)])
         num_places += -(-piece.num_rows // share)
     return Sample(
         pa.concat_tables(rows, promote_options="default"), np.concatenate(place), num_places, all_rows / share
     )
 
 
-def readable(block: pa.Table) -> pa.Table:
-    """Without the rows that could not be read."""
-    return block.filter(block[DEAD].is_null()) if DEAD in block.column_names else block
+def drop_unreadable(block: pa.Table) -> pa.Table:
+    """Leave out the rows that could not be read."""
+    if DEAD not in block.column_names or block[DEAD].null_count == block.num_rows:
+        return block
+    return block.filter(block[DEAD].is_null())
 
 
-def by_first_place(block: pa.Table, key: str) -> pa.Table:
-    """Rows of one key together, as a shuffle would bring them; rows without a key stay apart."""
+def gather_groups(block: pa.Table, key: str) -> pa.Table:
+    """Put rows of one key next to each other, as a shuffle would. Rows without a key stay apart."""
     keys = [(row, None) if value is None else (-1, value) for row, value in enumerate(block[key].to_pylist())]
     first = {value: place for place, value in reversed(list(enumerate(keys)))}
     return block.take(sorted(range(len(keys)), key=lambda row: first[keys[row]]))

@@ -1,8 +1,9 @@
-"""The models and judges of a job while its rows are worked on, and what they cost.
+"""The models and judges of a job while its rows are processed, and their cost.
 
 with start_services(executor, prepared.needs, ledger.private, display) as services:
     executor.run(task, tasks, board, services.running)
-services.costs(board.counts())                    # {"rm": EngineCost, "kind": ChatCost}
+services.model_costs(board.counts())              # {"rm": EngineCost}
+services.chat_costs(board.counts())               # {"kind": ChatCost}
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,12 @@ from typing import Any
 
 from connectors.storage import Folder
 from jobs.show.display import Display
-from rmbatch.chat.connect import Unasked as UnaskedChat
+from rmbatch.chat.connect import PretendedChat, UnaskedChat
 from rmbatch.costs.chat import ChatCost, chat_cost
 from rmbatch.costs.engines import EngineCost, engine_cost
 from rmbatch.costs.gpus import flops_per_token, peak_flops
 from rmbatch.costs.usage import usage_of
-from rmbatch.pipeline.executor import Executor, Running
+from rmbatch.pipeline.executor import Executor, RunningServices
 from rmbatch.reward_models.connect import NoEngine
 from rmbatch.reward_models.reward import ModelReward
 from rmbatch.stages.base import Needs
@@ -25,50 +26,50 @@ from rmbatch.stages.base import Needs
 
 @dataclass(frozen=True)
 class Services:
-    """What a job needs, running."""
+    """The running models and judges of a job."""
 
     needs: Needs
-    running: Running
+    running: RunningServices
 
     def model_costs(self, counts: Mapping[str, int], *, at_the_end: bool = False) -> dict[str, EngineCost]:
-        """What each reward model has cost so far, by the counts of the tasks; ``at_the_end``: to the second."""
+        """The cost of each reward model so far, by the tasks' counts. ``at_the_end``: with meters read just now."""
         meters = self.running.meters(0.0) if at_the_end else self.running.meters()
         devices = self.running.devices()
-        found = {}
+        costs = {}
         for name, reward in self.needs.models.items():
             key = reward.spec.engine_key
-            mine = usage_of(reward.counted_as, counts)
-            length = mine.get("tokens", 0) / max(mine.get("requests", 0), 1)
+            usage = usage_of(reward.counted_as, counts)
+            length = usage.get("tokens", 0) / max(usage.get("requests", 0), 1)
             peak = peak_flops(devices.get(key, ""), dtype_of(reward))
-            found[name] = engine_cost(
-                mine,
+            costs[name] = engine_cost(
+                usage,
                 meters.get(key, {}),
                 flops_per_token=flops_per_token(reward.encoder.config.to_dict(), length) if peak else None,
                 peak=peak * reward.spec.num_gpus if peak else None,
             )
-        return found
+        return costs
 
     def chat_costs(self, counts: Mapping[str, int]) -> dict[str, ChatCost]:
-        """What each asker has cost so far, by the counts of the tasks."""
+        """The cost of each asker so far, by the tasks' counts."""
         askers = self.needs.askers.items()
         return {name: chat_cost(usage_of(each.counted_as, counts), each.chat.price) for name, each in askers}
 
-    def line(self, counts: Mapping[str, int]) -> str:
-        """All costs so far in one line, for people."""
+    def describe_costs(self, counts: Mapping[str, int]) -> str:
+        """All costs so far, in one line to show."""
         costs: dict[str, EngineCost | ChatCost] = {**self.model_costs(counts), **self.chat_costs(counts)}
         return "; ".join(f"{name}: {each.line()}" for name, each in costs.items())
 
 
 @contextmanager
 def start_services(executor: Executor, needs: Needs, folder: Folder, display: Display) -> Iterator[Services]:
-    """What the stages need, while rows are worked on. Raises UserError for what cannot be loaded or asked.
+    """Start the models and judges that stages need, and stop them at the end.
 
-    ``folder``: where answers and what was used of budgets are kept.
+    ``folder``: where answers and the usage of budgets are kept. Raises UserError where one cannot be loaded or asked.
     """
     for reward in needs.models.values():
         reward.pin()
         if reward.spec.store is not None:
-            _ = reward.fingerprint  # read here once, and not in every task
+            _ = reward.fingerprint  # reads the weights here once, not in every task
         reward.encoder.read()
     with executor.services(needs, folder, display.say) as running:
         yield Services(needs, running)
@@ -77,10 +78,11 @@ def start_services(executor: Executor, needs: Needs, folder: Folder, display: Di
             reward.store.compact()
 
 
-def without_services(needs: Needs) -> dict[str, Any]:
-    """Connections for a look at a job that loads no model and asks nobody."""
+def stub_connections(needs: Needs, *, pretend: bool = False) -> dict[str, Any]:
+    """Connections for a plan: no model is loaded, and nobody is asked. ``pretend``: answers are text of some length."""
     models = {reward.spec.engine_key: NoEngine() for reward in needs.models.values()}
-    return {**models, **{asker.chat.client_key: UnaskedChat() for asker in needs.askers.values()}}
+    chat = PretendedChat() if pretend else UnaskedChat()
+    return {**models, **{asker.chat.client_key: chat for asker in needs.askers.values()}}
 
 
 def dtype_of(reward: ModelReward) -> str:

@@ -1,19 +1,20 @@
-"""Watches a job's tasks while they run: shows their progress, and stops them early when too many scores are null."""
+"""Watches a job's tasks while they run: shows their progress, and stops them when too many scores are null."""
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from jobs.run.services import Services
+from jobs.show.correction import correction_note
 from jobs.show.display import Display
 from rmbatch.pipeline.board import Board
 from rmbatch.rewards.composition import NOT_REACHED
 from rmbatch.stages.tally import Tally
 
 POLL_S = 0.5
-MIN_JUDGED = 1000
-"""Responses before a share of nulls is judged."""
+MIN_RESPONSES = 1000
+"""The share of nulls counts only from this many responses on."""
 
 
 @contextmanager
@@ -27,44 +28,50 @@ def watch(
     done: int,
     before: Mapping[str, int],
     max_null_share: float | None,
+    why_stop: Callable[[Mapping[str, int]], str] = lambda counts: "",
 ) -> Iterator[None]:
-    """Shows a bar of ``total`` rows, of which ``done`` are finished, while the tasks run.
+    """Show a bar of ``total`` rows, of which ``done`` are finished, while the tasks run.
 
-    ``before``: what earlier runs have counted. ``max_null_share``: as in the job file.
+    ``before``: the counts of earlier runs. ``max_null_share``: as in the job file. ``why_stop``: why this kind of job
+    should stop, by the counts of all runs; empty where it should go on.
     """
-    ended = threading.Event()
-    with display.stage(name, total, "rows", done) as advance_to:
+    end = threading.Event()
+    with display.show_progress(name, total, "rows", done) as advance_to:
 
-        def look() -> None:
-            while not ended.wait(POLL_S):
+        def poll() -> None:
+            while not end.wait(POLL_S):
                 counts = Counter(board.counts())
                 try:
-                    services.running.keep_usage()
-                except OSError as error:  # another look will keep it; the job itself will hear of a store that is gone
-                    display.say(f"warning: what was used of budgets could not be kept: {error}")
-                advance_to(done + counts["rows"], services.line(counts))
+                    services.running.save_usage()
+                except OSError as error:  # the next poll tries again; the job itself stops if the store is gone
+                    display.say(f"warning: the usage of budgets could not be kept: {error}")
+                costs, done_now = services.describe_costs(counts), done + counts["rows"]
                 counts.update(before)
-                why = too_many_nulls(counts, max_null_share, MIN_JUDGED)
+                advance_to(done_now, "; ".join(filter(None, (correction_note(Tally(counts)), costs))))
+                why = find_null_excess(counts, max_null_share, MIN_RESPONSES) or why_stop(counts)
                 if why:
                     board.stop(why)
 
-        watcher = threading.Thread(target=look, name="progress", daemon=True)
+        watcher = threading.Thread(target=poll, name="progress", daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            ended.set()
+            end.set()
             watcher.join()
 
 
-def too_many_nulls(counts: Mapping[str, int], limit: float | None, at_least: int) -> str:
-    """Which reward has more nulls than the limit allows, once so many responses are known; empty if none."""
+def find_null_excess(counts: Mapping[str, int], limit: float | None, at_least: int) -> str:
+    """Describe a reward with more nulls than the limit allows; empty if there is none.
+
+    ``at_least``: the responses from which on the share of nulls counts.
+    """
     if limit is None:
         return ""
     tally = Tally(counts)
     for name, scored in tally.scored.items():
         nulls = tally.nulls(name)
-        nulls.pop(NOT_REACHED, None)  # a part that was not asked has not failed
+        nulls.pop(NOT_REACHED, None)  # a part that was not needed has not failed
         missing = sum(nulls.values())
         if scored + missing >= at_least and missing > limit * (scored + missing):
             worst = next(iter(nulls))

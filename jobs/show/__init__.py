@@ -1,1 +1,1 @@
-"""What a person sees of a job: plan, doctor, status, progress and the list of rewards."""
+"""Shows jobs to people: plan, doctor, status, progress and the list of rewards."""

@@ -1,7 +1,7 @@
 """Lists rewards and judges by topic, or describes one: ``rmbatch rewards [NAME]``.
 
 show_rewards(None, Console())
-catalogue()["rewards"][0]["name"]           # the same as plain values, for --json
+build_catalogue()["rewards"][0]["name"]           # the same as plain values, for --json
 """
 
 from typing import Any
@@ -9,46 +9,46 @@ from typing import Any
 from rich.console import Console
 
 from connectors.errors import UserError
-from jobs.show.display import table
+from jobs.show.display import draw_table
 from rmbatch.judges.describe import describe_judge
 from rmbatch.judges.kinds import KINDS
 from rmbatch.judges.kinds.base import load_kind
 from rmbatch.judges.library import LIBRARY, is_judge
 from rmbatch.rewards.contract import RewardSpec
-from rmbatch.rewards.registry import ALIASES, describe, list_rewards, resolve, shown_type
-from rmbatch.rewards.topics import by_topic
+from rmbatch.rewards.registry import ALIASES, describe, format_type, list_rewards, resolve
+from rmbatch.rewards.topics import rewards_by_topic
 from rmbatch.settings.names import nearest
 
 
 def show_rewards(name: str | None, console: Console) -> None:
-    """Print all rewards and judges, or describe ``name``. Raises UserError, naming the nearest, for an unknown name."""
+    """Print all rewards and judges, or describe ``name``. Raises UserError for an unknown name."""
     if name is not None:
         _check_known(name)
         print(describe_judge(name) if is_judge(name) else describe(name))
         return
-    for topic, names in by_topic().items():
-        console.print(table(topic, [(each, _first_line(resolve(each))) for each in names]), "")
+    for topic, names in rewards_by_topic().items():
+        console.print(draw_table(topic, [(each, _first_line(resolve(each))) for each in names]), "")
     kinds = [(kind, " ".join(str(load_kind(kind).__doc__).split())) for kind in KINDS]
-    console.print(table("judges: kinds", kinds), "")
-    console.print(table("judges: library", [(each, entry.about) for each, entry in LIBRARY.items()]))
+    console.print(draw_table("judges: kinds", kinds), "")
+    console.print(draw_table("judges: library", [(each, entry.about) for each, entry in LIBRARY.items()]))
 
 
-def catalogue(name: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Rewards (name, topic, kind, columns, knobs, doc) and judges (name, kind, about), or the one with this name."""
+def build_catalogue(name: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """List rewards (name, topic, kind, columns, knobs, doc) and judges (name, kind, about), or the one of this name."""
     if name is not None:
         _check_known(name)
-    topics = {each: topic for topic, names in by_topic().items() for each in names}
+    topics = {each: topic for topic, names in rewards_by_topic().items() for each in names}
     rewards = list(topics) if name is None else [] if is_judge(name) else [name]
     judges = [each for each in (*KINDS, *LIBRARY) if name in (None, each)]
     return {
-        "rewards": [_described(resolve(each), topics.get(ALIASES.get(each, each))) for each in rewards],
-        "judges": [_described_judge(each) for each in judges],
+        "rewards": [_describe_reward(resolve(each), topics.get(ALIASES.get(each, each))) for each in rewards],
+        "judges": [_describe_judge(each) for each in judges],
     }
 
 
-def _described(spec: RewardSpec, topic: str | None) -> dict[str, Any]:
+def _describe_reward(spec: RewardSpec, topic: str | None) -> dict[str, Any]:
     knobs = [
-        {"name": knob.name, "type": shown_type(knob.annotation), "required": knob.required}
+        {"name": knob.name, "type": format_type(knob.annotation), "required": knob.required}
         | ({} if knob.required else {"default": repr(knob.default)})
         for knob in spec.knobs
     ]
@@ -62,14 +62,14 @@ def _described(spec: RewardSpec, topic: str | None) -> dict[str, Any]:
     }
 
 
-def _described_judge(name: str) -> dict[str, Any]:
+def _describe_judge(name: str) -> dict[str, Any]:
     if name in KINDS:
         return {"name": name, "kind": name, "about": " ".join(str(load_kind(name).__doc__).split())}
     return {"name": name, "kind": LIBRARY[name].kind, "about": LIBRARY[name].about}
 
 
 def _check_known(name: str) -> None:
-    """Raises UserError for a plain name that is neither a reward nor a judge; paths are left to the registry."""
+    """Raises UserError for a plain name that is neither a reward nor a judge. The registry checks paths."""
     known = [*list_rewards(), *ALIASES, *KINDS, *LIBRARY]
     if ":" not in name and name not in known:
         raise UserError(f"no reward or judge {name!r}: {nearest(name, known)}")

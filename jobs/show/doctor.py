@@ -1,4 +1,4 @@
-"""What the doctor has found of models and judges, as tables."""
+"""Draws the doctor's findings of models and judges as tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from rmbatch.doctor.findings import Finding
 _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
-def findings_table(name: str, model: str, findings: Sequence[Finding]) -> Table:
+def draw_findings(name: str, model: str, findings: Sequence[Finding]) -> Table:
     title = Text(f"{name}: {model}")
-    drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    drawn.add_column(no_wrap=True)
-    drawn.add_column(style="bold", no_wrap=True)
-    drawn.add_column(overflow="fold")
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for finding in findings:
-        drawn.add_row(Text(finding.level, _STYLES[finding.level]), Text(finding.check), Text(finding.message))
-    return drawn
+        table.add_row(Text(finding.level, _STYLES[finding.level]), Text(finding.check), Text(finding.message))
+    return table
 
 
 def count_findings(findings: Sequence[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees of a principles job: its plan, its status, its report."""
+"""Shows a principles job: its plan, its status, its report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 
 from jobs.config.principles import PAGE, PRINCIPLES, PROPOSED, REPORT
-from jobs.show.display import table
+from jobs.show.display import draw_table
 from rmbatch.discovery.report import summarise_worth
 
 
 @dataclass(frozen=True)
 class PrinciplesReport:
-    """What a principles job has found, as in ``report.json``."""
+    """The report of a principles job, as in ``report.json``."""
 
     output: str
     values: Mapping[str, Any]
@@ -23,14 +23,14 @@ class PrinciplesReport:
         return dict(self.values)
 
     def show(self, console: Console) -> None:
-        """Print it for a person: what was found, what it is worth, what it cost, where it stands."""
+        """Print it for a person: the principles, their worth, their cost, and where the files are."""
         worth = self.values["worth"]
         lines = [("found", summarise_worth(worth))]
         for place, each in enumerate(worth["principles"], 1):
             lines.append((f"{place}", f"{each['name']}: {each['text']}" if each["name"] else each["text"]))
         lines += list(self.values["spent"].items())
         lines.append(("files", f"{self.output}/{PRINCIPLES}, {PAGE}, {REPORT}, {PROPOSED}"))
-        console.print(table(f"principles: {self.values['topic']}", lines))
+        console.print(draw_table(f"principles: {self.values['topic']}", lines))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PrinciplesStatus:
     def show(self, console: Console) -> None:
         """Print it for a person."""
         more = " (run the same command to go on)" if self.state == "not finished" else ""
-        console.print(table(self.output, [("job", "principles"), ("state", self.state + more)]))
+        console.print(draw_table(self.output, [("job", "principles"), ("state", self.state + more)]))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PrinciplesPlan:
     judge: str
     writer: str
     proposals: int
-    """Rows that the writer is asked about first."""
+    """Rows of the first round of questions to the writer."""
     output: str
 
     def plain(self) -> dict[str, Any]:
@@ -76,4 +76,4 @@ class PrinciplesPlan:
             ("writer", f"{self.writer}, asked about {self.proposals:,} rows first"),
             ("output", self.output),
         ]
-        console.print(table("principles", lines))
+        console.print(draw_table("principles", lines))

@@ -1,6 +1,6 @@
-"""How far an output is, read from the files beside it: while a job runs, after a crash, and when it is finished.
+"""Reads how far an output is from the files beside it: while a job runs, after a crash, and when it is finished.
 
-row_status(Folder.open("s3://team/best/")).show(Console())
+read_row_status(Folder.open("s3://team/best/")).show(Console())
 """
 
 import time
@@ -11,16 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from connectors.commit import PARTS
-from connectors.lease import seems_held
+from connectors.lease import may_be_running
 from connectors.ledger import Ledger
 from connectors.storage import Folder
-from jobs.show.display import rate_text, result_table, table
+from jobs.show.display import draw_result, draw_table, format_rate
 
 RECENT_S = 60.0
 SHORTEST_S = 10.0
-"""Commits that are closer are of tasks that ended together: what they did took longer than the time between them."""
+"""The shortest time between two commits that gives a rate. Closer commits are of tasks that ended together."""
 LONGEST_S = 900.0
-"""Two commits that are further apart are not of one run: a task writes a file every five minutes."""
+"""The longest time between two commits of one run: a task writes a file every five minutes."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class OutputStatus:
     files: int
     bytes: int
     rows_per_s: float | None
-    """Lately; None where that is unknown."""
+    """The rate of the last minute. None: unknown."""
     last_commit_age_s: float | None
-    """None: no rows are finished."""
+    """None: no rows are finished yet."""
     parts: Mapping[str, int]
     """Rows by data, rejected and dead_letters."""
     tally: Mapping[str, int]
@@ -54,8 +54,8 @@ class OutputStatus:
             ("rows", f"{self.rows:,} of {self.planned_rows:,} ({share:.1%})"),
             ("files", f"{self.files:,}, {self.bytes / 1e6:,.1f} MB"),
         ]
-        console.print(table(self.output, lines))
-        console.print(result_table("", self.parts, self.tally, {}))
+        console.print(draw_table(self.output, lines))
+        console.print(draw_result("", self.parts, self.tally, {}))
 
     def _state(self) -> str:
         age = self.last_commit_age_s
@@ -70,16 +70,16 @@ class OutputStatus:
         if not rate:
             return f"running{since}"
         left = (self.planned_rows - self.rows) / rate
-        return f"running, {rate_text(rate)} rows/s, about {left:,.0f} s left{since}"
+        return f"running, {format_rate(rate)} rows/s, about {left:,.0f} s left{since}"
 
 
-def row_status(output: Folder) -> OutputStatus:
-    """How far an output is whose job was planned."""
+def read_row_status(output: Folder) -> OutputStatus:
+    """Read how far the output of a planned job is."""
     ledger = Ledger(output)
     progress = ledger.progress()
     assert progress is not None
     parts = {part: progress.finished[part] for part in PARTS.values()}
-    held = seems_held(ledger.private.folder("lease"))
+    held = may_be_running(ledger.private.folder("lease"))
     state = "finished" if progress.manifest is not None else "running" if held else "not finished"
     times = progress.commit_times
     return OutputStatus(
@@ -89,18 +89,18 @@ def row_status(output: Folder) -> OutputStatus:
         progress.planned_rows,
         progress.num_files,
         progress.num_bytes,
-        recent_rate(times, time.time()) if state == "running" else None,
+        estimate_rate(times, time.time()) if state == "running" else None,
         time.time() - max(times) if times else None,
         parts,
         dict(sorted((name, count) for name, count in progress.finished.items() if name not in parts)),
     )
 
 
-def recent_rate(commit_times: Mapping[float, int], now: float) -> float | None:
-    """Rows per second lately, by the rows of each commit and when it came (Unix time); None where that is unknown.
+def estimate_rate(commit_times: Mapping[float, int], now: float) -> float | None:
+    """Estimate the current rows per second from the rows of each commit, by its Unix time. None: unknown.
 
-    A rate is between two commits, ``SHORTEST_S`` apart. Once the next one is later than twice the time between the
-    last two, the rate is unknown: a job that hangs has none.
+    The rate is measured between two commits that are at least ``SHORTEST_S`` apart. It becomes unknown when the next
+    commit takes more than twice that time, so a job that hangs has no rate.
     """
     latest = max(commit_times, default=0.0)
     before = max((at for at in commit_times if at <= latest - SHORTEST_S), default=None)

@@ -20,11 +20,11 @@ are waited for and kept.
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence, Sized
+from collections.abc import AsyncGenerator, Iterable, Sized
 from contextlib import aclosing
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import orjson
 
@@ -32,7 +32,9 @@ from connectors.storage import StorageOptions
 from rmbatch.chat.batch.api import BatchApi
 from rmbatch.chat.batch.client import LINGER_S, BatchClient
 from rmbatch.chat.completion import Completion, read_completion
-from rmbatch.chat.limits.admission import LeasedAdmission
+from rmbatch.chat.limits.admission import GovernedAdmission
+from rmbatch.chat.request import ChatRequest, CompleteRequest, build_body, with_defaults
+from rmbatch.chat.serve import Directory, Places
 from rmbatch.chat.spec import Batch, ChatSpec
 from rmbatch.chat.transport import ChatEndpoints
 from rmbatch.endpoints.balancer import Admission, Ask, BudgetExhausted, Failure, Patience, Post
@@ -42,41 +44,13 @@ from rmbatch.stores.answers import ResponseCache, key_of
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
-T = TypeVar("T")
-
 PATH = "/chat/completions"
 _PROBE = ({"role": "user", "content": "Say hi."},)
 """Sent to a server that has failed all the requests that are left, to see whether it is the requests' fault."""
 REFRESH_S = 30.0
 """How often the cache is read again, for answers that other workers have kept."""
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """One question, and how it is sampled; where a setting is None, the spec's."""
-
-    messages: Sequence[Mapping[str, Any]]
-    """As OpenAI's API has them."""
-    schema: Mapping[str, Any] | None = None
-    """JSON schema of the answer; OpenAI itself wants all properties required and ``additionalProperties: false``."""
-    _: KW_ONLY
-    schema_name: str = "verdict"
-    """The schema's name for the server, part of what is sent and so of the key under which the answer is kept. The
-    default is the name of all schemas before they had one of their own, so answers of that time are found."""
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    """The longest answer; sent as ``max_completion_tokens`` where the spec's ``extra_body`` has that."""
-    seed: int | None = None
-    n: int | None = None
-    stop: str | Sequence[str] | None = None
-    """Texts that end the answer; an empty list: none."""
-    logprobs: int | None = None
-    """Alternatives to each token whose log probabilities come along."""
-    tools: Sequence[Mapping[str, Any]] | None = None
-    """Functions that the model may call, as OpenAI's API has them. None: those of the spec's ``extra_body``."""
-    tool_choice: str | Mapping[str, Any] | None = None
-    """``auto``, ``none``, ``required`` or one function. None: as ``tools``."""
+FOLLOW_S = 1.0
+"""How often servers of the job's own are looked up."""
 
 
 class ChatClient:
@@ -87,10 +61,12 @@ class ChatClient:
         spec: ChatSpec,
         options: StorageOptions | None = None,
         patience: Patience | None = None,
-        admission: LeasedAdmission | None = None,
+        admission: GovernedAdmission | None = None,
+        directory: Directory | None = None,
     ) -> None:
         """``options``: of the cache's store; ``patience``: in place of the spec's; ``admission``: holds the spec's
-        ``rate`` and ``budget`` (None: this client alone does). Raises ServiceError.
+        ``rate`` and ``budget`` (None: this client alone does); ``directory``: of the servers that a spec with ``serve``
+        asks for. Raises ServiceError.
         """
         self._spec = spec
         patience = patience or Patience(
@@ -101,11 +77,20 @@ class ChatClient:
             lost_after_s=spec.lost_after_s,
         )
         probe = Post(PATH, self.build_body(ChatRequest(_PROBE, n=1)), partial(read_completion, n=1))
-        self._endpoints = ChatEndpoints(spec, self._check, probe, patience=patience, admission=admission)
+        self._endpoints = ChatEndpoints(
+            spec,
+            self._check,
+            probe,
+            patience=patience,
+            admission=admission,
+            api_key=directory.api_key if directory else None,
+        )
+        self._directory = directory
+        self._following: asyncio.Task[None] | None = None
         self._client = self._endpoints.client
         self._admission = admission
         if admission is not None:
-            admission.holding = self._endpoints
+            admission.servers = self._endpoints
         self._service = spec.service_name
         self._under_way: dict[bytes, asyncio.Future[Completion]] = {}
         self._has_started, self._starting = False, asyncio.Lock()
@@ -184,6 +169,8 @@ class ChatClient:
         """Close all connections; what is under way is lost, except batches of which there are records."""
         closed = ServiceLost("the client was closed")  # without it, requests under way would be tried again
         self._client.stopped = self._client.stopped or closed
+        if self._following is not None:
+            self._following.cancel()
         await self._client.disconnect()
         if self._batches is not None:
             await self._batches.close()
@@ -198,41 +185,17 @@ class ChatClient:
             await asyncio.to_thread(self._cache.compact)
 
     def build_body(self, request: ChatRequest) -> bytes:
-        """What is sent, always the same bytes for the same request: answers are kept under them."""
-        spec, extra = self._spec, dict(sorted(self._spec.extra_body.items()))
-        max_tokens = _or_default(request.max_tokens, spec.max_tokens)
-        logprobs = _or_default(request.logprobs, spec.logprobs)
-        if request.max_tokens is not None and "max_completion_tokens" in extra:
-            max_tokens, extra["max_completion_tokens"] = spec.max_tokens, request.max_tokens
-        options = {
-            "model": spec.model,
-            "messages": [dict(message) for message in request.messages],
-            "temperature": _or_default(request.temperature, spec.temperature),
-            "top_p": _or_default(request.top_p, spec.top_p),
-            "max_tokens": max_tokens,
-            "seed": _or_default(request.seed, spec.seed),
-            "n": request.n or spec.n,
-            "stop": _or_default(request.stop, spec.stop) or None,
-            "presence_penalty": spec.presence_penalty,
-            "frequency_penalty": spec.frequency_penalty,
-            "logprobs": None if logprobs is None else True,
-            "top_logprobs": logprobs or None,
-            "reasoning_effort": spec.reasoning_effort,
-            "response_format": _build_response_format(spec.structured, request),
-        }
-        tools = {
-            "tools": None if request.tools is None else [dict(tool) for tool in request.tools],
-            "tool_choice": request.tool_choice,
-        }
-        sent = {name: value for name, value in options.items() if value is not None}
-        return orjson.dumps(sent | extra | {name: value for name, value in tools.items() if value is not None})
+        """What is sent for a request. Raises orjson.JSONEncodeError."""
+        return build_body(self._spec.model, with_defaults(request, self._spec))
 
-    async def _complete_one(self, request: ChatRequest) -> Completion:
+    async def _complete_one(self, asked: ChatRequest) -> Completion:
+        request = with_defaults(asked, self._spec)
+        n = request.n or 1
         try:
-            body = self.build_body(request)
+            body = build_body(self._spec.model, request)
         except orjson.JSONEncodeError as error:
             return Completion(failure=Failure("request_unreadable", f"it cannot be written as JSON: {error}"))
-        key, n = key_of(self._service, body), request.n or self._spec.n
+        key = key_of(self._service, body)
         while (other := self._under_way.get(key)) is not None:
             await asyncio.wait([other])
             if not other.cancelled():
@@ -249,15 +212,15 @@ class ChatClient:
                 return await self._complete_one(request)
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
-            completion = await self._send(key, body, n)
+            completion = await self._send(key, body, request, n)
             future.set_result(completion)
             return completion
         finally:
             del self._under_way[key]
             future.cancel()  # without effect if it has a result; else each request that waits for it is sent itself
 
-    async def _send(self, key: bytes, body: bytes, n: int) -> Completion:
-        post = Post(PATH, body, partial(self._read, key=key, n=n))
+    async def _send(self, key: bytes, body: bytes, request: CompleteRequest, n: int) -> Completion:
+        post = Post(PATH, body, partial(self._read, key=key, n=n), _bound_answer(request, n), request.affinity)
         if self._batches is not None:
             answer = await self._batches.post(key, post)
         else:
@@ -296,8 +259,31 @@ class ChatClient:
         if self._batches is None and not self._has_started:
             async with self._starting:
                 if not self._has_started:
-                    await self._endpoints.start()
+                    if self._directory is None:
+                        await self._endpoints.start()
+                    else:
+                        await self._find_servers(self._directory)
                     self._has_started = True
+
+    async def _find_servers(self, directory: Directory) -> None:
+        """Wait until a server is up; whoever runs them checks them. Raises ServiceError where none will be."""
+        deadline = time.monotonic() + self._spec.lost_after_s
+        while not any((places := await directory.look()).urls):
+            if places.failure or time.monotonic() > deadline:
+                raise ServiceError(places.failure or f"no server is up for {self._spec.lost_after_s:.0f} s")
+            await asyncio.sleep(FOLLOW_S)
+        self._note(places)
+        self._following = asyncio.create_task(self._follow(directory))
+
+    async def _follow(self, directory: Directory) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            self._note(await directory.look())
+
+    def _note(self, places: Places) -> None:
+        self._endpoints.follow(places.urls)
+        if places.failure:
+            self._endpoints.give_up(places.failure)
 
     async def _check(self, ask: Ask) -> None:
         """Check that a server is up: it lists its models, or has no list.
@@ -314,14 +300,7 @@ class ChatClient:
                 raise
 
 
-def _build_response_format(structured: str, request: ChatRequest) -> dict[str, Any] | None:
-    if request.schema is None or structured == "text":
-        return None
-    if structured == "json_object":
-        return {"type": "json_object"}
-    schema = {"name": request.schema_name, "schema": dict(request.schema), "strict": True}
-    return {"type": "json_schema", "json_schema": schema}
-
-
-def _or_default(own: T | None, default: T | None) -> T | None:
-    return default if own is None else own
+def _bound_answer(request: CompleteRequest, n: int) -> int | None:
+    """The most tokens of all n samples of an answer together. None: nothing bounds them."""
+    longest = (request.extra_body or {}).get("max_completion_tokens", request.max_tokens)
+    return longest * n if isinstance(longest, int) else None

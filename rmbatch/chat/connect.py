@@ -18,18 +18,22 @@ from typing import TYPE_CHECKING, Protocol
 from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
 from rmbatch.chat.spec import ChatSpec
+from rmbatch.costs import usage
 from rmbatch.endpoints.connections import close_connection, find_or_open
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 
 if TYPE_CHECKING:
     from rmbatch.chat.client import ChatClient, ChatRequest
     from rmbatch.chat.completion import Completion
-    from rmbatch.chat.limits.admission import LeaseSource
+    from rmbatch.chat.limits.admission import GrantSource
+    from rmbatch.chat.serve import Directory
 
 
 LOOK_S = 0.2
 CLOSE_S = 30.0
 """A batch that has ended is still read."""
+PRETENDED_TOKENS = 512
+"""The longest of pretended answers."""
 END_S = 1.0
 """How long tasks that were cancelled may take to end, before they are cancelled again."""
 
@@ -50,22 +54,66 @@ class ChatConnection(Protocol):
 
 
 def connect_chat(spec: ChatSpec) -> ChatConnection:
-    """The way to these servers; opens a client in this process where there is none. Raises UserError."""
-    return find_or_open(spec.client_key, lambda: _ClientThread(spec))
+    """The way to these servers, for requests that are sampled as in the spec where they do not say.
+
+    Opens a client in this process where there is none. Raises UserError.
+    """
+    return _SampledConnection(find_or_open(spec.client_key, lambda: _ClientThread(spec.place())), spec)
+
+
+def complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: str) -> "list[Completion]":
+    """The completion of each request, in their order; what they used is counted under ``user``.
+
+    Raises JobError where all must stop.
+    """
+    if not requests:
+        return []
+    from rmbatch.costs.prices import count
+
+    completions = connect_chat(spec).complete(requests)
+    usage.record(user, count(completions))
+    return completions
+
+
+class _SampledConnection(ChatConnection):
+    """A way to a client that is shared with others who sample differently."""
+
+    def __init__(self, shared: ChatConnection, spec: ChatSpec) -> None:
+        self._shared, self._spec = shared, spec
+
+    def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
+        return self._shared.as_completed(self._fill_in(requests))
+
+    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
+        return self._shared.complete(self._fill_in(requests))
+
+    def _fill_in(self, requests: Sequence["ChatRequest"]) -> list["ChatRequest"]:
+        from rmbatch.chat.request import with_defaults
+
+        return [with_defaults(request, self._spec) for request in requests]
 
 
 def open_client(
-    spec: ChatSpec, options: StorageOptions | None = None, source: "LeaseSource | None" = None
+    spec: ChatSpec,
+    options: StorageOptions | None = None,
+    source: "GrantSource | None" = None,
+    directory: "Directory | None" = None,
 ) -> "ChatClient":
     """A client of its own for these servers. Raises UserError for settings that cannot work here.
 
-    ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone.
+    ``options``: of the store where answers are kept; ``source``: who holds rate and budget, None: this client alone;
+    ``directory``: of the servers that the job has started for ``serve``.
     """
+    if spec.serve is not None and directory is None:
+        raise UserError(
+            f"serve: {spec.serve.model}: only a job over rows starts servers (rmbatch run JOB.yaml); here start one "
+            f"yourself (vllm serve {spec.serve.model}) and write endpoint: its URL"
+        )
     from rmbatch.chat.client import ChatClient
     from rmbatch.chat.limits.admission import admission_for
 
     try:
-        return ChatClient(spec, options, admission=admission_for(spec, source))
+        return ChatClient(spec, options, admission=admission_for(spec, source), directory=directory)
     except ServiceError as error:
         raise UserError(f"model {spec.model!r}: {error}") from error
 
@@ -156,11 +204,26 @@ class _ClientThread(ChatConnection):
             raise JobError(f"model {self._spec.model!r}: all has been stopped")
 
 
-class Unasked(ChatConnection):
+class UnaskedChat(ChatConnection):
     """The way to nowhere, for a look at a job that asks nobody: no answers, and an error that says so."""
 
     def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
         from rmbatch.chat.completion import Completion
         from rmbatch.endpoints.balancer import Failure
 
-        return enumerate([Completion(failure=Failure("not_asked", "no judge is asked for a plan"))] * len(requests))
+        return enumerate([Completion(failure=Failure("not_asked", "nobody is asked for a plan"))] * len(requests))
+
+
+class PretendedChat(ChatConnection):
+    """The way to nowhere, for an estimate of what is asked about answers: each is as long as it may be."""
+
+    def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
+        from rmbatch.chat.completion import Completion
+
+        for place, request in enumerate(requests):
+            texts = ("text " * min(request.max_tokens or PRETENDED_TOKENS, PRETENDED_TOKENS),) * (request.n or 1)
+            nothing = ("",) * len(texts)
+            yield (
+                place,
+                Completion(texts, nothing, texts, ("stop",) * len(texts), (None,) * len(texts), ((),) * len(texts)),
+            )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from connectors.errors import JobError
 from connectors.storage import Folder
 from rmbatch.chat.connect import ChatConnection, end_loop, iterate, open_client
-from rmbatch.chat.limits.accounts import Spent, check_limits, with_default_cache
+from rmbatch.chat.limits.accounts import SavedUsage, check_limits, with_default_cache
 from rmbatch.chat.limits.governor import Governor
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs.prices import count
@@ -40,14 +40,18 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_clients(specs: Mapping[str, ChatSpec], folder: Folder) -> Iterator["Clients"]:
-    """A client for each spec, by what people call it, all in one event loop. Raises UserError."""
+    """A client for each place that specs ask at, all in one event loop. Raises UserError.
+
+    ``specs``: by what people call them.
+    """
     check_limits(specs)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="chats", daemon=True)
     thread.start()
     clients = Clients(loop, folder)
     try:
-        with use_connections({spec.client_key: clients.connect(spec) for spec in specs.values()}):
+        places = {spec.client_key: spec.place() for spec in specs.values()}
+        with use_connections({key: clients.connect(place) for key, place in places.items()}):
             yield clients
     finally:
         try:
@@ -61,23 +65,23 @@ class Clients:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Folder) -> None:
         self._loop, self._folder = loop, folder
-        self._spent = Spent(folder)
+        self._saved = SavedUsage(folder)
         self._governors: dict[str, Governor] = {}
         self._clients: list[ChatClient] = []
         self._usage: dict[str, Counter[str]] = {}
 
     def connect(self, spec: ChatSpec) -> ChatConnection:
         """The way to a new client."""
-        from rmbatch.chat.limits.admission import here
+        from rmbatch.chat.limits.admission import local_source
 
         governor = self._governor(spec)
-        source = None if governor is None else here(governor)
+        source = None if governor is None else local_source(governor)
         client = open_client(with_default_cache(spec, self._folder), self._folder.options, source)
         self._clients.append(client)
         return _Connection(self, spec, client)
 
     def usage(self, spec: ChatSpec) -> Counter[str]:
-        """What a spec's answers have cost in this run, as ``prices.count``."""
+        """What the answers of a spec's client have cost in this run, as ``prices.count``."""
         return self._usage.setdefault(spec.client_key, Counter())
 
     def iterate(self, client: "ChatClient", requests: "Sequence[ChatRequest]") -> "Iterator[tuple[int, Completion]]":
@@ -100,7 +104,7 @@ class Clients:
         if spec.rate is None and spec.budget is None:
             return None
         if spec.account not in self._governors:
-            before = self._spent.by_account.get(spec.account)
+            before = self._saved.by_account.get(spec.account)
             self._governors[spec.account] = Governor(spec.rate, spec.budget, spec.price, before)
         return self._governors[spec.account]
 
@@ -115,9 +119,9 @@ class Clients:
             return
 
         async def read() -> dict[str, Any]:
-            return {account: governor.spent() for account, governor in self._governors.items()}
+            return {account: governor.usage() for account, governor in self._governors.items()}
 
-        self._spent.keep(asyncio.run_coroutine_threadsafe(read(), self._loop).result(CLOSE_S))
+        self._saved.save(asyncio.run_coroutine_threadsafe(read(), self._loop).result(CLOSE_S))
 
 
 class _Connection(ChatConnection):

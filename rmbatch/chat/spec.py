@@ -11,22 +11,29 @@ import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
+from rmbatch.chat.serve import ServeSpec, read_short_form
 from rmbatch.costs.prices import Price
 from rmbatch.endpoints.errors import ServiceError
 from rmbatch.settings.base import Positive, Seconds, Settings
+from rmbatch.settings.names import nearest
 
 _OWN = {
     *("model", "messages", "temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty"),
     *("frequency_penalty", "logprobs", "top_logprobs", "reasoning_effort", "response_format", "stream"),
 }
 HOW_IT_RUNS = {
-    *("endpoints", "api_key_env", "timeout_s", "connect_timeout_s", "first_token_timeout_s", "give_up_s"),
+    *("endpoints", "serve", "api_key_env", "timeout_s", "connect_timeout_s", "first_token_timeout_s", "give_up_s"),
     *("lost_after_s", "stop_on"),
     *("in_flight", "actors", "attempts", "cache", "rate", "budget", "price", "batch"),
 }
 """Settings that change no answer, and so may change between runs of one job."""
+OF_MODEL = HOW_IT_RUNS | {"endpoint", "model", "service"}
+"""Settings that say which model this is, where it is and what it may cost: what stands in ``models:`` of a job file."""
+
+
+Structured = Literal["json_schema", "json_object", "text"]
 
 
 class Endpoint(Settings):
@@ -87,13 +94,17 @@ class ChatSpec(Settings):
     asks_differently: ClassVar[bool] = False
     """Whether each of ``n`` samples has its own question, so that they differ at temperature 0 too."""
 
-    endpoints: Annotated[list[Endpoint], Field(min_length=1)]
+    endpoints: list[Endpoint] = Field(default_factory=list)
     """Servers with the same model: URLs, or more about each."""
+    serve: ServeSpec | None = None
+    """Instead of endpoints: a model that the job serves on its own cluster while it runs; its settings may stand beside
+    it (``serve: Qwen/Qwen3-8B, gpus: 1, replicas: [1, 8]``)."""
     model: Annotated[str, Field(min_length=1)]
-    """The model's name at the servers."""
+    """The model's name at the servers; of one that is served, its own where it has no other."""
     service: str | None = None
     """A name under which answers are kept: change it when the weights change, keep it when only addresses change.
-    None: the endpoints' hosts and ports."""
+    None: the endpoints' hosts and ports; of a served model, a digest of it and of the settings that decide its
+    answers."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key; if it is not set, no key is sent."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
@@ -120,7 +131,7 @@ class ChatSpec(Settings):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """More keys to send, as they are: ``top_k``, ``chat_template_kwargs``, … It is kept in the job's plan, so put no
     secrets here."""
-    structured: Literal["json_schema", "json_object", "text"] = "json_schema"
+    structured: Structured = "json_schema"
     """What the server does about a request's schema: hold the answer to it, or to any JSON object, or nothing (the
     prompt describes it)."""
     timeout_s: Seconds = 600.0
@@ -157,23 +168,33 @@ class ChatSpec(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _spell_out_urls(cls, written: Any) -> Any:
-        """Allow ``endpoint: URL`` for one server, and plain URLs in ``endpoints``."""
+    def _spell_out(cls, written: Any, info: ValidationInfo) -> Any:
+        """Allow ``by: NAME`` for a named model, ``endpoint: URL`` for one server, and plain URLs in ``endpoints``."""
         if not isinstance(written, dict):
             return written
         written = dict(written)
+        if "by" in written and "by" not in cls.model_fields:
+            fixed = OF_MODEL | (ServeSpec.model_fields.keys() - cls.model_fields.keys())
+            written = _find_model(written.pop("by"), written, (info.context or {}).get("models") or {}, fixed)
         if "endpoint" in written:
             if "endpoints" in written:
                 raise ValueError("write endpoint for one server or endpoints for several, not both")
             if isinstance(written["endpoint"], list):
                 raise ValueError("endpoint: one server; write several as endpoints: [...]")
             written["endpoints"] = [written.pop("endpoint")]
+        if written.get("serve") is not None:
+            written = read_short_form(written, set(cls.model_fields))
         if isinstance(written.get("endpoints"), list):
             written["endpoints"] = [{"url": each} if isinstance(each, str) else each for each in written["endpoints"]]
         return written
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if self.serve is None and not self.endpoints:
+            raise ValueError("write endpoint: URL of a server, or serve: a model for the job to serve itself")
+        if self.serve is not None and (self.endpoints or self.batch):
+            other = "endpoints" if self.endpoints else "batch"
+            raise ValueError(f"serve: the job's own servers have no {other}; write one of the two")
         if own := sorted(_OWN & self.extra_body.keys()):
             raise ValueError(f"extra_body: {own[0]} has a key of its own, or is set by rmbatch; write it there")
         if self.n > 1 and self.temperature == 0 and not self.asks_differently:
@@ -192,7 +213,12 @@ class ChatSpec(Settings):
 
     def identity(self) -> dict[str, Any]:
         """All that decides the answers, as plain values; not where and how fast it runs."""
-        return {**self.model_dump(mode="json", exclude=HOW_IT_RUNS), "service": self.service_name}
+        served = {} if self.serve is None else {"serve": self.serve.identity()}
+        return {**self.model_dump(mode="json", exclude=HOW_IT_RUNS), "service": self.service_name, **served}
+
+    def as_chat(self, **changes: Any) -> "ChatSpec":
+        """The settings of a chat model alone, without those of a subclass, and with some changed."""
+        return ChatSpec.model_construct(**{name: getattr(self, name) for name in ChatSpec.model_fields} | changes)
 
     @property
     def digest(self) -> str:
@@ -202,8 +228,23 @@ class ChatSpec(Settings):
 
     @property
     def client_key(self) -> str:
-        """The key of the connection; judges with the same key share a client."""
-        return f"chat.{self.digest}"
+        """The key of the connection: who asks the same model in the same place shares a client, and its
+        ``in_flight``, however each samples."""
+        return f"chat.{self.place().digest}"
+
+    def place(self) -> "ChatSpec":
+        """The model, where it is and how it runs, alone: the spec of a client whose requests say how they sample."""
+        settings = {name: getattr(self, name) for name in OF_MODEL & ChatSpec.model_fields.keys()}
+        defaults = {name: each.get_default(call_default_factory=True) for name, each in ChatSpec.model_fields.items()}
+        return ChatSpec.model_construct(**{**defaults, "temperature": None, **settings})
+
+    @property
+    def serve_key(self) -> str:
+        """The key of the job's own servers: specs with equal ones share them. Empty where it asks others."""
+        if self.serve is None:
+            return ""
+        text = json.dumps([self.serve.model_dump(mode="json"), self.model], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def account(self) -> str:
@@ -213,8 +254,26 @@ class ChatSpec(Settings):
     @property
     def service_name(self) -> str:
         """``service``, or its default."""
+        if self.serve is not None:
+            return self.service or self.serve.service_name
         hosts = (normalize_url(each.url).split("://", 1)[1].removesuffix("/v1") for each in self.endpoints)
         return self.service or ",".join(sorted(set(hosts)))
+
+
+def _find_model(name: Any, written: dict[str, Any], models: dict[str, Any], fixed: set[str]) -> dict[str, Any]:
+    """The settings with those of the named model. Raises ValueError where it is unknown, or they name another model.
+
+    ``fixed``: keys that only the model may have.
+    """
+    if not isinstance(name, str) or name not in models:
+        known = nearest(str(name), models) if models else "a job file names its models in models:"
+        raise ValueError(f"by: no model is called {name!r}; {known}")
+    if doubled := sorted(fixed & written.keys()):
+        raise ValueError(f"by: {name} says which model is asked and where; leave out {doubled[0]}, or write it there")
+    found = {**models[name], **written}
+    if isinstance(own := written.get("extra_body"), dict):
+        found["extra_body"] = {**models[name].get("extra_body", {}), **own}
+    return found
 
 
 def normalize_url(url: str) -> str:

@@ -42,10 +42,13 @@ class ChatTransport(HttpClient):
         connect_timeout_s: float,
         first_token_timeout_s: float | None = None,
         stop_on: Sequence[str] = (),
+        is_near: bool = False,
     ) -> None:
         """``first_token_timeout_s``: answers are streamed, and must begin by then (None: not streamed); ``stop_on``:
         words of errors that concern all requests. Raises ServiceError for a key that no header can hold."""
-        super().__init__(api_key=api_key, keys=keys, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+        super().__init__(
+            api_key=api_key, keys=keys, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, is_near=is_near
+        )
         self._stop_on = stop_on
         self.stopped: Exception | None = None
         """Raised instead of sending anything more."""
@@ -148,15 +151,19 @@ class ChatEndpoints(Endpoints):
         *,
         patience: Patience,
         admission: Admission | None = None,
+        api_key: str | None = None,
     ) -> None:
-        """``admission``: who decides when (None: whenever there is room). ServiceError for a key that is none."""
+        """``admission``: who decides when (None: whenever there is room); ``api_key``: of servers of the job's own,
+        whose addresses ``follow`` tells. ServiceError for a key that is none."""
         variables = {normalize_url(each.url): each.api_key_env or spec.api_key_env for each in spec.endpoints}
         self.client = ChatTransport(
+            api_key=api_key,
             keys={url: os.environ.get(variable, "") for url, variable in variables.items()},
             timeout_s=patience.timeout_s,
             connect_timeout_s=patience.connect_timeout_s,
             first_token_timeout_s=spec.first_token_timeout_s,
             stop_on=spec.stop_on,
+            is_near=spec.serve is not None,
         )
         # Endpoints takes one /v1 off the end, because reward models are asked beside it.
         targets = [Target(f"{normalize_url(each.url)}/v1", each.weight, each.priority) for each in spec.endpoints]

@@ -1,1 +1,1 @@
-"""What work costs: tokens, prices, GPU seconds, and estimates of them."""
+"""The cost of work: tokens, prices, GPU seconds, and estimates of them."""

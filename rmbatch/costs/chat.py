@@ -1,4 +1,4 @@
-"""What asking has come to while a job runs, for people and for summaries: requests, tokens, money, what was not paid.
+"""The cost of a job's chat requests, for people and for summaries: requests, tokens, money, answers that were kept.
 
 chat_cost(counts, price).line()       # "12,040 answers, 3,100,000 tokens, $4.20, 310 answers kept from before"
 """
@@ -11,22 +11,22 @@ from rmbatch.costs.prices import Price, cost
 
 @dataclass(frozen=True)
 class ChatCost:
-    """Of one client."""
+    """The cost of one client's requests."""
 
     answers: int
-    """Answers that servers have given in this run."""
+    """Answers from servers in this run."""
     tries: int
-    """Requests that were sent for them, repeated ones too."""
+    """Requests sent, repeated ones too."""
     failures: int
-    """Requests that got no answer in the end."""
+    """Requests that ended without an answer."""
     saved_answers: int
-    """Answers that were kept from before, or were those of an equal request."""
+    """Answers that were kept from before or belong to an equal request."""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    """Of the prompt tokens, what the provider had cached."""
+    """The prompt tokens that the provider had cached."""
     usd: float | None
-    """What the answers have cost. None: nobody knows, and ``unknown`` says why."""
+    """The cost of the answers. None: it is not known, and ``unknown`` says why."""
     unknown: str = ""
 
     def line(self) -> str:
@@ -51,8 +51,8 @@ class ChatCost:
 
 
 def chat_cost(counts: Mapping[str, int], price: Price | None) -> ChatCost:
-    """What these counts (as ``prices.count``) come to."""
-    paid = cost(counts, price)
+    """The cost of these counts (as from ``prices.count``)."""
+    total = cost(counts, price)
     return ChatCost(
         answers=counts.get("answers", 0),
         tries=counts.get("tries", 0),
@@ -61,6 +61,6 @@ def chat_cost(counts: Mapping[str, int], price: Price | None) -> ChatCost:
         prompt_tokens=counts.get("prompt_tokens", 0),
         completion_tokens=counts.get("completion_tokens", 0),
         cached_tokens=counts.get("cached_tokens", 0),
-        usd=paid.usd,
-        unknown=paid.unknown,
+        usd=total.usd,
+        unknown=total.unknown,
     )

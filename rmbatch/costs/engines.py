@@ -1,4 +1,4 @@
-"""What reward models cost while a job runs: tokens, how many were not computed anew, how busy engines and devices were.
+"""The cost of reward models while a job runs: tokens, the share that a cache had, the load of engines and devices.
 
 found = engine_cost(counts, meter, flops_per_token=1.4e10, peak=989e12)
 found.line()         # "204,800 tokens, 9,012 tokens/s, 71% from the prefix cache, computing 96% of the time"
@@ -10,26 +10,26 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class EngineCost:
-    """Of one model; shares are between 0 and 1, None means that nobody knows."""
+    """The cost of one model; shares are between 0 and 1, and None means unknown."""
 
     requests: int
     """Conversations that engines have answered."""
     repeated: int
-    """Conversations that were equal to another one, and cost nothing."""
+    """Conversations that were equal to another one and cost nothing."""
     stored: int
     """Conversations whose scores were in the score store."""
     tokens: int
     """Tokens of the conversations that engines have answered."""
     tokens_per_s: float | None
-    """Of these, by the time in which there was work, over all replicas."""
+    """Tokens per second of busy time, over all replicas."""
     cached_share: float | None
-    """The part of the tokens that a prefix cache had."""
+    """The share of the tokens that a prefix cache had."""
     padding_share: float | None
-    """The part of the computed tokens that were padding."""
+    """The share of the computed tokens that were padding."""
     busy_share: float | None
-    """The part of the engines' time in which they had work; the rest they waited for rows."""
+    """The share of the engines' time in which they had work; the rest of it they waited for rows."""
     mfu: float | None
-    """Model FLOPs utilisation: what the computed tokens need, over what the devices could do while they had work."""
+    """Model FLOPs utilisation: the FLOPs of the computed tokens over those possible in the devices' busy time."""
 
     def line(self) -> str:
         """In one line, for people."""
@@ -62,9 +62,9 @@ def engine_cost(
     flops_per_token: float | None = None,
     peak: float | None = None,
 ) -> EngineCost:
-    """What these counts (as ``Outputs.usage``) and seconds (``busy_s``, ``idle_s``, ``replicas``) come to.
+    """The cost of these counts (as ``Outputs.usage``) and this time (``busy_s``, ``idle_s``, and ``replicas``).
 
-    ``flops_per_token``: of the model, at the conversations' length; ``peak``: FLOP/s of one replica's devices.
+    ``flops_per_token``: the model's, at the conversations' length; ``peak``: FLOP/s of one replica's devices.
     """
     tokens, cached = counts.get("tokens", 0), counts.get("cached_tokens", 0)
     computed, padded = tokens - cached, counts.get("padded_tokens", 0)

@@ -1,6 +1,6 @@
-"""What devices can compute and what models need: the two halves of model FLOPs utilisation (MFU).
+"""The peak FLOP/s of devices and the FLOPs that models need: the two halves of model FLOPs utilisation (MFU).
 
-Both are None where they are not known: no MFU is better than one of another device or another architecture.
+Both are None where unknown: no MFU is better than that of another device or architecture.
 
     peak = peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")        # 989.4e12
     needed = flops_per_token(config.to_dict(), length=1200)       # 1.4e10 for 7B
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Peak(NamedTuple):
-    """Dense TFLOP/s as matrices are multiplied, sums in float32; None: the device does not compute in it.
+    """Dense TFLOP/s of matrix products with sums in float32; None: the device does not compute in this type.
 
     float32 is the rate of true float32, because PyTorch multiplies in TF32 only where it is asked to.
     """
@@ -63,10 +63,10 @@ PEAKS: dict[str, Peak] = {
     # NVIDIA T4 data sheet
     "t4": Peak(8.1, 65.0, None),
 }
-"""By the words of a device's name, the more exact first."""
+"""Peaks by the words of a device's name, the more exact names first."""
 
 OTHER_DEVICES = {"mig", "d", "laptop", "max", "super"}
-"""Words that make a device of the same name another one: a part of it, or a slower one."""
+"""Words that make it another device: a part of one, or a slower one."""
 
 
 def peak_flops(device_name: str, dtype: str) -> float | None:
@@ -91,20 +91,20 @@ class Parameters:
     total: int
     """All of them, the language model's head included."""
     embedding: int
-    """Of the input embedding, and of the head where it is not the same."""
+    """Those of the input embedding, and of the head where it is not the same."""
     active: int
-    """What one token is multiplied with, embedding and head not counted: with experts only those it is sent to."""
+    """Those that one token is multiplied with, without embedding and head; of experts only those it is sent to."""
 
 
 DECODERS = (
     *("llama", "mistral", "mixtral", "granite", "olmo2", "olmoe", "phi3", "internlm2"),
     *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"),
 )
-"""model_type of what ``num_parameters`` knows: decoders with gated MLPs and grouped attention."""
+"""The values of model_type that ``num_parameters`` knows: decoders with gated MLPs and grouped attention."""
 
 
 def num_parameters(config: Mapping[str, Any]) -> Parameters | None:
-    """Counts by a configuration as config.json holds it; None for an architecture that is not in DECODERS."""
+    """The number of parameters by a model's config.json; None for an architecture that is not in DECODERS."""
     shape = _text(config)
     kind = shape.get("model_type")
     if kind not in DECODERS:

@@ -1,11 +1,11 @@
-"""What judging has cost: tokens as counts that add across workers, and their price from a table that the user sets.
+"""The cost of chat requests: token counts that add across workers, and their price, which the user sets.
 
-There are no built-in prices: they change, and a guess would be believed. Where a model has no price, or a server did
-not say how many tokens it took, the cost is None and ``unknown`` says why. Tries that failed are not in it, for servers
-do not say what those cost.
+There are no built-in prices: they change, and people would believe a guess. Where a model has no price, or a server did
+not report its tokens, the cost is None and ``unknown`` says why. Failed tries are not included, because servers do not
+report their cost.
 
-    spent = count(completions)                           # a Counter: spent += count(…) in any worker, in any order
-    cost(spent, Price(input=2.0, cached=0.5, output=8.0)).usd
+    usage = count(completions)                           # a Counter: usage += count(…) in any worker, in any order
+    cost(usage, Price(input=2.0, cached=0.5, output=8.0)).usd
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ _Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Price(Settings):
-    """Of one model, in US dollars per million tokens."""
+    """The price of one model, in US dollars per million tokens."""
 
     input: _Usd
-    """Of prompts."""
+    """Price of prompt tokens."""
     output: _Usd
-    """Of what is generated, reasoning included."""
+    """Price of generated tokens, reasoning included."""
     cached: _Usd | None = None
-    """Of prompt tokens that the provider had cached. None: as ``input``."""
+    """Price of prompt tokens that the provider had cached. None: as ``input``."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Usage:
     prompt: int = 0
     completion: int = 0
     cached: int = 0
-    """Of ``prompt``, what the provider had cached."""
+    """The part of ``prompt`` that the provider had cached."""
     reasoning: int = 0
-    """Of ``completion``, what was thought."""
+    """The part of ``completion`` that was reasoning."""
 
 
-class Paid(Protocol):
-    """What of a completion is counted."""
+class CountedCompletion(Protocol):
+    """The parts of a completion that are counted."""
 
     @property
     def usage(self) -> Usage | None: ...
@@ -58,21 +58,21 @@ class Paid(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent, as far as it is known."""
+    """A cost, as far as it is known."""
 
     known_usd: float
-    """Of the requests whose tokens are known: at least this."""
+    """The cost of the requests whose tokens are known: a lower bound."""
     unknown: str = ""
     """What is missing; empty where all is known."""
 
     @property
     def usd(self) -> float | None:
-        """All of it; None where anything is missing."""
+        """The whole cost; None where anything is missing."""
         return None if self.unknown else self.known_usd
 
 
-def count(completions: Iterable[Paid]) -> Counter[str]:
-    """Tokens, tries and answers; what came from a cache counts as ``saved_…``."""
+def count(completions: Iterable[CountedCompletion]) -> Counter[str]:
+    """Count tokens, tries and answers; those from a cache count as ``saved_…``."""
     counts: Counter[str] = Counter()
     for completion in completions:
         kind, usage = "saved_" if completion.from_cache else "", completion.usage
@@ -89,9 +89,9 @@ def count(completions: Iterable[Paid]) -> Counter[str]:
 
 
 def cost(counts: Mapping[str, int], price: Price | None) -> Cost:
-    """The price of what ``count`` has counted.
+    """The cost of these counts (as from ``count``).
 
-    Counts are whole numbers and multiplied once, so the order in which workers add does not change it.
+    Counts are whole numbers and are multiplied once, so the order in which workers add does not change the cost.
     """
     prompt, completion = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
     untold = counts.get("untold_answers", 0)
@@ -104,7 +104,7 @@ def cost(counts: Mapping[str, int], price: Price | None) -> Cost:
 
 
 def usd_of(usage: Usage, price: Price) -> float:
-    """What so many tokens cost."""
+    """The cost of these tokens in US dollars."""
     cached_price = price.input if price.cached is None else price.cached
     fresh = usage.prompt - usage.cached
     return (fresh * price.input + usage.cached * cached_price + usage.completion * price.output) / 1e6

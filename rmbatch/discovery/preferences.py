@@ -7,7 +7,6 @@ Rows that cannot be used are counted by their reason.
     train, held_out = split_by_prompt(found.preferences, held_out=0.3, seed=0)
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from connectors.errors import UserError
+from rmbatch.adapters.split import hash_prompt, normalise_prompt
+from rmbatch.chat.templates import format_conversation
 from rmbatch.judges.kinds.order import shuffle_texts
-from rmbatch.judges.prompt import format_conversation
-from rmbatch.rows.messages import is_list, is_text, json_values, one_array, text_of
+from rmbatch.rows.messages import combine_chunks, decode_json, is_list, is_text, text_of
 from rmbatch.rows.roles import JSON_MARK, Roles, flatten
 from rmbatch.settings.base import Settings
 from rmbatch.settings.names import nearest
@@ -121,10 +121,11 @@ def split_by_prompt(
 
     Raises UserError where one of them would be empty.
     """
-    drawn = sorted({_normalise_prompt(each) for each in preferences}, key=lambda prompt: _hash_prompt(prompt, seed))
+    prompts = [normalise_prompt(each.prompt) for each in preferences]
+    drawn = sorted(set(prompts), key=lambda prompt: hash_prompt(prompt, seed))
     held_apart = set(drawn[: round(held_out * len(drawn))])
-    train = [each for each in preferences if _normalise_prompt(each) not in held_apart]
-    apart = [each for each in preferences if _normalise_prompt(each) in held_apart]
+    train = [each for each, prompt in zip(preferences, prompts) if prompt not in held_apart]
+    apart = [each for each, prompt in zip(preferences, prompts) if prompt in held_apart]
     if not train or not apart:
         raise UserError(
             f"held_out: {held_out:g} of {len(drawn)} different prompts leaves {len(train)} rows to learn from and "
@@ -153,7 +154,7 @@ def _read_answer_lists(table: pa.Table, column: str) -> list[list[str | None]]:
     """The answers of a column that holds one answer a row, or a list of them."""
     field = table.schema.field(column)
     if (field.metadata or {}).get(JSON_MARK[0]) == JSON_MARK[1]:
-        values = json_values(one_array(table[column]), column)
+        values = decode_json(combine_chunks(table[column]), column)
         return [
             [text_of(each) for each in value] if _is_list_of_answers(value) else [text_of(value)] for value in values
         ]
@@ -181,12 +182,3 @@ def _read_places(table: pa.Table, column: str) -> list[int | None]:
 
 def _has_text(text: str | None) -> bool:
     return text is not None and bool(text.strip())
-
-
-def _normalise_prompt(preference: Preference) -> str:
-    """The prompt without case and repeated spaces, which make no other prompt."""
-    return " ".join(preference.prompt.casefold().split())
-
-
-def _hash_prompt(prompt: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{prompt}".encode(errors="replace"), digest_size=16).digest()

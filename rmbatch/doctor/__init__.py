@@ -1,1 +1,1 @@
-"""Checks of models and judges before they cost: what is looked at, and what was found."""
+"""Checks models and judges before they cost anything."""

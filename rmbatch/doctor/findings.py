@@ -1,6 +1,6 @@
-"""What a look at a model or judge has found, one thing at a time.
+"""The findings of checks of a model or judge.
 
-refuse([Finding("failure", "server", "no endpoint answers")], "judge kind")      # raises UserError
+raise_failures([Finding("failure", "server", "no endpoint answers")], "judge kind")      # raises UserError
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from connectors.errors import UserError
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     level: Literal["ok", "warning", "failure"]
     check: str
-    """Its short name, which stays the same."""
+    """The short name of the check, which stays the same."""
     message: str
-    """What was found, and of what is not ok, what to write instead."""
+    """What was found, and for a warning or failure what to write instead."""
 
 
-def refuse(findings: Iterable[Finding], name: str = "") -> None:
-    """Raises UserError with all failures in one line; ``name``: what is looked at is called in the job."""
+def raise_failures(findings: Iterable[Finding], name: str = "") -> None:
+    """Raise UserError with all failures in one line; ``name``: that of the model or judge in the job."""
     failures = [f"{each.check}: {each.message}" for each in findings if each.level == "failure"]
     if failures:
         raise UserError(f"{name}{': ' if name else ''}{'; '.join(failures)}")

@@ -1,8 +1,8 @@
-"""What a judge answers about a few rows, before it is paid for all of them: can it be read, does it tell, is it fair?
+"""Checks a judge's verdicts on a few rows before it is paid for all: are they readable, do they differ, are they fair?
 
     judge_findings(rmbatch.judge("pairwise", …), flatten(first_rows, roles))
 
-A few requests are sent, and paid for.
+This sends a few requests, which cost money.
 """
 
 import statistics
@@ -17,15 +17,17 @@ from rmbatch.rewards.contract import Scores
 from rmbatch.rows.roles import FlatView
 
 MIN_READABLE = 0.5
-"""Of verdicts; with fewer a job is not worth its price."""
+"""Share of verdicts; with fewer a job is not worth its price."""
 MIN_CONSISTENT = 0.7
-"""Of pairs; GPT-4 was at 0.65, and at 0.77 with examples, on answers of close quality (arXiv 2306.05685, table 2)."""
-MIN_TOLD = 4
-"""Scores before it is said that all are the same."""
+"""Share of pairs; GPT-4 had 0.65, and 0.77 with examples, on answers of close quality (arXiv 2306.05685, table 2)."""
+MIN_SCORES = 4
+"""With fewer scores it means little that all are the same."""
 
 
 def judge_findings(judge: JudgeReward, view: FlatView) -> list[Finding]:
-    """What is found; failures are what would make the job's scores useless. Raises UserError for missing columns."""
+    """The findings; a failure would make the job's scores useless. Raises UserError for missing columns."""
+    if judge.spec.serve is not None:
+        return [Finding("warning", "server", f"only the job itself serves {judge.spec.serve.model}; not asked")]
     if judge.takes_offsets and view.offsets is None:
         return [Finding("warning", "rows", "flat rows are compared only in the job, where they are grouped; not asked")]
     try:
@@ -34,44 +36,44 @@ def judge_findings(judge: JudgeReward, view: FlatView) -> list[Finding]:
         raise
     except JobError as error:
         return [Finding("failure", "server", str(error))]
-    return [Finding("ok", "server", f"answers at {judge.spec.service_name}"), *_found(parts)]
+    return [Finding("ok", "server", f"answers at {judge.spec.service_name}"), *_check_scores(parts)]
 
 
-def _found(parts: dict[str, Scores]) -> Iterator[Finding]:
+def _check_scores(parts: dict[str, Scores]) -> Iterator[Finding]:
     scores = [score for score in parts[""].score.to_pylist() if score is not None]
     assert parts[""].error is not None
     errors = Counter(parts[""].error.drop_null().to_pylist())
-    yield _readable(len(scores), errors)
-    if len(scores) >= MIN_TOLD:
-        yield _spread(scores)
-    if CONSISTENCY in parts and (told := parts[CONSISTENCY].score.drop_null().to_pylist()):
-        yield _consistency(statistics.fmean(told))
+    yield _check_verdicts(len(scores), errors)
+    if len(scores) >= MIN_SCORES:
+        yield _check_spread(scores)
+    if CONSISTENCY in parts and (message := parts[CONSISTENCY].score.drop_null().to_pylist()):
+        yield _check_consistency(statistics.fmean(message))
 
 
-def _readable(num_scores: int, errors: Counter[str]) -> Finding:
+def _check_verdicts(num_scores: int, errors: Counter[str]) -> Finding:
     of_judge = {error: number for error, number in errors.items() if not error.startswith(("missing_", "nothing_to"))}
     num_failed = sum(of_judge.values())
     if not num_failed:
         return Finding("ok", "verdicts", f"{num_scores} scores of {num_scores + errors.total()} responses")
     worst = max(of_judge, key=lambda error: of_judge[error])
     share = num_scores / (num_scores + num_failed)
-    told = f"{num_failed} of {num_scores + num_failed} have no score, mostly {worst[:300]}"
-    return Finding("failure" if share < MIN_READABLE else "warning", "verdicts", told)
+    message = f"{num_failed} of {num_scores + num_failed} have no score, mostly {worst[:300]}"
+    return Finding("failure" if share < MIN_READABLE else "warning", "verdicts", message)
 
 
-def _spread(scores: list[float]) -> Finding:
+def _check_spread(scores: list[float]) -> Finding:
     if len(set(scores)) == 1:
         cure = "; a finer scale, principles or another kind of judge may tell them apart"
         return Finding("warning", "spread", f"all {len(scores)} scores are {scores[0]:g}{cure}")
-    told = f"scores from {min(scores):g} to {max(scores):g}, mean {statistics.fmean(scores):.3g}"
+    message = f"scores from {min(scores):g} to {max(scores):g}, mean {statistics.fmean(scores):.3g}"
     most, number = Counter(scores).most_common(1)[0]
-    return Finding("ok", "spread", f"{told}; the commonest is {most:g}, {number / len(scores):.0%} of them")
+    return Finding("ok", "spread", f"{message}; the commonest is {most:g}, {number / len(scores):.0%} of them")
 
 
-def _consistency(share: float) -> Finding:
-    told = f"both orders agree in {share:.0%} of pairs"
+def _check_consistency(share: float) -> Finding:
+    message = f"both orders agree in {share:.0%} of pairs"
     if share < MIN_CONSISTENT:
         return Finding(
-            "warning", "places", f"{told}; the others count as ties: the judge goes by places, or cannot tell"
+            "warning", "places", f"{message}; the others count as ties: the judge goes by places, or cannot tell"
         )
-    return Finding("ok", "places", told)
+    return Finding("ok", "places", message)

@@ -7,8 +7,9 @@ It does not know what a request means: reward models and judges alike say how to
     answers = await endpoints.post_all(Post("/classify", body, read) for body in bodies)
     endpoints.close()
 
-A request goes to the server with the fewest requests under way for its ``weight``. A server of a lower ``priority``
-is asked only while none of a higher one is up: those are dead, out of quota, or have asked to wait (a full one is up).
+A request goes to the server with the fewest requests under way for its ``weight``, or to that of its ``affinity``. A
+server of a lower ``priority`` is asked only while none of a higher one is up: those are dead, out of quota, or have
+asked to wait (a full one is up).
 The answer decides what happens next:
 
     connection lost, timeout, 5xx, 408, 409, 424, 425, nonsense   tried again, elsewhere first, ``attempts`` times
@@ -27,19 +28,22 @@ ServiceLost stops everything: the job can go on another day, and no row has a nu
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
+import xxhash
+
 from connectors.errors import JobError
-from rmbatch.endpoints.errors import ServiceError, ServiceLost
+from rmbatch.endpoints.admission import Admission, Permit
+from rmbatch.endpoints.errors import Failure, ServiceError, ServiceLost
 from rmbatch.endpoints.http import BadAnswer, HttpClient, Refused, Reply, TryFailed, normalize_base_url
 from rmbatch.endpoints.server import Patience, Server, Target
+from rmbatch.endpoints.tries import Tries
 
 # fmt: off
 __all__ = [
@@ -59,6 +63,8 @@ _TRIALS = 3
 """Requests that show whether a server is back: a single one may be at fault itself."""
 _MOST_OUTAGES = 3
 """Outages after which a request is tried anew; it may be the request that takes the servers down."""
+_MOST_BUSIER = 0.5
+"""How much busier than the least busy one the server of a request's affinity may be, in parts of a server's share."""
 _MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
 """Failures of a try that a server may have worked on, and then charges for."""
 
@@ -94,45 +100,11 @@ class Post(Generic[T]):
     """JSON."""
     read: Callable[[Reply], T]
     """Raises BadAnswer."""
-
-
-class Permit(Protocol):
-    """The permission to send one request; it ends with one of these calls."""
-
-    def settle(self, value: object | None, *, may_have_cost: bool = False) -> None:
-        """The request was sent; ``value`` is what ``Post.read`` made of the answer, None where there was none.
-
-        ``may_have_cost``: there was none, but a server may have worked on it.
-        """
-
-    def give_back(self) -> None:
-        """The request was not sent, and will not be."""
-
-
-class Admission(Protocol):
-    """Who decides when requests may be sent."""
-
-    async def admit(self, num_bytes: int, *, again: bool) -> Permit:
-        """Wait until one more request of so many bytes may be sent; ``again``: it was tried before.
-
-        What it raises ends all.
-        """
-
-    def paid(self, value: object) -> None:
-        """Count an answer that was sent by another run or process."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer; as text ``stable_code: message``."""
-
-    code: str
-    """``endpoint_unreachable``, ``_timeout``, ``_overloaded``, ``_error``, ``_bad_answer`` or ``_refused``; of batches
-    ``batch_expired`` and ``batch_deadline``."""
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
+    max_tokens: int | None = None
+    """The most tokens that the answer may have, for the admission. None: without a bound."""
+    affinity: str = ""
+    """Requests with the same go to the same server while that is hardly busier than the others: it has computed what
+    they begin with. Empty: any server will do."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +156,29 @@ class Endpoints:
         self._turn = 0.0
         self._in_line, self._room = asyncio.Lock(), asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
+        self._lost = ""
+
+    def follow(self, urls: Sequence[str | None]) -> None:
+        """Use servers that somebody runs and watches: where each is now, always in the same order; None: it is away.
+
+        One that is away is not asked, nor checked, until it is said to be up.
+        """
+        now = time.monotonic()
+        for place, url in enumerate(urls):
+            if place == len(self._endpoints):
+                self._endpoints.append(Server("", float(self._in_flight), 1.0, 0))
+                self._endpoints[-1].leave(now)
+            server = self._endpoints[place]
+            if url is None:
+                server.leave(now)
+            elif server.is_away or server.url != url:
+                server.come_back(url, now)
+        self._room.set()
+
+    def give_up(self, why: str) -> None:
+        """No server will come any more: all who wait for one get ServiceLost."""
+        self._lost = why
+        self._room.set()
 
     async def start(self) -> None:
         """Check all servers, and leave those alone that are down; may be called in an event loop of its own.
@@ -223,7 +218,7 @@ class Endpoints:
     async def post(self, post: Post[T]) -> Answer[T]:
         """The outcome of one request. Raises ServiceError, ServiceLost and BudgetExhausted."""
         async with self._slots:
-            tries = _Tries()
+            tries = Tries()
             while True:
                 answer = await self._try_when_admitted(post, tries)
                 if answer is not None:
@@ -232,15 +227,15 @@ class Endpoints:
                     return Answer(None, tries.last, tries.num)
                 await asyncio.sleep(self._choose_pause_s(tries))
 
-    async def _try_when_admitted(self, post: Post[T], tries: "_Tries") -> Answer[T] | None:
+    async def _try_when_admitted(self, post: Post[T], tries: Tries) -> Answer[T] | None:
         if self._admission is None:
-            return await self._try_once(await self._pick_server(tries), post, tries)
+            return await self._try_once(await self._pick_server(post, tries), post, tries)
         async with self._in_line:  # no permit is taken while all servers are full or have asked to wait
             await self._wait_for_servers()
-        permit = await self._admission.admit(len(post.body), again=tries.num > 0)
+        permit = await self._admission.admit(len(post.body), again=tries.num > 0, max_tokens=post.max_tokens)
         num_sent, answer = tries.num, None
         try:
-            answer = await self._try_once(await self._pick_server(tries), post, tries)
+            answer = await self._try_once(await self._pick_server(post, tries), post, tries)
             return answer
         finally:
             if tries.num == num_sent:  # no server was free any more, or nobody waits for it
@@ -263,14 +258,18 @@ class Endpoints:
         """Close all connections, from any thread, while the event loop still exists; what is under way is lost."""
         self._client.close()
 
-    async def _pick_server(self, tries: "_Tries") -> Server:
+    async def _pick_server(self, post: Post[Any], tries: Tries) -> Server:
         """The server to try next, once there is one; the request is counted as under way there.
 
         Raises ServiceLost and BudgetExhausted.
         """
         async with self._in_line:  # of the thousands who may wait only the first looks for room
             free = await self._wait_for_servers()
-            best = min(free, key=lambda each: (each in tries.this_round, each.in_flight / each.weight, each.turn))
+            best = min(free, key=lambda each: (each in tries.this_round, each.load, each.turn))
+            if post.affinity and len(free) > 1:
+                home = max(free, key=lambda each: xxhash.xxh3_64_intdigest(f"{post.affinity} {each.url}".encode()))
+                if home not in tries.this_round and home.load <= best.load + self._find_slack():
+                    best = home
             self._turn = max(self._turn, best.turn)
             best.turn = self._turn + 1 / best.weight
             best.in_flight += 1
@@ -280,9 +279,15 @@ class Endpoints:
                 tries.is_trial = True
             return best
 
+    def _find_slack(self) -> float:
+        """How much more load than the least busy one the server of a request's affinity may have."""
+        return _MOST_BUSIER * self._in_flight / sum(each.weight for each in self._endpoints)
+
     async def _wait_for_servers(self) -> list[Server]:
         """The servers that may be asked, once there are any. Raises ServiceLost and BudgetExhausted."""
         while True:
+            if self._lost:
+                raise ServiceLost(self._lost)
             now = time.monotonic()
             self._begin_checks(now)
             if free := self._find_free(now):
@@ -305,7 +310,7 @@ class Endpoints:
             async with asyncio.timeout(_POLL_S):
                 await self._room.wait()
 
-    async def _try_once(self, endpoint: Server, post: Post[T], tries: "_Tries") -> Answer[T] | None:
+    async def _try_once(self, endpoint: Server, post: Post[T], tries: Tries) -> Answer[T] | None:
         """The outcome of one try; None where there may be another."""
         sent_at, is_trial, tries.is_trial = time.monotonic(), tries.is_trial, False
         probe = (
@@ -315,14 +320,14 @@ class Endpoints:
         tries.num += 1
         tries.began = min(tries.began, sent_at)
         failed: TryFailed | None = None
+        refusal: Failure | None = None
         try:
             reply = await self._client.ask(endpoint.url, asked.path, asked.body)
             value = asked.read(reply)
         except Refused as refused:
             if refused.is_mistake:
                 raise ServiceError(f"{endpoint.url}{post.path}: {refused}") from None
-            if not probe:
-                return Answer(None, Failure("endpoint_refused", str(refused)), tries.num)
+            refusal = Failure("endpoint_refused", str(refused))
         except BadAnswer as bad:
             failed = TryFailed("endpoint_bad_answer", self._client.clean(str(bad)))
         except OutOfQuota as out:
@@ -344,14 +349,14 @@ class Endpoints:
         if failed:
             endpoint.record_failure(failed, sent_at, time.monotonic(), self._patience)
             tries.record_failure(endpoint, failed, sent_at)
-        if is_trial:  # a probe that was refused has not shown that the server serves
+        if is_trial:  # a refusal does not show that the server serves
             endpoint.record_failed_trial(time.monotonic(), self._patience)
-        return None
+        return None if refusal is None or probe else Answer(None, refusal, tries.num)
 
-    def _is_used_up(self, tries: "_Tries", now: float) -> bool:
+    def _is_used_up(self, tries: Tries, now: float) -> bool:
         return tries.counted >= self._patience.attempts or now - tries.began >= self._patience.whole_s
 
-    def _is_its_fault(self, tries: "_Tries") -> bool:
+    def _is_its_fault(self, tries: Tries) -> bool:
         """Whether a request has failed for good; servers that have answered no other either are left alone."""
         now = time.monotonic()
         if tries.num_outages < _MOST_OUTAGES and any(each.back_at > tries.began for each in tries.failed_on):
@@ -365,7 +370,7 @@ class Endpoints:
             each.open(now, self._patience)
         return False
 
-    def _choose_pause_s(self, tries: "_Tries") -> float:
+    def _choose_pause_s(self, tries: Tries) -> float:
         """The pause before the next try: none while there is a server that was not tried yet."""
         now = time.monotonic()
         if any(each not in tries.this_round for each in self._find_free(now)):
@@ -449,51 +454,3 @@ class Endpoints:
             raise TryFailed("endpoint_timeout", f"no answer within {limit:g} s") from None
         except BadAnswer as bad:
             raise TryFailed("endpoint_bad_answer", self._client.clean(str(bad))) from None
-
-
-@dataclass
-class _Tries:
-    """The tries of one request so far."""
-
-    num: int = 0
-    counted: int = 0
-    rounds: int = 0
-    began: float = math.inf
-    this_round: set[Server] = field(default_factory=set)
-    failed_on: set[Server] = field(default_factory=set)
-    last: Failure | None = None
-    num_outages: int = 0
-    """How often it was tried anew because a server had come back."""
-    is_trial: bool = False
-    """Whether it is sent to see if a server is back."""
-    probed: object = None
-    """The answer to a probe that was sent in its place."""
-
-    failed_sent_at: list[float] = field(default_factory=list)
-
-    @property
-    def midway(self) -> float:
-        """When the middle one of its failed tries was sent."""
-        return self.failed_sent_at[(len(self.failed_sent_at) - 1) // 2] if self.failed_sent_at else math.inf
-
-    def reset(self) -> None:
-        """Forget the failures of an outage."""
-        self.counted = self.rounds = 0
-        self.began = math.inf
-        self.this_round.clear()
-        self.failed_on.clear()
-        self.failed_sent_at.clear()
-        self.num_outages += 1
-
-    def take_probe_value(self) -> object:
-        """The answer to the probe, once."""
-        value, self.probed = self.probed, None
-        return value
-
-    def record_failure(self, endpoint: Server, failed: TryFailed, sent_at: float) -> None:
-        """Record a failed try; it does not count where the server was only busy."""
-        self.failed_sent_at.append(sent_at)
-        self.counted += failed.code != "endpoint_overloaded"
-        self.this_round.add(endpoint)
-        self.failed_on.add(endpoint)
-        self.last = Failure(failed.code, f"{endpoint.url}: {failed}")

@@ -95,8 +95,10 @@ class HttpClient:
         keys: Mapping[str, str] | None = None,
         timeout_s: float = 600.0,
         connect_timeout_s: float = 10.0,
+        is_near: bool = False,
     ) -> None:
-        """``keys``: by URL, for servers that have their own; ``timeout_s``: for a whole try, the connection included.
+        """``keys``: by URL, for servers that have their own; ``timeout_s``: for a whole try, the connection included;
+        ``is_near``: the servers are on the same cluster, and no proxy of the environment leads there.
         Raises ServiceError for a key that no header can hold."""
         self._key = (api_key or "").strip()
         self._keys = {url: key.strip() for url, key in (keys or {}).items()}
@@ -104,7 +106,7 @@ class HttpClient:
             if not (key.isascii() and key.isprintable()):
                 raise ServiceError("an endpoint's API key has characters that an HTTP header cannot hold")
         self._mask = Mask([self._key, *self._keys.values()])
-        self._timeout_s, self._connect_timeout_s = timeout_s, connect_timeout_s
+        self._timeout_s, self._connect_timeout_s, self._is_near = timeout_s, connect_timeout_s, is_near
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -169,7 +171,7 @@ class HttpClient:
             data=aiohttp.BytesPayload(data, content_type="application/json") if isinstance(data, bytes) else data,
             headers={"Authorization": f"Bearer {key}"} if key else None,
             allow_redirects=False,
-            proxy=_find_proxy(url),
+            proxy=None if self._is_near else _find_proxy(url),
         )
 
     def _open_session(self) -> aiohttp.ClientSession:

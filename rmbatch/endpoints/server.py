@@ -76,6 +76,8 @@ class Server:
     is_out: bool = False
     """It is out of quota, and left alone for good."""
     is_open: bool = False
+    is_away: bool = False
+    """Whoever runs it says that it is not up; then nothing else is tried to find out."""
     is_busy: bool = False
     is_checked: bool = False
     trials_due: int = 0
@@ -94,9 +96,27 @@ class Server:
     lowered_at: float = -math.inf
     busy_since: float = math.inf
 
+    @property
+    def load(self) -> float:
+        """Requests under way for its weight."""
+        return self.in_flight / self.weight
+
     def is_up(self, now: float) -> bool:
         """Whether it may be asked, even if it is full."""
-        return not self.is_open and not self.is_out and self.wait_until <= now
+        return not self.is_open and not self.is_away and not self.is_out and self.wait_until <= now
+
+    def leave(self, now: float) -> None:
+        """It is not up, as whoever runs it says, who will also say when it is back."""
+        if not self.is_away:
+            self.is_away = self.is_open = True
+            self.trials_due, self.opened_at = 0, now
+
+    def come_back(self, url: str, now: float) -> None:
+        """It is up, as whoever runs it says, perhaps elsewhere."""
+        self.url, self.back_at = url, now
+        self.is_away = self.is_open = self.is_busy = False
+        self.failures, self.trials_due, self.num_rounds = 0, 0, 0
+        self.wait_until, self.busy_since = -math.inf, math.inf
 
     def mark_out_of_quota(self, why: str) -> None:
         """Leave it alone for good: its key has no quota left."""
@@ -111,22 +131,23 @@ class Server:
 
     def record_success(self, sent_at: float, now: float) -> None:
         """Record an answer: the server serves; one sent before it was opened proves only that it did."""
-        if self.is_open and sent_at >= self.opened_at:
+        if self.is_open and not self.is_away and sent_at >= self.opened_at:
             _log.warning("endpoint %s serves again", self.url)
             self.num_rounds, self.back_at = 0, now
-        self.is_open = self.is_busy = False
+        self.is_open, self.is_busy = self.is_away, False
         self.failures, self.trials_due, self.busy_since = 0, 0, math.inf
         self.served_sent_at = max(self.served_sent_at, sent_at)
         self.limit += max(1 / self.limit, 0.05)
 
     def is_checkable(self, now: float) -> bool:
         """Whether it is time to check it."""
-        is_waited_for = self.is_out or self.is_checked or self.trials_due or self.on_trial
+        is_waited_for = self.is_out or self.is_away or self.is_checked or self.trials_due or self.on_trial
         return self.is_open and not is_waited_for and self.check_at <= now
 
     def is_trial_due(self, now: float) -> bool:
         """Whether a request may be sent, to see whether it serves again."""
-        return self.is_open and self.trials_due > 0 and not self.is_out and self.wait_until <= now
+        is_there = not self.is_out and not self.is_away and self.wait_until <= now
+        return self.is_open and self.trials_due > 0 and is_there
 
     def record_failed_trial(self, now: float, patience: Patience) -> None:
         """Record that a trial request has failed; when all of them have, the next check waits, each time longer."""

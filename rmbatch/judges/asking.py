@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmbatch.chat.connect import connect_chat
-from rmbatch.costs import usage
+from rmbatch.chat.connect import complete_counted
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
 
@@ -61,7 +60,7 @@ def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
         for place, question in enumerate(questions)
         for number, n in _split_into_requests(spec, question)
     ]
-    completions = _complete(spec, [request for _, request in asks])
+    completions = complete_counted(spec.chat(), [request for _, request in asks], counted_as(spec))
     votes: list[list[Vote]] = [[] for _ in questions]
     for (place, request), completion in zip(asks, completions, strict=True):
         votes[place] += _read_votes(spec, questions[place], completion, request.n or 1)
@@ -98,7 +97,7 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
         seed = _seed_of_vote(spec, questions[row].number + place)
         requests.append(_make_request([*_write_messages(spec, questions[row]), *said], form, seed=seed, n=1))
     votes = [list(some) for some in votes]
-    for (row, place), completion in zip(places, _complete(spec, requests), strict=True):
+    for (row, place), completion in zip(places, complete_counted(spec.chat(), requests, counted_as(spec)), strict=True):
         (again,) = _read_votes(spec, questions[row], completion, 1)
         if again.error is None:
             votes[row][place] = again
@@ -109,16 +108,6 @@ def _make_request(messages: list[dict[str, str]], form: Form, *, seed: int | Non
     from rmbatch.chat.client import ChatRequest
 
     return ChatRequest(messages, form.schema, schema_name="verdict", seed=seed, n=n)
-
-
-def _complete(spec: JudgeSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
-    if not requests:
-        return []
-    from rmbatch.costs.prices import count
-
-    completions = connect_chat(spec.chat()).complete(requests)
-    usage.record(counted_as(spec), count(completions))
-    return completions
 
 
 def _read_votes(spec: JudgeSpec, question: Question, completion: "Completion", num_votes: int) -> list[Vote]:

@@ -13,22 +13,14 @@ the rows. Null shows as nothing.
 
 import hashlib
 import itertools
-import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from connectors.errors import UserError
+from rmbatch.chat.templates import Template
 
 COMMON = ("prompt", "messages", "reference", "about", "principles", "answer_format", "mark", "low", "high")
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
-_LINE_END = "[\r\v\f\x1c-\x1e\x85\u2028\u2029]"
-
-
-class TemplateFailed(Exception):  # noqa: N818 - as messages call it
-    """A template could not be rendered for a row."""
 
 
 class Prompt:
@@ -40,7 +32,10 @@ class Prompt:
         ``shows``: names of what is judged, of each group at least one; ``compares``: whether that is several responses.
         """
         self.text = text
-        used = self._variables()
+        self._template = Template(text, {"parts.jinja": read_packaged("parts.jinja")})
+        used = self._template.variables
+        if self._template.imports:
+            used |= {"prompt", "about", "principles", "mark"}
         for group in shows:
             if used.isdisjoint(group):
                 raise UserError(f"template: it never shows {{{{ {group[0]} }}}}, which a {kind} judge judges")
@@ -56,47 +51,9 @@ class Prompt:
             )
         self.shows_reference = "reference" in used
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_template"}
-
     def render(self, **variables: Any) -> str:
         """Render the text that is sent. Raises TemplateFailed where the template fails with these values."""
-        import jinja2
-
-        try:
-            text: str = self._template.render(variables)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            raise TemplateFailed(f"{type(error).__name__}: {error}") from None
-        return text.strip()
-
-    @cached_property
-    def _template(self) -> Any:
-        return _make_environment().from_string(self.text)
-
-    def _variables(self) -> set[str]:
-        """The names that the template and its macros take from outside."""
-        from jinja2 import TemplateSyntaxError, meta, nodes
-
-        try:
-            tree = _make_environment().parse(self.text)
-        except TemplateSyntaxError as error:
-            raise UserError(f"template: line {error.lineno}: {error.message}") from None
-        used = set(meta.find_undeclared_variables(tree))
-        if any(tree.find_all((nodes.FromImport, nodes.Import, nodes.Include))):
-            used |= {"prompt", "about", "principles", "mark"}
-        return used
-
-
-def format_conversation(messages: Sequence[Mapping[str, str | None]]) -> str:
-    """A conversation as text: each message under who said it.
-
-    A line of a message that would look like the beginning of another one gets a backslash before it.
-    """
-    roles = {str(message["role"]) for message in messages} | set(_ROLES)
-    named = "|".join(re.escape(role) for role in sorted(roles))
-    header = re.compile(rf"((?:^|{_LINE_END})[ \t\xa0\u3000]*)(?=[\[［【]\s*(?:{named})\s*[\]］】])", re.I | re.M)
-    said = (header.sub(r"\1\\", message["content"] or "") for message in messages)
-    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(messages, said))
+        return self._template.render(**variables)
 
 
 def make_mark(prompt: str, texts: Sequence[str]) -> str:
@@ -109,34 +66,6 @@ def make_mark(prompt: str, texts: Sequence[str]) -> str:
     raise AssertionError("unreachable")
 
 
-def read_template(template: str) -> str:
-    """The text of a template, given as a file (``*.jinja``) or as the text itself; raises UserError."""
-    if not template.endswith(".jinja"):
-        if "{{" not in template:
-            raise UserError(f"template: {template[:80]!r} shows nothing; the name of a file ends in .jinja")
-        return template
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"template: {template} cannot be read: {error}") from None
-
-
 def read_packaged(name: str) -> str:
     """The text of a template that comes with the package."""
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
-def _make_environment() -> Any:
-    """Templates are data: sandboxed, and a name that is not there is an error."""
-    from jinja2 import DictLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    loader = DictLoader({"parts.jinja": read_packaged("parts.jinja")})
-    return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined,
-        loader=loader,
-        finalize=lambda value: "" if value is None else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )

@@ -7,6 +7,8 @@ A verdict that is not clear gives null, with the error ``verdict_…`` and all t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from connectors.errors import UserError
@@ -16,14 +18,16 @@ from rmbatch.judges.kinds.base import JudgeKind, Plan, QuestionWriter, parse_jud
 from rmbatch.judges.kinds.outcomes import as_scores
 from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.principles import load_principles
-from rmbatch.rewards.composition import atoms
-from rmbatch.rewards.contract import Scores, no_scores
+from rmbatch.rewards.composition import Composition, leaf_rewards
+from rmbatch.rewards.contract import Scores, null_scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
 from rmbatch.settings.extras import require
 
 
 class JudgeReward(Reward):
     """Scores of an LLM judge. Pickles with the texts of its template and principles; its client is elsewhere."""
+
+    asks_all = True
 
     def __init__(self, spec: JudgeKind) -> None:
         """Raises UserError for a template or principles that cannot be used, and where a package is missing."""
@@ -35,6 +39,7 @@ class JudgeReward(Reward):
         reference = ("reference",) if self.sees_reference else ()
         self.columns = ("prompt", "response", *reference, *self._prompt.columns)
         self.takes_offsets = spec.compares
+        self._first_vote = 0
 
     @property
     def chat(self) -> ChatSpec:
@@ -61,10 +66,20 @@ class JudgeReward(Reward):
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
         """As in ``Reward``. Raises JobError where no server can be asked any more, or the budget is used up."""
         if num_rows == 0:
-            return dict.fromkeys(self.part_names, no_scores())
+            return dict.fromkeys(self.part_names, null_scores(0))
         plan = self._plan(column, offsets)
-        parts = plan.outcomes(ask(self.spec, plan.questions))
+        questions = [replace(each, number=each.number + self._first_vote) for each in plan.questions]
+        parts = plan.outcomes(ask(self.spec, questions))
         return {name: as_scores(parts[name], "steps" in more) for name, more in self.part_names.items()}
+
+    def draw_again(self, number: int) -> "JudgeReward":
+        """The same judge whose votes are other ones of the same distribution: their requests have other seeds.
+
+        ``number`` counts the draws from 1.
+        """
+        other = copy(self)
+        other._first_vote = number * self.spec.n
+        return other
 
     def questions(self, column: Columns, offsets: Offsets | None = None) -> list[Question]:
         """The questions that it would ask; asks none."""
@@ -95,6 +110,21 @@ def judge(name: str, **settings: Any) -> JudgeReward:
     return JudgeReward(parse_judge({**settings, "judge": name}))
 
 
+def draw_judges_again(rewards: Mapping[str, Reward], number: int) -> dict[str, Reward]:
+    """The same rewards, each judge with other votes, those inside compositions too."""
+    return {name: _draw_again(each, number) for name, each in rewards.items()}
+
+
+def _draw_again(reward: Reward, number: int) -> Reward:
+    if isinstance(reward, JudgeReward):
+        return reward.draw_again(number)
+    if not isinstance(reward, Composition):
+        return reward
+    other = copy(reward)
+    other.parts = draw_judges_again(reward.parts, number)
+    return other
+
+
 def judge_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, JudgeReward]]:
     """The judges among rewards, those inside compositions too, by the names that their columns end in."""
-    return ((name, each) for name, each in atoms(rewards) if isinstance(each, JudgeReward))
+    return ((name, each) for name, each in leaf_rewards(rewards) if isinstance(each, JudgeReward))

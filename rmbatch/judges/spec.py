@@ -54,10 +54,9 @@ class JudgeSpec(ChatSpec):
         return self.n // 2 + 1 if self.min_votes is None else self.min_votes
 
     def chat(self) -> ChatSpec:
-        """Who is asked, and how, alone; judges with equal ones share their client."""
-        settings = {name: getattr(self, name) for name in ChatSpec.model_fields}
+        """Who is asked, and how, without what makes it a judge."""
         is_single = self.asks_differently or self.one_by_one
-        return ChatSpec.model_construct(**settings | ({"n": 1} if is_single else {}))
+        return self.as_chat(**({"n": 1} if is_single else {}))
 
 
 def check_scale(scale: tuple[float, float], whole: bool) -> None:

@@ -1,8 +1,8 @@
-"""The modules that know Ray: units in, stages over blocks, files and commit records out."""
+"""The tasks of a job: units in, stages over blocks, files and commit records out. Here the modules know Ray."""
 
 import os
 
-# Polars takes all cores of the machine, a task has its share: what Ray grants it stands in OMP_NUM_THREADS. Polars
-# reads its own variable when it is first imported, so this comes before the rewards, as a task's first import of ours.
+# Polars takes all cores of the machine, but a task has only the share in OMP_NUM_THREADS, which Ray sets. Polars reads
+# its own variable when it is first imported. So this must run before a task imports the rewards.
 if granted := os.environ.get("OMP_NUM_THREADS"):
     os.environ.setdefault("POLARS_MAX_THREADS", granted)

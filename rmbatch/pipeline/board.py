@@ -1,6 +1,6 @@
-"""What a running job has done so far: counts that tasks report and the driver reads, and the word to stop.
+"""The board of a running job: counts that tasks report and the driver reads, and the request to stop.
 
-Only for displays and early stops: the truth is in the ledger.
+It serves only displays and early stops. The ledger holds the truth.
 
     board = LocalBoard()
     why = board.add({"rows": 4096})       # from a task; not empty: stop
@@ -17,10 +17,10 @@ class Board(Protocol):
     """A handle on the counts, which travels to tasks."""
 
     def add(self, counts: Mapping[str, int]) -> str:
-        """Add to the counts. The answer says why the job should stop; it is empty where it should go on."""
+        """Add to the counts. Return why the job should stop; empty where it should continue."""
 
     def counts(self) -> dict[str, int]:
-        """The sum of what tasks have reported."""
+        """The sum of all reports of tasks."""
 
     def stop(self, why: str) -> None:
         """Ask all tasks to stop at their next commit."""

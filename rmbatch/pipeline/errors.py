@@ -1,4 +1,4 @@
-"""Errors of tasks as the job tells them, without the traces of the machinery between."""
+"""Turns the errors of tasks into the job's errors, without the layers between them."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,20 +6,20 @@ from connectors.errors import JobError, UserError
 from connectors.faults import explain, is_storage_error
 
 
-def as_job_error(causes: Sequence[BaseException], is_machinery: Callable[[BaseException], bool]) -> Exception:
-    """The UserError or JobError among the causes (outermost first), or one that tells the first that says anything."""
+def to_job_error(causes: Sequence[BaseException], is_machinery: Callable[[BaseException], bool]) -> Exception:
+    """Choose the UserError or JobError among the causes, outermost first. Else explain the first cause of ours."""
     for cause in causes:
         if isinstance(cause, UserError | JobError) and not is_machinery(cause):
             return type(cause)(str(cause))
-    telling = next((cause for cause in causes if not is_machinery(cause)), causes[-1])
-    if is_storage_error(telling) and (told := explain(telling)):
-        return JobError(told)
-    said = str(telling).strip().splitlines() or ["without a word"]
-    return JobError(f"a task of the job failed: {type(telling).__name__}: {said[0]}")
+    root = next((cause for cause in causes if not is_machinery(cause)), causes[-1])
+    if is_storage_error(root) and (explanation := explain(root)):
+        return JobError(explanation)
+    lines = str(root).strip().splitlines() or ["without a message"]
+    return JobError(f"a task of the job failed: {type(root).__name__}: {lines[0]}")
 
 
-def causes_of(error: BaseException | None) -> Sequence[BaseException]:
-    """The error and what it came from, outermost first; Ray keeps a worker's error as ``cause``."""
+def list_causes(error: BaseException | None) -> Sequence[BaseException]:
+    """List the error and its causes, outermost first. Ray keeps a worker's error as ``cause``."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)

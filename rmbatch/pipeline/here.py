@@ -1,6 +1,6 @@
-"""Works a job off in processes of this machine, where it is too small for the start of a Ray.
+"""Runs a job in processes of this machine. That suits jobs that are shorter than the start of a Ray.
 
-A worker that dies is replaced, and its ranges are worked off again, by which the row that kills it is found
+A worker that dies is replaced, and its ranges are processed again. That finds the row that kills it
 (``connectors/attempts.py``). A job that asks chat models has one worker, because its clients hold its limits.
 
     with Here(num_cpus=2) as executor:
@@ -28,7 +28,7 @@ from connectors.storage import Folder
 from connectors.units import Range
 from rmbatch.pipeline.board import LocalBoard
 from rmbatch.pipeline.servers import check_chat_servers
-from rmbatch.pipeline.shuffle import BUCKET, assign_buckets, count_buckets, grouped_dataset, write_bucket
+from rmbatch.pipeline.shuffle import BUCKET, assign_buckets, build_dataset, count_buckets, write_bucket
 from rmbatch.pipeline.task import MIN_BLOCK_ROWS, RowTask, read_blocks
 from rmbatch.pipeline.worker import COUNTS, DONE, FAILED, Orders
 from rmbatch.pipeline.worker_process import Worker, take_worker
@@ -38,9 +38,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 MAX_DEATHS = 200
-"""Of workers in one run. A row that kills its worker takes about ten, so that many such rows are found."""
+"""The most deaths of workers in one run. Finding a row that kills its worker takes about ten."""
 MAX_STARTS = 3
-"""Deaths of workers in a row that were given nothing yet: then it is not a row that kills them."""
+"""The most deaths in a row of workers without ranges. Then it is not a row that kills them."""
 
 
 class Here:
@@ -49,7 +49,7 @@ class Here:
     def __init__(self, num_cpus: int | None = None) -> None:
         """``num_cpus``: the most workers. None: as many as this process may use."""
         self.num_cpus = num_cpus or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-        self._idle = [take_worker()]  # it imports what it needs while the job is planned
+        self._idle = [take_worker()]  # it imports modules while the job is planned
 
     def __enter__(self) -> "Here":
         return self
@@ -70,8 +70,11 @@ class Here:
         num_buckets = count_buckets(dataset)
         pieces = [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
         blocks = (assign_buckets(block, key, num_buckets) for block in read_blocks(dataset, pieces, None, None))
-        written = [write_bucket(bucket, key, folder) for bucket in _gather(blocks)]
-        return grouped_dataset(dataset, written, folder)
+        written = [write_bucket(bucket, key, folder) for bucket in _gather_buckets(blocks)]
+        return build_dataset(dataset, written, folder)
+
+    def load_early(self, needs: Needs, say: Callable[[str], None]) -> None:
+        """Nothing: no engine runs here."""
 
     @contextmanager
     def services(self, needs: Needs, folder: Folder, say: Callable[[str], None]) -> Iterator["HereServices"]:
@@ -81,12 +84,12 @@ class Here:
         yield HereServices(needs, folder)
 
     def run(self, task: RowTask, tasks: Sequence[Sequence[Range]], board: LocalBoard, running: "HereServices") -> None:
-        asked = {name: each.chat for name, each in running.needs.askers.items()}
-        orders = Orders(task, asked, running.folder)
-        num_workers = 1 if asked else min(self.num_cpus, len(tasks))
+        specs = {name: each.chat for name, each in running.needs.askers.items()}
+        orders = Orders(task, specs, running.folder)
+        num_workers = 1 if specs else min(self.num_cpus, len(tasks))
         workers = [self._idle.pop() if self._idle else take_worker() for _ in range(num_workers)]
         try:
-            _work_off(workers, orders, deque(tasks), board)
+            _distribute(workers, orders, deque(tasks), board)
             for worker in workers:
                 worker.send(None)
             for worker in workers:
@@ -98,14 +101,14 @@ class Here:
 
 @dataclass(frozen=True)
 class HereServices:
-    """What a job needs is opened by its worker, where it is asked for first."""
+    """The chat clients of a job. Its worker opens them when it first asks."""
 
     needs: Needs
     folder: Folder
 
     @property
     def block_rows(self) -> int | None:
-        """Rows that a worker should take at a time: about twice as many as may be asked about at once."""
+        """The rows that a worker should take at a time: about twice as many as requests may be under way."""
         at_once = [
             each.chat.batch.max_requests if each.chat.batch else each.chat.in_flight
             for each in self.needs.askers.values()
@@ -113,27 +116,27 @@ class HereServices:
         return max(2 * max(at_once), MIN_BLOCK_ROWS) if at_once else None
 
     def meters(self, max_age_s: float = 0.0) -> Mapping[str, Mapping[str, float]]:
-        """Nothing: an engine that runs elsewhere has no meter here."""
+        """Empty: an engine that runs elsewhere has no meter here."""
         del max_age_s
         return {}
 
     def devices(self) -> Mapping[str, str]:
-        """Nothing."""
+        """Empty."""
         return {}
 
-    def keep_usage(self) -> None:
-        """The worker does so."""
+    def save_usage(self) -> None:
+        """Nothing to do: the worker saves it."""
 
 
-def _work_off(workers: list[Worker], orders: Orders, todo: deque[Sequence[Range]], board: LocalBoard) -> None:
-    """Give out the ranges until all are done. Raises what a worker raised, and JobError where workers keep dying."""
+def _distribute(workers: list[Worker], orders: Orders, todo: deque[Sequence[Range]], board: LocalBoard) -> None:
+    """Give ranges to workers until all are done. Raises an error of a worker, and JobError where workers keep dying."""
     deaths = deaths_at_start = 0
     for worker in workers:
         worker.send(orders)
     while todo or any(worker.pieces for worker in workers):
         for worker in workers:
             if worker.is_ready and not worker.pieces and todo:
-                worker.give(todo.popleft())
+                worker.assign(todo.popleft())
         for pipe in wait([worker.pipe for worker in workers]):
             (place,) = (at for at, worker in enumerate(workers) if worker.pipe is pipe)
             worker = workers[place]
@@ -142,7 +145,7 @@ def _work_off(workers: list[Worker], orders: Orders, todo: deque[Sequence[Range]
             except (EOFError, OSError):
                 deaths, deaths_at_start = deaths + 1, 0 if worker.pieces else deaths_at_start + 1
                 if deaths > MAX_DEATHS or deaths_at_start >= MAX_STARTS:
-                    raise JobError(f"worker processes of this machine keep dying: {worker.last_words()}") from None
+                    raise JobError(f"worker processes of this machine keep dying: {worker.describe_end()}") from None
                 if worker.pieces:
                     todo.appendleft(worker.pieces)
                 worker.kill()
@@ -159,8 +162,8 @@ def _work_off(workers: list[Worker], orders: Orders, todo: deque[Sequence[Range]
                     worker.pieces = ()
 
 
-def _gather(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of each bucket; meanwhile they are in a temporary folder."""
+def _gather_buckets(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Gather the rows of each bucket in a temporary folder, and yield bucket by bucket."""
     with tempfile.TemporaryDirectory() as folder:
         for block in blocks:
             bucket = np.asarray(block[BUCKET])

@@ -1,7 +1,7 @@
-"""Works a job off on the Ray that this process is attached to, and turns Ray's errors into ours.
+"""Runs a job on the Ray that this process is connected to, and turns Ray's errors into ours.
 
-Read, stages and write are one Ray task for each list of ranges: rows never cross the object store, and a task holds a
-block and a file in memory.
+Each list of ranges is one Ray task that reads, applies the stages and writes. So rows never cross the object store, and
+a task holds only a block and a file in memory.
 
     executor = OnRay(may_grow=False)
     executor.run(RowTask(...), tasks, executor.board(), running)
@@ -23,18 +23,19 @@ from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.storage import Folder
 from connectors.units import Range
-from rmbatch.chat.limits.accounts import Spent, with_default_cache
+from rmbatch.chat.limits.accounts import SavedUsage, with_default_cache, with_service
 from rmbatch.endpoints.connections import use_connections
 from rmbatch.pipeline.actors import chats, pools
 from rmbatch.pipeline.actors.board import RayBoard
-from rmbatch.pipeline.errors import as_job_error, causes_of
+from rmbatch.pipeline.actors.servers import Servers
+from rmbatch.pipeline.errors import list_causes, to_job_error
 from rmbatch.pipeline.shuffle import (
     BUCKET,
     BUCKET_BYTES,
     MAX_PARTITIONS,
     assign_buckets,
+    build_dataset,
     count_buckets,
-    grouped_dataset,
     write_bucket,
 )
 from rmbatch.pipeline.source import RangeSource, Read
@@ -45,16 +46,29 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 IN_FLIGHT = 64
-"""Tasks of ``map`` that are under way."""
+"""The most tasks of ``map`` under way."""
 
 
 class OnRay:
     """An ``Executor``."""
 
     def __init__(self, *, may_grow: bool) -> None:
-        """``may_grow``: the cluster may get nodes that are not there yet."""
+        """``may_grow``: the cluster may get more nodes later."""
         self.num_cpus = int(ray.cluster_resources().get("CPU", 1))
         self._may_grow = may_grow
+        self._servers: Servers | None = None
+
+    def __enter__(self) -> "OnRay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_servers()
+
+    def load_early(self, needs: Needs, say: Callable[[str], None]) -> None:
+        served = {each.chat.serve_key: each.chat.serve for each in needs.askers.values() if each.chat.serve}
+        cpus = sum(each.cpus * each.replica_range[1] for each in served.values())
+        if served and ray.cluster_resources().get("CPU", 0.0) - cpus >= 1:  # or planning would wait for them for ever
+            self._start_servers(needs, say)
 
     def map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
         remote = ray.remote(function).options(num_cpus=1, max_retries=3)
@@ -62,10 +76,10 @@ class OnRay:
         for item in items:
             pending.append(remote.remote(item))
             if len(pending) >= IN_FLIGHT:
-                with ray_errors():
+                with translate_ray_errors():
                     yield ray.get(pending.pop(0))
         while pending:
-            with ray_errors():
+            with translate_ray_errors():
                 yield ray.get(pending.pop(0))
 
     def board(self) -> RayBoard:
@@ -77,7 +91,7 @@ class OnRay:
         tasks = cut_tasks(dataset, pieces, BUCKET_BYTES, self.num_cpus, splittable=True)
 
         def read(pieces: Sequence[Range]) -> Read:
-            part = dataset.only(pieces)
+            part = dataset.select_ranges(pieces)
             return lambda pieces: read_blocks(part, pieces, None, None)
 
         _quieten()
@@ -89,43 +103,72 @@ class OnRay:
             return pa.Table.from_pylist([write_bucket(table, key, folder)])
 
         groups = rows.groupby(BUCKET, num_partitions=min(num_buckets, MAX_PARTITIONS))
-        with ray_errors():
+        with translate_ray_errors():
             written = groups.map_groups(write, batch_format="pyarrow").take_all()
-        return grouped_dataset(dataset, written, folder)
+        return build_dataset(dataset, written, folder)
 
     @contextmanager
     def services(self, needs: Needs, folder: Folder, say: Callable[[str], None]) -> Iterator["RayServices"]:
         models = {name: each.spec for name, each in needs.models.items()}
-        asked = {name: each.chat for name, each in needs.askers.items()}
-        kept = {name: with_default_cache(spec, folder) for name, spec in asked.items()}
-        spent = Spent(folder)
-        with pools.started(models, say=say, may_grow=self._may_grow) as engines:
-            if not asked:
-                yield RayServices(engines if models else None, None, {}, spent)
+        specs = {name: each.chat for name, each in needs.askers.items()}
+        cached = {name: with_default_cache(with_service(spec), folder) for name, spec in specs.items()}
+        saved = SavedUsage(folder)
+        servers = self._start_servers(needs, say)
+        with (
+            self._closing_servers(),
+            pools.start_engines(models, say=say, may_grow=self._may_grow, taken=servers.taken) as engines,
+        ):
+            if not specs:
+                yield RayServices(engines if models else None, None, {}, saved, servers)
                 return
-            named = {spec.client_key: (name, spec) for name, spec in kept.items()}
-            with chats.start_chats(named, folder.options, spent.by_account, say, spent.keep) as clients:
-                there = clients.connections
-                ways = {asked[name].client_key: there[spec.client_key] for name, spec in kept.items()}
+            servers.await_ready()
+            named = {spec.client_key: (name, spec) for name, spec in cached.items()}
+            with chats.start_chats(
+                named, folder.options, saved.by_account, say, saved.save, servers.directory
+            ) as clients:
+                connections = clients.connections
+                by_key = {specs[name].client_key: connections[spec.client_key] for name, spec in cached.items()}
                 try:
-                    yield RayServices(engines if models else None, clients, ways, spent)
-                except JobError:  # it goes on another day; who interrupts it does not wait for this
+                    yield RayServices(engines if models else None, clients, by_key, saved, servers)
+                except JobError:  # the job will continue later; an interrupt does not wait for this
                     clients.compact()
                     raise
                 clients.compact()
 
     def run(self, task: RowTask, tasks: Sequence[Sequence[Range]], board: RayBoard, running: "RayServices") -> None:
         def read(pieces: Sequence[Range]) -> Read:
-            part = replace(task, dataset=task.dataset.only(pieces))
+            part = replace(task, dataset=task.dataset.select_ranges(pieces))
             return lambda pieces: _run_task(part, pieces, board, connections)
 
         connections = running.connections
         _quieten()
         source = RangeSource(tasks, read)
-        with ray_errors():
+        with translate_ray_errors():
             ray.data.read_datasource(
                 source, override_num_blocks=len(tasks), num_cpus=running.task_cpus, concurrency=running.max_tasks
             ).materialize()
+
+    def _start_servers(self, needs: Needs, say: Callable[[str], None]) -> Servers:
+        """The job's own servers; those that are there already stay."""
+        if self._servers is None:
+            self._servers = Servers(say=say, may_grow=self._may_grow)
+        models = {each.spec.engine_key: each.spec for each in needs.models.values() if not each.spec.is_remote}
+        asked = {name: each.chat for name, each in needs.askers.items()}
+        clients = {each.client_key: each.actors for each in asked.values()}
+        self._servers.start(asked, models, sum(clients.values()) * chats.ACTOR_CPUS)
+        return self._servers
+
+    @contextmanager
+    def _closing_servers(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._close_servers()
+
+    def _close_servers(self) -> None:
+        servers, self._servers = self._servers, None
+        if servers is not None:
+            servers.close()
 
 
 def _run_task(
@@ -141,24 +184,29 @@ class RayServices:
 
     engines: pools.Pools | None
     clients: chats.Chats | None
-    ways: Mapping[str, Any]
-    """By the key that askers ask by: the way to its client."""
-    spent: Spent
+    clients_by_key: Mapping[str, Any]
+    """The connections to clients, by the askers' client keys."""
+    saved: SavedUsage
+    servers: Servers
 
     @property
     def connections(self) -> dict[str, Any]:
-        """By engine key and client key, for the tasks."""
-        return {**(self.engines.connections if self.engines else {}), **self.ways}
+        """The connections for tasks, by engine key and client key."""
+        return {**(self.engines.connections if self.engines else {}), **self.clients_by_key}
 
     @property
     def task_cpus(self) -> float:
-        """What a task takes of the cluster: little where it waits for models most of the time."""
+        """The CPUs of a task: few where it mostly waits for models."""
         return pools.TASK_CPUS if self.engines or self.clients else 1.0
 
     @property
     def max_tasks(self) -> int | None:
-        """How many tasks may run at a time. None: as many as there is room for."""
-        return self.engines.max_tasks if self.engines else None
+        """The most tasks that leave engines and servers their CPUs: one that dies needs them again to come back. None:
+        as many as the cluster has room for."""
+        taken = self.servers.taken["CPU"] + (self.engines.cpus if self.engines else 0.0)
+        if not taken:
+            return None
+        return max(int((ray.cluster_resources().get("CPU", 1.0) - taken) / pools.TASK_CPUS), 1)
 
     @property
     def block_rows(self) -> int | None:
@@ -170,32 +218,32 @@ class RayServices:
     def devices(self) -> Mapping[str, str]:
         return self.engines.devices() if self.engines else {}
 
-    def keep_usage(self) -> None:
+    def save_usage(self) -> None:
         if self.clients:
-            self.spent.keep(self.clients.usage())
+            self.saved.save(self.clients.usage())
 
 
 def _quieten() -> None:
-    """Ray Data's own progress, plans and tracebacks go to its log files; a job shows its own."""
+    """Send Ray Data's progress, plans and tracebacks to its log files only. A job shows its own."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
-    context.raise_original_map_exception = True  # wrapped in Ray's own, an error reaches us without its cause
+    context.raise_original_map_exception = True  # wrapped in Ray's own error, it would lose its cause
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
 
 @contextmanager
-def ray_errors() -> Iterator[None]:
-    """Turns what Ray raises into UserError or JobError: what a worker raised, or what became of Ray."""
+def translate_ray_errors() -> Iterator[None]:
+    """Turn Ray's errors into UserError or JobError, be it a worker's error or the loss of Ray."""
     try:
         yield
     except Exception as error:
-        causes = causes_of(error)
+        causes = list_causes(error)
         ours = any(isinstance(cause, UserError | JobError) and not isinstance(cause, RayError) for cause in causes)
         if not ours and not any(isinstance(cause, RayError) for cause in causes):
             raise
-        raise as_job_error(causes, _is_of_ray) from error
+        raise to_job_error(causes, _is_ray_error) from error
 
 
-def _is_of_ray(error: BaseException) -> bool:
+def _is_ray_error(error: BaseException) -> bool:
     return isinstance(error, RayError) or type(error).__module__.startswith("ray.")

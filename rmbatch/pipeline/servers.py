@@ -1,4 +1,4 @@
-"""Looks whether the servers of a job are there, before it does long work. Asks them nothing else."""
+"""Checks that the servers of a job answer, before it does long work."""
 
 import asyncio
 
@@ -11,10 +11,10 @@ from rmbatch.reward_models.spec import RewardModelSpec
 
 
 def check_chat_servers(asker: tuple[str, ChatSpec]) -> None:
-    """Raises UserError where none of the servers that a reward (by name) asks is there."""
+    """Raises UserError where none of an asker's servers answers. ``asker``: the name of a reward, and its spec."""
     name, spec = asker
 
-    async def look() -> None:
+    async def check() -> None:
         client = open_client(spec.model_copy(update={"cache": None}))
         try:
             await client.start()
@@ -22,13 +22,13 @@ def check_chat_servers(asker: tuple[str, ChatSpec]) -> None:
             await client.close()
 
     try:
-        asyncio.run(look())
+        asyncio.run(check())
     except ServiceError as error:
         raise UserError(f"reward {name!r}: model {spec.model!r} cannot be asked: {error}") from None
 
 
 def check_model_servers(spec: RewardModelSpec) -> None:
-    """Raises UserError where none of the servers of a model is there."""
+    """Raises UserError where none of a model's servers answers."""
     try:
         open_engine(spec).close()
     except ServiceError as error:

@@ -1,7 +1,7 @@
-"""The Ray Data source of a job: each read task is given ranges of rows, and what to do with them.
+"""The Ray Data source of a job: each read task gets ranges of rows and a function to call on them.
 
 All work of a job happens inside the read. Between operators, even fused ones, Ray Data gathers blocks to 128 MiB and
-cuts larger ones, through groups too.
+cuts larger ones, also inside groups.
 
     ray.data.read_datasource(RangeSource(tasks, read), override_num_blocks=len(tasks))
 """
@@ -20,10 +20,10 @@ Read = Callable[[Sequence[Range]], Iterable[pa.Table]]
 
 
 class RangeSource(Datasource):  # type: ignore[misc]
-    """Reads exactly the given ranges; everything else about the input was decided when it was planned."""
+    """Reads exactly the given ranges. The plan has decided everything else about the input."""
 
     def __init__(self, tasks: Sequence[Sequence[Range]], read: Callable[[Sequence[Range]], Read]) -> None:
-        """``read(pieces)``: what the task of these pieces calls, with no more data than it needs."""
+        """``read(pieces)``: the function that the task of these pieces calls. It should hold only the data it needs."""
         super().__init__()
         self._tasks, self._read = tasks, read
 

@@ -1,8 +1,8 @@
-"""A worker process of ``here.py``: it works off one list of ranges after the other, as the driver sends them.
+"""A worker process of ``here.py``: it processes one list of ranges after the other, as the driver sends them.
 
     python -m rmbatch.pipeline.worker FD PID       # its end of a pipe to the driver, and the driver
 
-It dies with its driver. What it prints goes where the driver has put its output.
+It dies with its driver. The driver chooses where its output goes.
 """
 
 import importlib
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 READY, COUNTS, DONE, FAILED = "ready", "counts", "done", "failed"
-"""What a worker sends, each with a value: nothing, counts (which want an answer), rows, the error."""
+"""The messages of a worker, each with a value: None, counts (the driver answers), rows, the error."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker does with the ranges that it will be sent."""
+    """What a worker does with its ranges."""
 
     task: "RowTask"
-    asked: Mapping[str, "ChatSpec"]
-    """Whom the stages ask, by the names that people call them."""
+    chats: Mapping[str, "ChatSpec"]
+    """The chat models that the stages ask, by their names for people."""
     folder: "Folder"
-    """Where answers and usage are kept."""
+    """The folder for answers and usage."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class PipeBoard:
 
 
 def work(pipe: Any) -> None:
-    """Do what the driver sends, until it sends None."""
-    importlib.import_module("rmbatch.pipeline.task")  # the driver plans the job meanwhile
+    """Process what the driver sends, until it sends None."""
+    importlib.import_module("rmbatch.pipeline.task")  # while the driver plans the job
     importlib.import_module("rmbatch.rewards.function")
     pipe.send((READY, None))
     orders = pipe.recv()
@@ -66,35 +66,35 @@ def work(pipe: Any) -> None:
         return
     board = PipeBoard(pipe)
     with ExitStack() as stack:
-        if orders.asked:
+        if orders.chats:
             from rmbatch.chat.local import open_clients
 
-            stack.enter_context(open_clients(orders.asked, orders.folder))
+            stack.enter_context(open_clients(orders.chats, orders.folder))
         while (pieces := pipe.recv()) is not None:
             pipe.send((DONE, orders.task(pieces, board)))
 
 
 def main() -> None:
-    """Work for the driver at the other end of the pipe whose number is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends its workers
-    threading.Thread(target=_die_with, args=(int(sys.argv[2]),), daemon=True).start()
+    """Work for the driver at the other end of the pipe. Arguments: the pipe's number and the driver's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
+    threading.Thread(target=_exit_with_driver, args=(int(sys.argv[2]),), daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
     try:
         work(pipe)
     except EOFError:
         return  # the driver is gone
     except Exception as error:
-        pipe.send((FAILED, _portable(error)))
+        pipe.send((FAILED, _make_portable(error)))
 
 
-def _portable(error: Exception) -> Exception:
-    """The error with its causes as far as they pickle, for the driver to tell."""
-    from rmbatch.pipeline.errors import as_job_error, causes_of
+def _make_portable(error: Exception) -> Exception:
+    """Turn an error into one that pickles, for the driver."""
+    from rmbatch.pipeline.errors import list_causes, to_job_error
 
-    return as_job_error(causes_of(error), lambda cause: False)
+    return to_job_error(list_causes(error), lambda cause: False)
 
 
-def _die_with(driver: int) -> None:
+def _exit_with_driver(driver: int) -> None:
     while os.getppid() == driver:
         time.sleep(POLL_S)
     os._exit(1)

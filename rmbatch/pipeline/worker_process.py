@@ -1,9 +1,9 @@
-"""Worker processes as their driver sees them (``worker.py`` is what runs in them).
+"""Worker processes, seen from their driver. ``worker.py`` runs in them.
 
-Each is a plain ``python -m``, not multiprocessing: that would import the caller's main module again. This module loads
-nothing but the standard library, so that a command may start a worker first and load the rest meanwhile.
+Each is a plain ``python -m``. Multiprocessing would import the caller's main module again. This module loads only the
+standard library, so a command can start a worker first and load the rest meanwhile.
 
-    with early_worker():
+    with start_early_worker():
         worker = take_worker()
         worker.send(orders)
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from connectors.units import Range
 
 END_S = 30.0
-"""What a worker may take to end: a batch that has ended is still read."""
+"""The time that a worker may take to end: it still reads a batch that has ended."""
 _early: "list[Worker]" = []
 
 
 @contextmanager
-def early_worker() -> Iterator[None]:
-    """A worker is on its way for the first who takes one; it is ended if nobody does."""
+def start_early_worker() -> Iterator[None]:
+    """Start a worker for the first call of ``take_worker``. End it if nobody takes it."""
     _early.append(Worker())
     try:
         yield
@@ -38,13 +38,13 @@ def early_worker() -> Iterator[None]:
 
 
 def end_early_workers() -> None:
-    """End the workers that nobody will take."""
+    """End the early workers that nobody has taken."""
     while _early:
         _early.pop().kill()
 
 
 def take_worker() -> "Worker":
-    """A worker that nobody has."""
+    """Take the early worker, or start a new one."""
     return _early.pop() if _early else Worker()
 
 
@@ -54,7 +54,7 @@ class Worker:
     def __init__(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         self.pieces: Sequence[Range] = ()
-        """What it works on."""
+        """The ranges that it processes now."""
         self.is_ready = False
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -69,13 +69,13 @@ class Worker:
         )
         theirs.close()
 
-    def give(self, pieces: "Sequence[Range]") -> None:
-        """Have these ranges worked off."""
+    def assign(self, pieces: "Sequence[Range]") -> None:
+        """Send it ranges to process."""
         self.pieces = pieces
         self.send(pieces)
 
     def wait(self) -> None:
-        """Until it has closed its clients and ended, or has taken too long. Raises what it raises."""
+        """Wait until it has closed its clients and ended, or has taken too long. Raises its error."""
         with suppress(EOFError, OSError, subprocess.TimeoutExpired):
             if self.pipe.poll(END_S):
                 what, value = self.pipe.recv()
@@ -90,13 +90,13 @@ class Worker:
         self.pipe.close()
         self._log.close()
 
-    def last_words(self) -> str:
-        """The last line that it wrote, and how it ended."""
+    def describe_end(self) -> str:
+        """Describe how it ended: its last line of output and its exit status."""
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = self._log.read().decode(errors="replace").strip().splitlines() or ["it printed nothing"]
         return f"{lines[-1]} (exit status {self._process.wait()})"
 
     def send(self, what: Any) -> None:
-        """Send it orders, an answer, or None: there is no more to do."""
-        with suppress(OSError):  # it is dead, which the next look at its pipe tells
+        """Send it orders, an answer, or None, which ends it."""
+        with suppress(OSError):  # it is dead; the next read of its pipe will show that
             self.pipe.send(what)

@@ -28,7 +28,7 @@ from rmbatch.reward_models.conversation import Encoder
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.fingerprint import Fingerprint, compute_fingerprint, resolve_commit
 from rmbatch.reward_models.spec import RewardModelSpec, Steps
-from rmbatch.rewards.composition import atoms
+from rmbatch.rewards.composition import leaf_rewards
 from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
 from rmbatch.rows.messages import TEXT
@@ -274,4 +274,4 @@ def reward_model(model: str | RewardModelSpec, **settings: Any) -> ModelReward:
 
 def model_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, ModelReward]]:
     """The reward models among rewards, also those inside compositions, by the names that their columns end in."""
-    return ((name, each) for name, each in atoms(rewards) if isinstance(each, ModelReward))
+    return ((name, each) for name, each in leaf_rewards(rewards) if isinstance(each, ModelReward))

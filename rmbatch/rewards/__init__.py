@@ -1,8 +1,8 @@
-"""Rewards: what turns columns into scores. ``from rmbatch.rewards import reward, Scores`` declares one of your own.
+"""Rewards turn columns into scores. ``from rmbatch.rewards import reward, Scores`` declares one of your own.
 
-``contract.py`` is what a reward is, ``registry.py`` where names lead, ``bound.py`` one with its knobs set,
-``composition.py`` one made of others, ``evaluation.py`` what can be done with either; all else are built-in rewards.
-No module here knows Ray.
+``contract.py`` says what a reward is, ``registry.py`` finds one by name, ``function.py`` binds its knobs,
+``composition.py`` makes one of others, and ``evaluation.py`` applies it to samples and tables. ``rules/`` holds the
+built-in rewards. No module here knows Ray.
 """
 
 from importlib import import_module

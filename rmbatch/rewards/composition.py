@@ -1,8 +1,8 @@
-"""Rewards made of rewards: a weighted sum, a gate, a router, a cascade; nested as one likes, each a ``Reward`` itself.
+"""Rewards made of rewards: a weighted sum, a gate, a router, a cascade. Each is a ``Reward`` itself, so they nest.
 
-Every part keeps scores of its own beside the composition's (``score.<name>.<part>``). A part is asked only about the
-responses that reach it: behind a closed gate, on another route, outside a band nothing is computed, and the part's
-error says ``not_reached``. A null is never averaged away: what it does to the whole is each composition's own policy.
+Every part keeps its own scores beside the composition's (``score.<name>.<part>``). A part scores only the responses
+that reach it. Behind a closed gate, on another route or outside a band nothing is computed, and the part's error says
+``not_reached``. A null is never averaged away: each composition has its own policy for nulls.
 
     Gate(require=reward("reasoning_format"), then=reward("math_verify"))
     Router({"math": (When(column="source", equals="math"), reward("math_verify"))}, default=reward("f1_score"))
@@ -22,17 +22,17 @@ import pyarrow.compute as pc
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from connectors.errors import UserError
-from rmbatch.rewards.contract import Scores
+from rmbatch.rewards.contract import Scores, null_scores
 from rmbatch.rewards.evaluation import Columns, Offsets, Reward
-from rmbatch.rewards.totals import CombineRule, combine_rule, weighted_sum
+from rmbatch.rewards.totals import CombineRule, read_combine_rule, weighted_sum
 from rmbatch.rows.messages import TEXT
 from rmbatch.settings.base import Settings
 
-Asked = tuple[dict[str, Scores], Scores]
+PartScores = tuple[dict[str, Scores], Scores]
 """The scores of all parts, and the composition's own."""
 
 NOT_REACHED = "not_reached"
-"""The code of a part that was not asked about a response."""
+"""The code where a part did not score a response."""
 
 _NO_TEXT = pa.scalar(None, TEXT)
 _NOT_REACHED = pa.scalar(f"{NOT_REACHED}: another part decided about this response", TEXT)
@@ -44,12 +44,12 @@ class Composition(Reward):
     parts: Mapping[str, Reward]
     reads: tuple[str, ...] = ()
     """Columns that the composition itself reads."""
-    explains = True
+    gives_reasons = True
     """Whether it gives reasons of its own."""
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The kind of composition; a job or ``score(…, name=…)`` names it better."""
+        """The kind of composition; a job or ``score(…, name=…)`` gives it a better name."""
         return type(self).__name__.lower()
 
     @property
@@ -68,9 +68,9 @@ class Composition(Reward):
 
     @property
     def part_names(self) -> Mapping[str, Sequence[str]]:
-        found: dict[str, Sequence[str]] = {"": ("reason",) if self.explains else ()}
+        found: dict[str, Sequence[str]] = {"": ("reason",) if self.gives_reasons else ()}
         for name, part in self.parts.items():
-            found |= {_end(name, inner): more for inner, more in part.part_names.items()}
+            found |= {_join_names(name, inner): more for inner, more in part.part_names.items()}
         return found
 
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
@@ -78,16 +78,16 @@ class Composition(Reward):
         return {"": own, **{name: parts[name] for name in self.part_names if name}}
 
     @abstractmethod
-    def _compose(self, batch: "_Batch") -> Asked:
+    def _compose(self, batch: "_Batch") -> PartScores:
         """All parts' scores, and the composition's own."""
 
-    def _ask(self, name: str, batch: "_Batch") -> dict[str, Scores]:
+    def _score_part(self, name: str, batch: "_Batch") -> dict[str, Scores]:
         found = self.parts[name].score_parts(batch.column, batch.num_rows, batch.offsets)
-        return {_end(name, inner): scores for inner, scores in found.items()}
+        return {_join_names(name, inner): scores for inner, scores in found.items()}
 
 
-def _checked(parts: Any) -> dict[str, Reward]:
-    """The parts; raises UserError where one is no reward."""
+def _check_parts(parts: Any) -> dict[str, Reward]:
+    """The parts as a dict; raises UserError where one is no reward."""
     if not isinstance(parts, Mapping):
         raise UserError(f"the parts of a composition are a dict of rewards by name; got {type(parts).__name__}")
     for name, part in parts.items():
@@ -96,11 +96,11 @@ def _checked(parts: Any) -> dict[str, Reward]:
     return dict(parts)
 
 
-def atoms(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
+def leaf_rewards(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
     """The rewards that are made of no others, by the names that their columns end in."""
     for name, reward in rewards.items():
         if isinstance(reward, Composition):
-            yield from ((f"{name}.{inner}", found) for inner, found in atoms(reward.parts))
+            yield from ((f"{name}.{inner}", found) for inner, found in leaf_rewards(reward.parts))
         else:
             yield name, reward
 
@@ -108,15 +108,15 @@ def atoms(rewards: Mapping[str, Reward]) -> Iterator[tuple[str, Reward]]:
 class WeightedSum(Composition):
     """The sum of weight times score over the parts: see ``rmbatch.rewards.totals`` for its unit and what nulls do."""
 
-    explains = False
+    gives_reasons = False
 
     def __init__(self, parts: Mapping[str, Reward], rule: CombineRule | Mapping[str, Any]) -> None:
         """``rule`` may be a dict, as ``combine:`` in a job file: ``{"a": 1.0, "b": 0.5, "on_null": None}``."""
-        self.parts, self.rule = _checked(parts), combine_rule(rule)
+        self.parts, self.rule = _check_parts(parts), read_combine_rule(rule)
         self.rule.check(list(parts))
 
-    def _compose(self, batch: "_Batch") -> Asked:
-        parts = reduce(lambda found, name: found | self._ask(name, batch), self.parts, dict[str, Scores]())
+    def _compose(self, batch: "_Batch") -> PartScores:
+        parts = reduce(lambda found, name: found | self._score_part(name, batch), self.parts, dict[str, Scores]())
         total, error = weighted_sum({name: parts[name].score for name in self.parts}, self.rule)
         return parts, Scores(total, error.cast(TEXT), pa.nulls(batch.num_rows, TEXT))
 
@@ -137,43 +137,45 @@ class Gate(Composition):
         otherwise: float | None = 0.0,
         on_null: Literal["null", "closed"] = "null",
     ) -> None:
-        self.parts = _checked({"require": require, "then": then})
+        self.parts = _check_parts({"require": require, "then": then})
         self.min_score, self.otherwise, self.on_null = min_score, otherwise, on_null
 
-    def _compose(self, batch: "_Batch") -> Asked:
-        asked = self._ask("require", batch)
-        required = asked["require"].score
+    def _compose(self, batch: "_Batch") -> PartScores:
+        found = self._score_part("require", batch)
+        required = found["require"].score
         is_open = pc.greater_equal(required, self.min_score)  # null for null
         if self.on_null == "closed":
             is_open = is_open.fill_null(False)
-        asked |= batch.part(is_open.fill_null(False)).scatter(lambda some: self._ask("then", some), self, "then")
-        then = asked["then"].score
+        found |= batch.select(is_open.fill_null(False)).scatter(
+            lambda some: self._score_part("then", some), self, "then"
+        )
+        then = found["then"].score
         closed = pa.scalar(self.otherwise, pa.float64())
         score = pc.if_else(is_open, then, closed)  # null where is_open is
-        shown = _joined(
+        shown = _add_prefix(
             "the gate is closed: require gave ", pc.coalesce(required.cast(TEXT), pa.scalar("no score", TEXT))
         )
         error = pc.if_else(
             is_open,
-            _joined("part_is_null: then: ", asked["then"].error),
-            _joined("gate_closed: ", shown) if self.otherwise is None else _NO_TEXT,
+            _add_prefix("part_is_null: then: ", found["then"].error),
+            _add_prefix("gate_closed: ", shown) if self.otherwise is None else _NO_TEXT,
         )
-        error = pc.if_else(is_open.is_null(), _joined("gate_is_null: ", asked["require"].error), error)
-        reason = pc.if_else(is_open, asked["then"].reason, shown)
-        return asked, Scores(score, _where_null(score, error), reason)
+        error = pc.if_else(is_open.is_null(), _add_prefix("gate_is_null: ", found["require"].error), error)
+        reason = pc.if_else(is_open, found["then"].reason, shown)
+        return found, Scores(score, _keep_where_null(score, error), reason)
 
 
 class When(Settings):
-    """A predicate on a column: all that is given must hold. A null value holds only for ``is_null: true``."""
+    """A predicate on a column: every given condition must hold. Of a null value only ``is_null: true`` holds."""
 
     column: str
-    """The column that is looked at, by role or name."""
+    """The column, by role or name."""
     equals: str | int | float | bool | None = None
-    """Its value as text is this one."""
+    """Its value as text equals this one."""
     one_of: tuple[str | int | float | bool, ...] | None = None
-    """Its value as text is one of these."""
+    """Its value as text equals one of these."""
     matches: str | None = None
-    """A pattern (Rust's regex syntax, linear time) is found in its text."""
+    """Its text contains a match of this pattern (Rust's regex syntax, linear time)."""
     min: float | None = None
     """Its number is this or more."""
     max: float | None = None
@@ -182,7 +184,7 @@ class When(Settings):
     """It has no value (true), or has one (false)."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_condition(self) -> Self:
         said = {name: getattr(self, name) for name in self.model_fields_set - {"column"}}
         nothing = [name for name, value in said.items() if value is None]
         if nothing:
@@ -191,13 +193,13 @@ class When(Settings):
             raise ValueError(f"when: {{column: {self.column}}} holds always; add equals, one_of, matches, min or max")
         if self.matches is not None:
             try:
-                _has(pa.array([""], TEXT), self.matches)
+                _matches_pattern(pa.array([""], TEXT), self.matches)
             except pl.exceptions.PolarsError as error:
                 raise ValueError(f"matches: {self.matches!r} is no pattern ({error})") from None
         return self
 
     @model_serializer(mode="wrap")
-    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in dump(self).items() if value is not None}
 
     def __call__(self, column: Columns) -> pa.Array:
@@ -211,7 +213,7 @@ class When(Settings):
                 known = pa.array([_as_text(choice) for choice in choices], TEXT)
                 holds = pc.and_(holds, pc.is_in(self._texts(values), value_set=known))
         if self.matches is not None:
-            holds = pc.and_(holds, _has(self._texts(values), self.matches).fill_null(False))
+            holds = pc.and_(holds, _matches_pattern(self._texts(values), self.matches).fill_null(False))
         for limit, compare in ((self.min, pc.greater_equal), (self.max, pc.less_equal)):
             if limit is not None:
                 holds = pc.and_(holds, compare(self._numbers(values), limit).fill_null(False))
@@ -223,7 +225,7 @@ class When(Settings):
         return values.cast(TEXT)
 
     def _numbers(self, values: pa.Array) -> pa.Array:
-        """The values as numbers; text that is none, and any other kind of value, is null."""
+        """The values as numbers; text that is no number, and any other kind of value, is null."""
         return pl.Series(pl.from_arrow(self._texts(values))).cast(pl.Float64, strict=False).to_arrow()
 
 
@@ -240,28 +242,28 @@ class Router(Composition):
                 raise UserError(f"route {name!r}: write (When(column=…, equals=…), reward); got {route!r}")
         self.routes = {name: when for name, (when, _) in routes.items()}
         parts = {name: part for name, (_, part) in routes.items()} | ({"default": default} if default else {})
-        self.parts = _checked(parts)
+        self.parts = _check_parts(parts)
         self.reads = tuple(dict.fromkeys(when.column for when in self.routes.values()))
 
-    def _compose(self, batch: "_Batch") -> Asked:
+    def _compose(self, batch: "_Batch") -> PartScores:
         unrouted = pa.repeat(pa.scalar(True), batch.num_rows)
-        asked: dict[str, Scores] = {}
-        own = Scores(*(pa.nulls(batch.num_rows, kind) for kind in (pa.float64(), TEXT, TEXT)))
+        found: dict[str, Scores] = {}
+        own = null_scores(batch.num_rows)
         for name in self.parts:
             here = pc.and_(unrouted, self.routes[name](batch.column)) if name in self.routes else unrouted
             unrouted = pc.and_not(unrouted, here)
-            asked |= batch.part(here).scatter(lambda some, name=name: self._ask(name, some), self, name)
-            own = _chosen(here, asked[name], own, f"route {name}")
+            found |= batch.select(here).scatter(lambda some, name=name: self._score_part(name, some), self, name)
+            own = _choose_scores(here, found[name], own, f"route {name}")
         error = pc.if_else(
             unrouted, pa.scalar("no_route: no route takes this response, and there is no default", TEXT), own.error
         )
-        return asked, Scores(own.score, error, own.reason)
+        return found, Scores(own.score, error, own.reason)
 
 
 class Cascade(Composition):
-    """The score of the first part, but inside its band (both ends included) that of the next part, and so on.
+    """The score of the first part; where it lies inside the part's band (ends included), that of the next, and so on.
 
-    ``on_null``: where a part has no score there is none (``part_is_null``), or the next part decides.
+    ``on_null``: where a part has no score, there is none (``part_is_null``), or the next part decides.
     """
 
     def __init__(
@@ -271,7 +273,7 @@ class Cascade(Composition):
         *,
         on_null: Literal["null", "next"] = "null",
     ) -> None:
-        self.parts, self.bands, self.on_null = _checked(parts), dict(bands), on_null
+        self.parts, self.bands, self.on_null = _check_parts(parts), dict(bands), on_null
         leading = list(self.parts)[:-1]
         if not leading or list(self.bands) != leading:
             raise UserError(
@@ -282,19 +284,19 @@ class Cascade(Composition):
             if not low <= high:
                 raise UserError(f"the band of {name!r} must not end before it begins; got [{low}, {high}]")
 
-    def _compose(self, batch: "_Batch") -> Asked:
+    def _compose(self, batch: "_Batch") -> PartScores:
         undecided = pa.repeat(pa.scalar(True), batch.num_rows)
-        asked: dict[str, Scores] = {}
-        own = Scores(*(pa.nulls(batch.num_rows, kind) for kind in (pa.float64(), TEXT, TEXT)))
+        found: dict[str, Scores] = {}
+        own = null_scores(batch.num_rows)
         for name in self.parts:
-            asked |= batch.part(undecided).scatter(lambda some, name=name: self._ask(name, some), self, name)
-            own = _chosen(undecided, asked[name], own, f"decided by {name}")
+            found |= batch.select(undecided).scatter(lambda some, name=name: self._score_part(name, some), self, name)
+            own = _choose_scores(undecided, found[name], own, f"decided by {name}")
             if name in self.bands:
                 low, high = self.bands[name]
-                score = asked[name].score
+                score = found[name].score
                 inside = pc.and_(pc.greater_equal(score, low), pc.less_equal(score, high))
                 undecided = pc.and_(undecided, inside.fill_null(self.on_null == "next"))
-        return asked, own
+        return found, own
 
 
 class _Batch:
@@ -303,33 +305,32 @@ class _Batch:
     def __init__(self, column: Columns, num_rows: int, offsets: Offsets | None) -> None:
         self.column, self.num_rows, self.offsets = column, num_rows, offsets
 
-    def part(self, mask: pa.Array) -> "_Part":
+    def select(self, mask: pa.Array) -> "_Part":
         """The responses where the mask holds (bool, no nulls)."""
         return _Part(self, mask)
 
 
 class _Part:
-    """Some responses of a batch; of a prompt's responses only these are compared with each other."""
+    """Some responses of a batch. Only these are compared with each other."""
 
     def __init__(self, whole: _Batch, mask: pa.Array) -> None:
         self.whole, self.mask = whole, np.asarray(mask)
 
     def scatter(self, ask: Any, owner: Composition, name: str) -> dict[str, Scores]:
-        """What ``ask`` says of these responses, in the places of the whole batch; not_reached elsewhere."""
+        """The scores that ``ask`` gives these responses, in the order of the whole batch; ``not_reached`` elsewhere."""
         if self.mask.all():
             found: dict[str, Scores] = ask(self.whole)
             return found
-        places = np.concatenate([[0], np.cumsum(self.mask)])
+        ends = np.concatenate([[0], np.cumsum(self.mask)])
         if self.mask.any():
             keep = pa.array(self.mask)
-            offsets = None if self.whole.offsets is None else places[self.whole.offsets]
+            offsets = None if self.whole.offsets is None else ends[self.whole.offsets]
             some: dict[str, Scores] = ask(
-                _Batch(lambda column: self.whole.column(column).filter(keep), int(places[-1]), offsets)
+                _Batch(lambda column: self.whole.column(column).filter(keep), int(ends[-1]), offsets)
             )
         else:
-            nothing = Scores(*(pa.array([], kind) for kind in (pa.float64(), TEXT, TEXT)))
-            some = {_end(name, inner): nothing for inner in owner.parts[name].part_names}
-        index = pa.array(places[:-1], mask=~self.mask)
+            some = {_join_names(name, inner): null_scores(0) for inner in owner.parts[name].part_names}
+        index = pa.array(ends[:-1], mask=~self.mask)
         reached = pa.array(self.mask)
         return {
             part: Scores(
@@ -342,31 +343,31 @@ class _Part:
         }
 
 
-def _chosen(here: pa.Array, part: Scores, others: Scores, why: str) -> Scores:
-    """The part's scores in some places, the others' elsewhere."""
-    error = pc.if_else(here, _where_null(part.score, _joined("part_is_null: ", part.error)), others.error)
-    reason = _joined(why, pc.coalesce(_joined(": ", part.reason), pa.scalar("", TEXT)))
+def _choose_scores(here: pa.Array, part: Scores, others: Scores, why: str) -> Scores:
+    """The part's scores where ``here`` holds, the others' elsewhere."""
+    error = pc.if_else(here, _keep_where_null(part.score, _add_prefix("part_is_null: ", part.error)), others.error)
+    reason = _add_prefix(why, pc.coalesce(_add_prefix(": ", part.reason), pa.scalar("", TEXT)))
     return Scores(pc.if_else(here, part.score, others.score), error, pc.if_else(here, reason, others.reason))
 
 
-def _joined(prefix: str, texts: pa.Array) -> pa.Array:
+def _add_prefix(prefix: str, texts: pa.Array) -> pa.Array:
     """The prefix before each text; null stays null."""
     return pc.binary_join_element_wise(pa.scalar(prefix, TEXT), texts, pa.scalar("", TEXT))
 
 
-def _where_null(score: pa.Array, error: pa.Array) -> pa.Array:
+def _keep_where_null(score: pa.Array, error: pa.Array) -> pa.Array:
     return pc.if_else(score.is_null(), error, _NO_TEXT)
 
 
-def _has(texts: pa.Array, pattern: str) -> pa.Array:
+def _matches_pattern(texts: pa.Array, pattern: str) -> pa.Array:
     return pl.Series(pl.from_arrow(texts)).str.contains(pattern).to_arrow()
 
 
 def _as_text(value: Any) -> str:
-    """The value as Arrow writes one of its kind: 1.0 is "1"."""
+    """The value as Arrow writes it: 1.0 is "1"."""
     text: str = pc.cast(pa.scalar(value), TEXT).as_py()
     return text
 
 
-def _end(name: str, inner: str) -> str:
+def _join_names(name: str, inner: str) -> str:
     return f"{name}.{inner}" if inner else name

@@ -1,18 +1,18 @@
-"""What a reward is: columns in, scores out; declared by a function's signature and held to one form after each call.
+"""What a reward is: a function from columns to scores, declared by its signature; each call's result is checked.
 
 A reward is a function, or a class where there is state (a model, a tokenizer, a client). Its positional parameters name
-the columns it reads; its keyword-only parameters are its knobs. ``RewardSpec`` is that declaration as data; ``reward``
-attaches it and gives the function back as it was. ``bound.py`` binds knobs and calls; ``registry.py`` knows the names.
+the columns it reads; its keyword-only parameters are its knobs. ``RewardSpec`` holds that declaration; ``reward``
+attaches it and returns the function unchanged. ``function.py`` binds knobs and calls; ``registry.py`` knows the names.
 
     @reward("shout")
     def shout(response: pa.Array, *, mark: str = "!") -> pa.Array:
         return pc.cast(pc.count_substring(response, mark), pa.float64())
 
-What each kind means. All give one score per response.
-``pointwise``: a response is scored by its own columns alone. ``stepwise``: the same, out of the steps of the response.
-``listwise`` and ``pairwise``: a response is scored against the others of its prompt (as a list; two at a time). They
-take one more keyword-only parameter, ``offsets: np.ndarray`` (int64, prompts + 1): the responses of prompt i are
-``offsets[i]:offsets[i + 1]``. It is handed in by the caller and is no knob.
+Every kind gives one score per response.
+``pointwise``: the score depends on the response's own columns alone. ``stepwise``: the same, from the response's steps.
+``listwise`` and ``pairwise``: the score compares the response with the others of its prompt (as a list; two at a time).
+They take one more keyword-only parameter, ``offsets: np.ndarray`` (int64, prompts + 1): the responses of prompt i are
+``offsets[i]:offsets[i + 1]``. The caller passes it; it is no knob.
 """
 
 import inspect
@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, create_model
 
 from connectors.errors import UserError
-from rmbatch.rewards.calling import as_array
-from rmbatch.rewards.forms import ROLES, WHAT_TO_WRITE, Form, form_of
+from rmbatch.rewards.calling import to_array
+from rmbatch.rewards.forms import FORM_CURE, ROLES, Form, form_of
 from rmbatch.rewards.scores import RewardError as RewardError
 from rmbatch.rewards.scores import Scores as Scores
 from rmbatch.rows.messages import TEXT
@@ -67,14 +67,14 @@ class RewardSpec:
     knobs: tuple[Knob, ...]
     doc: str
     writes_reason: bool
-    """Whether a ``reason.<name>`` column is written: known before any row is, so that all files have one schema."""
+    """Whether a ``reason.<name>`` column is written; known before the first row, so that all files have one schema."""
     takes_offsets: bool
     target: Callable[..., Any]
     """The function or class itself."""
     ref: str | None = None
-    """What it was resolved from (a name, ``file.py:func``, ``pkg.module:func``); None for a function given directly."""
+    """The reference that led to it (a name, ``file.py:func``, ``pkg.module:func``); None for a function itself."""
     source: str | None = None
-    """The text of the user's file, where ``ref`` is a file: workers build the reward from this, not from the path."""
+    """The text of the user's file, where ``ref`` names one: workers build the reward from the text, not the path."""
 
     @cached_property
     def knob_model(self) -> type[BaseModel]:
@@ -97,7 +97,7 @@ class RewardSpec:
 
 
 def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = None) -> Callable[[_T], _T]:
-    """Declare a function or class as the reward ``name``; it stays callable exactly as it is.
+    """Declare a function or class as the reward ``name``; it stays callable as before.
 
     ``writes_reason`` None: it does if its return annotation mentions ``Scores``.
     """
@@ -112,7 +112,7 @@ def reward(name: str, *, kind: Kind = "pointwise", writes_reason: bool | None = 
 def spec_of(target: Callable[..., Any]) -> RewardSpec:
     """The spec attached by ``@reward``; for a plain function or class, a pointwise reward under its own name.
 
-    Raises UserError for what is no reward: nothing in its signature says that its parameters are columns.
+    Raises UserError where the signature does not say that the parameters are columns.
     """
     declared = vars(target).get(_SPEC) if hasattr(target, "__dict__") else None
     if isinstance(declared, RewardSpec):
@@ -146,10 +146,10 @@ def _read_spec(
     if not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own):
         raise UserError(f"reward {name!r} reads no column: its positional parameters name them, e.g. `response`")
     form = form_of(name, function, call, own)
-    if not (is_declared or form.is_said or any(column.startswith(ROLES) for column in form.columns)):
+    if not (is_declared or form.is_annotated or any(column.startswith(ROLES) for column in form.columns)):
         raise UserError(
             f"{name!r} declares no reward: nothing says that {', '.join(form.columns)} are columns; if it is one, "
-            f"{WHAT_TO_WRITE.format(name=name)}"
+            f"{FORM_CURE.format(name=name)}"
         )
     if kind in GROUP_KINDS and form.kind not in ("arrow", "numpy", "pandas", "polars", "list"):
         raise UserError(f"reward {name!r} is {kind}: it compares responses, so it takes whole columns and `offsets`")
@@ -185,25 +185,25 @@ def _signature(name: str, target: Callable[..., Any]) -> inspect.Signature:
     except (NameError, AttributeError):  # a name that is imported only under TYPE_CHECKING
         return inspect.signature(target)
     except (ValueError, TypeError):  # written in C, or no callable at all
-        raise UserError(f"{name!r} declares no reward: {WHAT_TO_WRITE.format(name=name)}") from None
+        raise UserError(f"{name!r} declares no reward: {FORM_CURE.format(name=name)}") from None
 
 
-def normalised(spec: RewardSpec, given: Any, columns: Mapping[str, pa.Array], num_rows: int) -> Scores:
-    """What a reward gave, in the one form that everything downstream relies on.
+def normalise_scores(spec: RewardSpec, given: Any, columns: Mapping[str, pa.Array], num_rows: int) -> Scores:
+    """A reward's result in the one form that everything downstream relies on.
 
     score float64 of length num_rows, finite or null; error text exactly where the score is null; reason text or null.
     A null score that came without an error gets one: ``not_finite`` for NaN and infinity, ``missing_<column>`` where an
     input column is null, else ``no_score``. Raises RewardError for another length or type.
     """
     scores = given if isinstance(given, Scores) else Scores(given)
-    raw = _checked(spec, "score", as_array(spec.name, scores.score, num_rows), num_rows)
+    raw = _check_array(spec, "score", to_array(spec.name, scores.score, num_rows), num_rows)
     if not _is_number(raw.type):
         raise RewardError(f"reward {spec.name!r} gave scores of type {raw.type}; numbers are needed")
     raw = pc.cast(raw, pa.float64(), safe=False)
     finite = pc.is_finite(raw)  # null for null
     score = pc.if_else(finite, raw, pa.scalar(None, pa.float64()))
 
-    error = _text(spec, "error", scores.error, num_rows)
+    error = _text_array(spec, "error", scores.error, num_rows)
     if not pc.all(finite, min_count=0).as_py():
         prefix, glue = pa.scalar("not_finite: the reward gave", TEXT), pa.scalar(" ", TEXT)
         shown = pc.binary_join_element_wise(prefix, pc.cast(raw, TEXT), glue)
@@ -215,18 +215,18 @@ def normalised(spec: RewardSpec, given: Any, columns: Mapping[str, pa.Array], nu
         error = pc.fill_null(error, pa.scalar("no_score: the reward gave no score", TEXT))
     error = pc.if_else(pc.is_null(score), error, pa.scalar(None, TEXT))
 
-    reason = _text(spec, "reason", scores.reason, num_rows)
+    reason = _text_array(spec, "reason", scores.reason, num_rows)
     if not spec.writes_reason and reason.null_count < num_rows:
         raise RewardError(f"reward {spec.name!r} gives reasons but does not declare them: annotate it `-> Scores`")
     return Scores(score, error, reason)
 
 
-def no_scores() -> Scores:
-    """The scores of an empty batch."""
-    return Scores(pa.array([], pa.float64()), pa.array([], TEXT), pa.array([], TEXT))
+def null_scores(num_rows: int) -> Scores:
+    """Scores, errors and reasons that are all null."""
+    return Scores(*(pa.nulls(num_rows, kind) for kind in (pa.float64(), TEXT, TEXT)))
 
 
-def _checked(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
+def _check_array(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     if not isinstance(array, pa.Array):
@@ -236,10 +236,10 @@ def _checked(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array
     return array
 
 
-def _text(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
+def _text_array(spec: RewardSpec, part: str, array: Any, num_rows: int) -> pa.Array:
     if array is None:
         return pa.nulls(num_rows, TEXT)
-    return pc.cast(_checked(spec, part, array, num_rows), TEXT)
+    return pc.cast(_check_array(spec, part, array, num_rows), TEXT)
 
 
 def _is_number(kind: pa.DataType) -> bool:

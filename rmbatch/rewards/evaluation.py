@@ -1,8 +1,8 @@
-"""A reward that is ready to score: samples, lists of samples, tables, and the columns of a job's batch.
+"""A reward that is ready to score samples, lists of samples, tables, and the columns of a job's batch.
 
-``Reward.score_parts`` is the one kernel. The rest brings samples or tables to columns and scores back to their shape,
-so that ``evaluate``, ``evaluate_batch``, ``score`` and a job give the same numbers. Rewards come from ``bound.py`` (a
-function or class with its knobs set) and from ``composition.py`` (rewards made of rewards).
+``Reward.score_parts`` is the one kernel. The rest turns samples or tables into columns and brings scores back to their
+shape, so that ``evaluate``, ``evaluate_batch``, ``score`` and a job give the same numbers. ``function.py`` makes a
+reward of a function or class, ``composition.py`` makes one of other rewards.
 
     rm = rmbatch.reward("accuracy")
     rm.evaluate({"response": "4", "reference": "4"})             # Result(score=1.0, error=None, reason=None)
@@ -24,7 +24,7 @@ from connectors.errors import UserError
 from rmbatch.rewards.scores import RewardError, Scores
 from rmbatch.rows.messages import MESSAGES, TEXT
 from rmbatch.rows.roles import ROLES, FlatView, flatten, guess_roles
-from rmbatch.rows.tables import as_table, table_of, with_columns
+from rmbatch.rows.tables import as_table, build_table, with_columns
 
 Sample = Mapping[str, Any]
 """One row as a dict: the columns of a table, e.g. prompt, response or responses, reference."""
@@ -36,23 +36,23 @@ Offsets = np.ndarray[Any, Any]
 Table = TypeVar("Table")
 """A table of any library that ``rmbatch.rows.tables`` knows."""
 MISSPELT = 0.8
-"""How alike two names are, from 0 to 1, where one is taken for a slip of the other."""
+"""Similarity of two names, from 0 to 1, from which one counts as a misspelling of the other."""
 
 _TYPES = {"score": pa.float64(), "error": pa.string(), "reason": pa.string(), "steps": pa.list_(pa.float64())}
-"""Of the columns that a reward may add."""
+"""The types of the columns that a reward may add."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a reward says of one response; ``score`` None means no score, and ``error`` says why."""
+    """A reward's result for one response; ``score`` None means no score, and ``error`` says why."""
 
     score: float | None
     error: str | None = None
     reason: str | None = None
     steps: list[float] | None = None
-    """Of a process reward model: the score of each step."""
+    """The score of each step, from a process reward model."""
     parts: Mapping[str, "Result"] = field(default_factory=dict, hash=False)
-    """Of a composition: what its parts said, by the names that their columns end in."""
+    """The results of a composition's parts, by the names that their columns end in."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +60,33 @@ class Candidate:
     """One chosen response of a sample."""
 
     index: int
-    """Its place among the sample's responses, from 0."""
+    """Its index among the sample's responses, from 0."""
     response: str | None
     score: float
 
 
 class Reward(ABC):
-    """What scores responses. Picklable; state is built where it lands."""
+    """Scores responses. It can be pickled, and builds its state in the process that unpickles it."""
 
     name: str
     columns: tuple[str, ...]
     """The columns it reads, by role or name."""
     optional: tuple[str, ...] = ()
-    """Those of them that need not be there."""
+    """The columns among them that may be missing."""
     takes_offsets: bool
     """Whether it compares the responses of a prompt."""
 
     @property
     @abstractmethod
     def part_names(self) -> Mapping[str, Sequence[str]]:
-        """The scores it gives, "" for its own and others for its parts', and what comes with each: reason, steps."""
+        """The scores it gives ("" is its own, other names are parts), and the columns beside each: reason, steps."""
 
     @abstractmethod
     def score_parts(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> dict[str, Scores]:
         """The scores of ``num_rows`` responses for each of ``part_names``: the one kernel.
 
-        ``offsets`` as in ``FlatView.offsets``, for rewards that compare the responses of a prompt. What a reward's own
-        code raises comes through. Raises UserError where offsets are needed and not there.
+        ``offsets`` as in ``FlatView.offsets``, for rewards that compare the responses of a prompt. Exceptions of a
+        reward's own code pass through. Raises UserError where offsets are needed and missing.
         """
 
     def score_columns(self, column: Columns, num_rows: int, offsets: Offsets | None = None) -> Scores:
@@ -94,9 +94,9 @@ class Reward(ABC):
         return self.score_parts(column, num_rows, offsets)[""]
 
     def evaluate(self, sample: Sample, *, columns: Mapping[str, Any] | None = None) -> Result | list[Result]:
-        """What the reward says of a sample's response, or of each of its ``responses``.
+        """The result for a sample's response, or for each of its ``responses``.
 
-        ``columns`` maps roles to the sample's keys where their names do not tell. A key that is not there is null.
+        ``columns`` maps roles to the sample's keys where their names do not tell. A missing key is null.
         """
         return self.evaluate_batch([sample], columns=columns)[0]
 
@@ -104,17 +104,17 @@ class Reward(ABC):
         self, samples: Sequence[Sample], *, columns: Mapping[str, Any] | None = None
     ) -> list[Result | list[Result]]:
         """``evaluate`` of each sample, in order, in one go. Samples may differ in their keys."""
-        _refuse_what_is_no_sample(samples)
+        _check_samples(samples)
         results: list[Result | list[Result]] = [[] for _ in samples]
-        for places in _alike(samples):
-            view = _view([samples[place] for place in places], columns)
-            self._refuse_misspelt(samples[places[0]], view)
-            flat = _results(self._parts(view, places, missing_is_null=True))
-            for row, place in enumerate(places):
+        for indices in _group_by_shape(samples):
+            view = _flatten_samples([samples[index] for index in indices], columns)
+            self._refuse_misspelt(samples[indices[0]], view)
+            flat = _build_results(self._score_view(view, indices, missing_is_null=True))
+            for row, index in enumerate(indices):
                 if view.offsets is None:
-                    results[place] = flat[row]
+                    results[index] = flat[row]
                 else:
-                    results[place] = flat[view.offsets[row] : view.offsets[row + 1]]
+                    results[index] = flat[view.offsets[row] : view.offsets[row + 1]]
         return results
 
     def best_of_n(
@@ -122,16 +122,16 @@ class Reward(ABC):
     ) -> list[Candidate]:
         """The sample's n best responses, best first; fewer where fewer have a score.
 
-        Of equal scores the lowest seeded hash of the text comes first, wherever it stands.
+        Of equal scores the lowest seeded hash of the text comes first, whatever its index.
         """
         from rmbatch.selection.rank import SelectionRule, select
 
         if n < 1:
             raise UserError(f"best_of_n: n={n}; at least one response has to be kept")
-        _refuse_what_is_no_sample([sample])
-        view = _view([sample], columns)
+        _check_samples([sample])
+        view = _flatten_samples([sample], columns)
         self._refuse_misspelt(sample, view)
-        score = self._parts(view, missing_is_null=True)[""].score
+        score = self._score_view(view, missing_is_null=True)[""].score
         response = view.column("response") if view.has("response") else pa.nulls(view.num_candidates, TEXT)
         offsets = np.array([0, view.num_candidates], dtype=np.int64)
         rank = select(score, offsets, SelectionRule(keep=n, seed=seed), response).rank.to_pylist()
@@ -141,14 +141,14 @@ class Reward(ABC):
     def score(self, table: Table, columns: Mapping[str, Any] | None = None, name: str | None = None) -> Table:
         """The table with ``score.<name>``, ``error.<name>`` and, if the reward gives reasons, ``reason.<name>``.
 
-        The table is Arrow's, pandas', polars', a ``datasets.Dataset`` or a list of dicts, and comes back as it came.
-        ``columns`` maps roles to columns where their names do not tell; ``name`` None: the reward's own. Nested rows
-        get lists aligned with their candidates, a composition's parts columns of their own, ``score.<name>.<part>``.
-        Raises UserError for a column that is missing, or there already.
+        The table is Arrow's, pandas', polars', a ``datasets.Dataset`` or a list of dicts; the result is of the same
+        kind. ``columns`` maps roles to columns where their names do not tell; ``name`` None: the reward's own. Nested
+        rows get lists aligned with their candidates. A composition's parts get columns ``score.<name>.<part>``.
+        Raises UserError for a column that is missing, or that exists already.
         """
         rows = as_table(table)
         view = flatten(rows, guess_roles(rows.schema, columns))
-        parts = self._parts(view)
+        parts = self._score_view(view)
         added: dict[str, pa.Array] = {}
         for column, kind in self.column_types(name or self.name).items():
             if column in rows.schema.names:
@@ -168,7 +168,7 @@ class Reward(ABC):
         return found
 
     def _refuse_misspelt(self, sample: Sample, view: FlatView) -> None:
-        """Raise UserError where a column that is missing seems to be there under a name that nothing reads."""
+        """Raise UserError where a missing column seems to be present under a misspelt name."""
         unread = [key for key in sample if key not in {*self.columns, *ROLES, *view.roles.columns()}]
         for column in self.columns:
             if view.has(column) or column in sample:
@@ -180,8 +180,8 @@ class Reward(ABC):
                     f"that it is meant: columns={{{column!r}: {near[0]!r}}}"
                 )
 
-    def _parts(
-        self, view: FlatView, places: Sequence[int] | None = None, *, missing_is_null: bool = False
+    def _score_view(
+        self, view: FlatView, indices: Sequence[int] | None = None, *, missing_is_null: bool = False
     ) -> dict[str, Scores]:
         def column(name: str) -> pa.Array:
             if missing_is_null and not view.has(name):
@@ -193,7 +193,7 @@ class Reward(ABC):
         except RewardError as error:
             if error.response is not None:
                 row = view.row_of(error.response)
-                error.where = f"row {row}" if places is None else f"sample {places[row]}"
+                error.where = f"row {row}" if indices is None else f"sample {indices[row]}"
             raise
 
 
@@ -205,7 +205,7 @@ def column_of(parts: Mapping[str, Scores], name: str, column: str) -> pa.Array:
     return pa.nulls(len(scores.score), _TYPES[kind]) if array is None else array
 
 
-def _results(parts: Mapping[str, Scores]) -> list[Result]:
+def _build_results(parts: Mapping[str, Scores]) -> list[Result]:
     by_part = {}
     for name in parts:
         columns = [column_of(parts, "", f"{kind}.{name}").to_pylist() for kind in ("score", "error", "reason", "steps")]
@@ -217,7 +217,7 @@ def _results(parts: Mapping[str, Scores]) -> list[Result]:
     return [replace(result, parts=dict(zip(names, said))) for result, said in zip(own, zip(*by_part.values()))]
 
 
-def _refuse_what_is_no_sample(samples: Any) -> None:
+def _check_samples(samples: Any) -> None:
     if isinstance(samples, str | Mapping):
         raise UserError("evaluate_batch takes a list of samples; for one sample use evaluate")
     for sample in samples:
@@ -226,16 +226,16 @@ def _refuse_what_is_no_sample(samples: Any) -> None:
             raise UserError(f"a sample is a dict, such as {{'response': 'text', 'reference': '4'}}; got {shown}")
 
 
-def _alike(samples: Iterable[Sample]) -> list[list[int]]:
-    """The places of samples with the same keys and types at every depth: a sample means the same among others."""
+def _group_by_shape(samples: Iterable[Sample]) -> list[list[int]]:
+    """The indices of samples that have the same keys and types at every depth, so that no sample changes another."""
     groups: dict[frozenset[tuple[str, Any]], list[int]] = {}
-    for place, sample in enumerate(samples):
-        groups.setdefault(frozenset((key, _shape(value)) for key, value in sample.items()), []).append(place)
+    for index, sample in enumerate(samples):
+        groups.setdefault(frozenset((key, _shape(value)) for key, value in sample.items()), []).append(index)
     return list(groups.values())
 
 
 def _shape(value: Any) -> Any:
-    """The type of a value, and of all that is in it."""
+    """The type of a value and of everything inside it."""
     if isinstance(value, Mapping):
         return dict, frozenset((key, _shape(inner)) for key, inner in value.items())
     if isinstance(value, list | tuple):
@@ -243,10 +243,10 @@ def _shape(value: Any) -> Any:
     return type(value)
 
 
-def _view(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatView:
+def _flatten_samples(samples: Sequence[Sample], columns: Mapping[str, Any] | None) -> FlatView:
     """Samples with the same keys, as flat columns; a key that ``columns`` names and no sample has is null."""
     keys = dict.fromkeys(list(samples[0]) or ["response"])  # a table without columns would have no rows
     for named in (columns or {}).values():
         keys.update(dict.fromkeys(named if isinstance(named, list | tuple) else [named] if named else []))
-    table = table_of({key: [sample.get(key) for sample in samples] for key in keys})
+    table = build_table({key: [sample.get(key) for sample in samples] for key in keys})
     return flatten(table, guess_roles(table.schema, columns))

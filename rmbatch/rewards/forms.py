@@ -1,7 +1,7 @@
-"""The forms in which one writes a reward function: told from its signature, called as it expects, results brought back.
+"""The forms of reward functions, read from their signatures.
 
-A form is decided by names and annotations alone, before any row. What they leave open is refused with what to write.
-What a reward is, ``contract.py``; every form with an example, ``docs/own_rewards.md``.
+Names and annotations alone decide the form, before any row. An ambiguous signature is refused, and the message says
+what to write. ``contract.py`` says what a reward is; ``docs/own_rewards.md`` has an example of every form.
 
     def polite(response: str) -> float: ...                                         # "row": called once a response
     def polite(response: list[str]) -> list[float]: ...                             # "list"; arrays and Series too
@@ -20,20 +20,20 @@ from numbers import Number
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 
 from connectors.errors import UserError
-from rmbatch.rows.roles import EVERYTHING
+from rmbatch.rows.roles import ALL_COLUMNS
 
 Kind = Literal["arrow", "numpy", "pandas", "polars", "list", "row", "trl", "verl"]
 Class = Literal["arrow", "numpy", "pandas", "polars", "list", "value", "scores", "null", "any", "other"]
-"""What an annotation says of a parameter or a result."""
+"""The kind of value that an annotation describes."""
 
 ROLES = ("response", "prompt", "reference")
-WHAT_TO_WRITE = (
+FORM_CURE = (
     "write `def {name}(response: str) -> float` for a row at a time, or "
     "`def {name}(response: list[str]) -> list[float]` for whole columns; docs/own_rewards.md shows all forms"
 )
-OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")
-"""What TRL passes beside columns."""
-_IN_TRAINERS = ("completion_ids", "completions_ids", "environments")
+TRAINER_ARGUMENTS = ("trainer_state", "log_extra", "log_metric")
+"""Arguments that TRL passes beside columns."""
+_TRAINER_ONLY = ("completion_ids", "completions_ids", "environments")
 _TRL = {"completions": "response", "prompts": "prompt"}
 _VERL = {
     "data_source": "data_source",
@@ -60,7 +60,7 @@ class Argument:
 
     @property
     def required(self) -> bool:
-        """Whether the column has to be there."""
+        """Whether the column must exist."""
         return self.default is inspect.Parameter.empty
 
     @property
@@ -76,25 +76,25 @@ class Form:
     kind: Kind
     arguments: tuple[Argument, ...]
     knobs: tuple[inspect.Parameter, ...] = ()
-    """Positional parameters that are knobs all the same: verl passes its ``reward_kwargs`` so."""
+    """Positional parameters that are knobs: verl passes its ``reward_kwargs`` so."""
     takes_rest: bool = False
     """Whether ``**kwargs`` gets all other columns."""
     keyword_only: frozenset[str] = frozenset()
-    """Names that are knobs, whatever the columns are called."""
+    """Names of knobs, even where a column has the same name."""
     is_async: bool = False
-    is_said: bool = True
-    """Whether the annotations said so; False: nothing is annotated, and whole Arrow columns are meant."""
+    is_annotated: bool = True
+    """False where nothing is annotated; then the function gets whole Arrow columns."""
     returns_dict: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads."""
-        rest = (EVERYTHING,) if self.takes_rest or self.kind == "trl" else ()
+        rest = (ALL_COLUMNS,) if self.takes_rest or self.kind == "trl" else ()
         return (*(argument.column for argument in self.arguments), *rest)
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Those that need not be there."""
+        """The columns that may be missing."""
         return tuple(argument.column for argument in self.arguments if not argument.required)
 
 
@@ -111,23 +111,23 @@ def form_of(
         p.name for p in positional
     }:
         shown = inspect.formatannotation(signature.return_annotation)
-        raise UserError(f"reward {name!r} returns {shown}, which is no number; {WHAT_TO_WRITE.format(name=name)}")
+        raise UserError(f"reward {name!r} returns {shown}, which is no number; {FORM_CURE.format(name=name)}")
     names = {p.name for p in positional}
     if {"solution_str", "ground_truth"} <= names:
         return _verl_form(positional, is_async, signature.return_annotation)
     given = {p.name: class_of(p.annotation) for p in positional}
     if "completions" in names and {given["completions"], returned} <= {"any", "list", "other"}:
-        _refuse_what_trainers_have(name, positional)
-        columns = [p for p in positional if p.name not in OF_THE_TRAINER]
+        _refuse_trainer_arguments(name, positional)
+        columns = [p for p in positional if p.name not in TRAINER_ARGUMENTS]
         arguments = tuple(_argument(p, _TRL.get(p.name, p.name)) for p in columns)
         return Form("trl", arguments, takes_rest=takes_rest, keyword_only=keyword_only, is_async=is_async)
-    kind, is_said = _kind(name, given, returned)
+    kind, is_annotated = _infer_kind(name, given, returned)
     if takes_rest and kind != "row":
         raise UserError(f"reward {name!r}: *args and **kwargs name neither columns nor knobs; write them out")
     if kind in ("row", "list") and "responses" in given:
         raise UserError(f"reward {name!r}: call the parameter `response`; each response of a row is scored by itself")
     arguments = tuple(_argument(p, p.name) for p in positional)
-    return Form(kind, arguments, (), takes_rest, keyword_only, is_async, is_said)
+    return Form(kind, arguments, (), takes_rest, keyword_only, is_async, is_annotated)
 
 
 def _verl_form(positional: Sequence[inspect.Parameter], is_async: bool, returned: Any) -> Form:
@@ -142,20 +142,20 @@ def _argument(parameter: inspect.Parameter, column: str) -> Argument:
     return Argument(parameter.name, column, parameter.annotation, parameter.default, by_position)
 
 
-def _refuse_what_trainers_have(name: str, positional: Iterable[inspect.Parameter]) -> None:
+def _refuse_trainer_arguments(name: str, positional: Iterable[inspect.Parameter]) -> None:
     for parameter in positional:
-        if parameter.name in _IN_TRAINERS and parameter.default is parameter.empty:
+        if parameter.name in _TRAINER_ONLY and parameter.default is parameter.empty:
             raise UserError(
                 f"reward {name!r} needs {parameter.name!r}, which only a trainer has; "
                 f"write `{parameter.name}=None`, or leave it to **kwargs"
             )
 
 
-def _kind(name: str, given: Mapping[str, Class], returned: Class) -> tuple[Kind, bool]:
-    """The kind that the annotations say, and whether they say any."""
+def _infer_kind(name: str, given: Mapping[str, Class], returned: Class) -> tuple[Kind, bool]:
+    """The kind that the annotations describe, and whether there are any."""
     said = {what for what in given.values() if what != "any"}
     odd = [parameter for parameter, what in given.items() if what in ("other", "scores", "null")]
-    cure = WHAT_TO_WRITE.format(name=name)
+    cure = FORM_CURE.format(name=name)
     if odd:
         raise UserError(f"reward {name!r}: the annotation of {odd[0]!r} is no column's and no value's; {cure}")
     whole = [what for what in _WHOLE if what in said]
@@ -183,7 +183,7 @@ def _kind(name: str, given: Mapping[str, Class], returned: Class) -> tuple[Kind,
 
 
 def class_of(annotation: Any) -> Class:
-    """What an annotation says; ``any`` for none."""
+    """The class of an annotation; ``any`` for none."""
     if annotation in (inspect.Parameter.empty, Any, object):
         return "any"
     if isinstance(annotation, str):
@@ -235,7 +235,7 @@ _TEXTS: dict[str, Class] = {
 
 
 def _class_of_text(text: str) -> Class:
-    """Of an annotation that could not be evaluated: its name was imported for type checkers only."""
+    """The class of an annotation that could not be evaluated, because its name is imported for type checkers only."""
     text = text.strip().strip("'\"")
     if inner := re.fullmatch(r"(?:\w+\.)?Optional\[(.*)\]", text, re.DOTALL):
         return _class_of_text(inner[1])

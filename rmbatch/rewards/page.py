@@ -1,4 +1,4 @@
-"""The page of all rewards, ``docs/rewards.md``, made from their signatures and docstrings and from nothing else.
+"""Makes the page of all rewards, ``docs/rewards.md``, from their signatures and docstrings alone.
 
     python -m rmbatch.rewards.page > docs/rewards.md
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from rmbatch.rewards.contract import RewardSpec
-from rmbatch.rewards.registry import ALIASES, BUILTIN, resolve, shown_type
+from rmbatch.rewards.registry import ALIASES, BUILTIN, format_type, resolve
 
 _ITEM = re.compile(r"(Null|Source:|Deviation:)\s")
 _RANGE = re.compile(r"->\s*score\[n\]\s*float64(?:\s+in\s+([\[({][^\])}]*[\])}])|,?\s*([^.;]*))", re.DOTALL)
@@ -24,12 +24,12 @@ data; other names are columns as they are called. `null` is no score, and `error
 zero is scored, and bad. Where a column is null, the code is `missing_<column>`. Listwise rewards compare the responses
 of one prompt, so they need rows with a list of responses, or rows that are grouped.
 
-Rules take time linear in the length of a text; what would cost more than some seconds is null with the code `too_long`.
+Rules take time linear in the length of a text; a text that would take more than some seconds is null, `too_long`.
 
-Rewards are made of rewards, nested as one likes: `sum` (weights), `gate` (a hard constraint), `route` (another reward
+Rewards can be made of rewards, at any depth: `sum` (weights), `gate` (a hard constraint), `route` (another reward
 for each kind of row) and `cascade` (the next one only where this one is not sure). Each part keeps its own
-`score.<name>.<part>`. How they are written stands in `jobs/config/rewards.py`, what they do with nulls in
-`rmbatch/rewards/composition.py`; `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate`.
+`score.<name>.<part>`. `jobs/config/rewards.py` explains how to write them, `rmbatch/rewards/composition.py` how they
+treat nulls; `jobs/examples/composed.yaml` runs. In Python: `from rmbatch.rewards import Gate`.
 """
 
 
@@ -44,7 +44,7 @@ _SHARED_DEVIATIONS = (
 )
 
 
-def page() -> str:
+def render_page() -> str:
     """The whole page, Markdown."""
     specs = [resolve(name) for name in sorted(BUILTIN)]
     return "\n".join(
@@ -57,22 +57,23 @@ def _table(specs: list[RewardSpec]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for spec in specs:
         columns = ", ".join(f"`{column}`" for column in spec.columns)
-        yield f"| [{spec.name}](#{spec.name.lower()}) | {columns} | {_cell(_range(spec))} | {_cell(_text(spec)[0])} |"
+        score_range, first = _escape_cell(_read_range(spec)), _escape_cell(_read_paragraphs(spec)[0])
+        yield f"| [{spec.name}](#{spec.name.lower()}) | {columns} | {score_range} | {first} |"
 
 
 def _deviations(specs: list[RewardSpec]) -> Iterator[str]:
     yield "## Where results differ from RM-Gallery's"
     yield ""
-    yield "What is known to differ, for the rewards that RM-Gallery has; the others have no counterpart there."
+    yield "These are the known differences, for the rewards that RM-Gallery has; the others have no counterpart there."
     yield ""
     yield from (f"- {deviation}" for deviation in _SHARED_DEVIATIONS)
     for spec in specs:
-        yield from (f"- `{spec.name}`: {deviation}" for deviation in _items(spec, "Deviation:"))
+        yield from (f"- `{spec.name}`: {deviation}" for deviation in _read_items(spec, "Deviation:"))
     yield ""
 
 
 def _entry(spec: RewardSpec) -> Iterator[str]:
-    first, *rest = _text(spec)
+    first, *rest = _read_paragraphs(spec)
     yield f"## {spec.name}"
     yield ""
     yield first
@@ -85,10 +86,10 @@ def _entry(spec: RewardSpec) -> Iterator[str]:
     yield f"- writes: `score.{spec.name}`, `error.{spec.name}`" + (
         f", `reason.{spec.name}`" if spec.writes_reason else ""
     )
-    yield f"- range: {_range(spec)}"
-    yield from (f"- nulls: {item}" for item in _items(spec, "Null"))
-    yield from (f"- source: {item}" for item in _items(spec, "Source:"))
-    yield from (f"- deviation: {item}" for item in _items(spec, "Deviation:"))
+    yield f"- range: {_read_range(spec)}"
+    yield from (f"- nulls: {item}" for item in _read_items(spec, "Null"))
+    yield from (f"- source: {item}" for item in _read_items(spec, "Source:"))
+    yield from (f"- deviation: {item}" for item in _read_items(spec, "Deviation:"))
     if other_names:
         yield f"- also called: {', '.join(other_names)}"
     yield ""
@@ -97,24 +98,24 @@ def _entry(spec: RewardSpec) -> Iterator[str]:
         yield "|---|---|---|"
         for knob in spec.knobs:
             default = "needed" if knob.required else f"`{knob.default!r}`"
-            yield f"| `{knob.name}` | {_cell(f'`{shown_type(knob.annotation)}`')} | {default} |"
+            yield f"| `{knob.name}` | {_escape_cell(f'`{format_type(knob.annotation)}`')} | {default} |"
         yield ""
 
 
-def _text(spec: RewardSpec) -> list[str]:
+def _read_paragraphs(spec: RewardSpec) -> list[str]:
     """The docstring without its items: first line, then the paragraphs, each as one line."""
     first, _, rest = spec.doc.partition("\n")
-    described = _split(rest)[0]
-    return [_markdown(first), *([_markdown(described)] if described else [])]
+    described = _split_docstring(rest)[0]
+    return [_to_markdown(first), *([_to_markdown(described)] if described else [])]
 
 
-def _items(spec: RewardSpec, label: str) -> list[str]:
-    items = _split(spec.doc.partition("\n")[2])[1]
+def _read_items(spec: RewardSpec, label: str) -> list[str]:
+    items = _split_docstring(spec.doc.partition("\n")[2])[1]
     said = [item for item in items if item.startswith(label)]
-    return [_markdown(item if label == "Null" else item.removeprefix(label).strip()) for item in said]
+    return [_to_markdown(item if label == "Null" else item.removeprefix(label).strip()) for item in said]
 
 
-def _split(text: str) -> tuple[str, list[str]]:
+def _split_docstring(text: str) -> tuple[str, list[str]]:
     """The text before the first item, and the items, each as one line."""
     described: list[str] = []
     items: list[str] = []
@@ -128,25 +129,29 @@ def _split(text: str) -> tuple[str, list[str]]:
     return " ".join(described), [item.strip() for item in items]
 
 
-def _range(spec: RewardSpec) -> str:
+def _read_range(spec: RewardSpec) -> str:
     found = _RANGE.search(spec.doc)
     if not found:
         return "float64"
     return " ".join((found[1] or found[2] or "any number").split())
 
 
-def _markdown(text: str) -> str:
-    return text.replace("``", "`").replace("<", "&lt;") if "`" not in text else _outside_code(text.replace("``", "`"))
+def _to_markdown(text: str) -> str:
+    return (
+        text.replace("``", "`").replace("<", "&lt;")
+        if "`" not in text
+        else _escape_outside_code(text.replace("``", "`"))
+    )
 
 
-def _outside_code(text: str) -> str:
+def _escape_outside_code(text: str) -> str:
     parts = text.split("`")
     return "`".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(render_page(), end="")

@@ -1,7 +1,7 @@
-"""Finds a reward by what a user writes: a built-in or installed name, ``file.py:func`` or ``pkg.module:func``.
+"""Finds a reward by its reference: a built-in or installed name, ``file.py:func`` or ``pkg.module:func``.
 
-The table holds ``"module:object"`` strings, so that listing or naming rewards imports none of them. To add a built-in
-reward: write it, add its line here. What a reward is lives in ``contract.py``.
+The table holds ``"module:object"`` strings, so that listing rewards imports none of them. To add a built-in reward,
+write it and add its line here. ``contract.py`` says what a reward is.
 
     resolve("f1_score")
     resolve("my_rewards.py:polite")
@@ -43,6 +43,7 @@ BUILTIN: dict[str, str] = {
     "edit_similarity": "rmbatch.rewards.rules.similarity:edit_similarity",
     "emoji_density": "rmbatch.rewards.rules.style:emoji_density",
     "ends_with": "rmbatch.rewards.rules.match:ends_with",
+    "execution_agreement": "rmbatch.rewards.rules.code_agreement:ExecutionAgreement",
     "exact_match": "rmbatch.rewards.rules.match:exact_match",
     "f1_score": "rmbatch.rewards.rules.general:F1Score",
     "first_error_match": "rmbatch.rewards.rules.process:first_error_match",
@@ -92,34 +93,37 @@ _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "
 
 def list_rewards() -> list[str]:
     """The names that need no path: built-in rewards and those that installed packages offer, sorted."""
-    return sorted({*BUILTIN, *(point.name for point in _installed())})
+    return sorted({*BUILTIN, *(point.name for point in _entry_points())})
 
 
 def resolve(ref: str, source: str | None = None) -> RewardSpec:
     """The reward that ``ref`` names; ``source`` is the text of the file where ``ref`` is ``file.py:func``.
 
-    With ``source`` the path is a label only: a driver ships the text and a worker needs no such file.
+    With ``source`` the path is a label only: the driver sends the text, and the worker needs no file.
     Raises UserError naming the nearest reward, file, module or function.
     """
     where, _, attribute = ref.rpartition(":")
     if where.endswith(".py"):
-        text = _read(where) if source is None else source
-        spec = _named(load_source(text, where), attribute, ref)
+        text = read_source(where) if source is None else source
+        spec = _find_in_module(load_source(text, where), attribute, ref)
         return replace(spec, ref=ref, source=text)
     name = ALIASES.get(ref, ref)
     if name in BUILTIN:
-        return replace(_from_module(BUILTIN[name]), ref=name)
+        return replace(_load_from_module(BUILTIN[name]), ref=name)
     if where:
-        return replace(_from_module(ref), ref=ref)
-    for point in _installed():
+        return replace(_load_from_module(ref), ref=ref)
+    for point in _entry_points():
         if point.name == ref:
             return replace(spec_of(point.load()), ref=ref)
     hint = nearest(ref, [*list_rewards(), *ALIASES])
     raise UserError(f"no reward {ref!r}: {hint} Your own is written path/to/file.py:func or pkg.module:func.")
 
 
-def load_source(text: str, path: str) -> ModuleType:
-    """The module that a reward file's text makes, under a private name; the same text at the same path only once."""
+def load_source(text: str, path: str, noun: str = "reward") -> ModuleType:
+    """A file's text as a module under a private name; the same text at the same path is loaded only once.
+
+    ``noun``: what the file holds for the user.
+    """
     digest = hashlib.sha256(f"{path}\0{text}".encode()).hexdigest()[:16]
     name = f"_rmbatch_reward_{digest}"
     if name in sys.modules:
@@ -131,40 +135,40 @@ def load_source(text: str, path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up while it runs
     try:
         exec(compile(text, shown, "exec"), module.__dict__)
-    except (Exception, SystemExit) as fault:  # whatever the user's file raises is the user's to mend, in one line
+    except (Exception, SystemExit) as fault:  # the user mends the file, so the message is one line
         del sys.modules[name]
-        raise UserError(f"the reward file {path} cannot be loaded: {type(fault).__name__}: {fault}") from fault
+        raise UserError(f"the {noun} file {path} cannot be loaded: {type(fault).__name__}: {fault}") from fault
     return module
 
 
 def describe(name: str) -> str:
-    """What ``rmbatch rewards NAME`` prints: signature, kind, columns, knobs with types and defaults, docstring."""
+    """The text of ``rmbatch rewards NAME``: signature, kind, columns, knobs with types and defaults, docstring."""
     spec = resolve(name)
     knobs = "".join(f", {knob.name}" + ("" if knob.required else f"={knob.default!r}") for knob in spec.knobs)
     lines = [
         f"{spec.name}({', '.join(spec.columns)}{', *' if knobs else ''}{knobs})",
         f"  kind     {spec.kind}",
         f"  columns  {', '.join(spec.columns)}",
-        f"  writes   {', '.join(f'{part}.{spec.name}' for part in _parts(spec))}",
+        f"  writes   {', '.join(f'{part}.{spec.name}' for part in _column_kinds(spec))}",
     ]
-    lines += [f"  knob     {_shown(knob)}" for knob in spec.knobs]
+    lines += [f"  knob     {_format_knob(knob)}" for knob in spec.knobs]
     return "\n".join([*lines, "", spec.doc]).rstrip()
 
 
-def _parts(spec: RewardSpec) -> tuple[str, ...]:
+def _column_kinds(spec: RewardSpec) -> tuple[str, ...]:
     return ("score", "error", "reason") if spec.writes_reason else ("score", "error")
 
 
-def _shown(knob: Knob) -> str:
+def _format_knob(knob: Knob) -> str:
     default = "" if knob.required else f" = {knob.default!r}"
-    return f"{knob.name}: {shown_type(knob.annotation)}{default}"
+    return f"{knob.name}: {format_type(knob.annotation)}{default}"
 
 
-def shown_type(annotation: Any) -> str:
-    """A knob's type as one writes it: ``int >= 1``, ``'words' | 'jieba'``."""
+def format_type(annotation: Any) -> str:
+    """A knob's type as text: ``int >= 1``, ``'words' | 'jieba'``."""
     if get_origin(annotation) is Annotated:
         base, *notes = get_args(annotation)
-        return " ".join([shown_type(base), *filter(None, map(_bounds, notes))])
+        return " ".join([format_type(base), *filter(None, map(_format_bounds, notes))])
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if isinstance(annotation, type) and not get_args(annotation):
@@ -172,13 +176,13 @@ def shown_type(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
-def _bounds(note: Any) -> str:
+def _format_bounds(note: Any) -> str:
     """``>= 1`` for pydantic's ``Field(ge=1)``."""
     limits = [(sign, getattr(limit, key, None)) for limit in getattr(note, "metadata", []) for key, sign in _SIGNS]
     return " and ".join(f"{sign} {value}" for sign, value in limits if value is not None)
 
 
-def _from_module(ref: str) -> RewardSpec:
+def _load_from_module(ref: str) -> RewardSpec:
     where, _, attribute = ref.rpartition(":")
     if where.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"reward {ref!r}: {where} is a part of Python and has no reward; {_OWN}")
@@ -188,12 +192,12 @@ def _from_module(ref: str) -> RewardSpec:
         if missing.name is not None and (where == missing.name or where.startswith(f"{missing.name}.")):
             raise UserError(f"reward {ref!r}: no module {where!r}; is it on PYTHONPATH?") from None
         raise UserError(f"reward {ref!r}: {where} needs the package {missing.name!r}, not installed here") from missing
-    except (Exception, SystemExit) as fault:  # whatever the module raises is its author's to mend
+    except (Exception, SystemExit) as fault:  # the author mends the module, so the message is one line
         raise UserError(f"reward {ref!r}: {where} cannot be loaded: {type(fault).__name__}: {fault}") from fault
-    return _named(module, attribute, ref)
+    return _find_in_module(module, attribute, ref)
 
 
-def _named(module: ModuleType, attribute: str, ref: str) -> RewardSpec:
+def _find_in_module(module: ModuleType, attribute: str, ref: str) -> RewardSpec:
     target = getattr(module, attribute, None)
     if target is None or not callable(target):
         own = [
@@ -211,16 +215,17 @@ _OWN = (
 )
 
 
-def _read(path: str) -> str:
+def read_source(path: str, noun: str = "reward") -> str:
+    """The text of a user's file. Raises UserError where it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         folder = Path(path).parent
         known = [str(file) for file in folder.glob("*.py")] if folder.is_dir() else []
-        raise UserError(f"no reward file {path}; {nearest(path, known)}") from None
+        raise UserError(f"no {noun} file {path}; {nearest(path, known)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the reward file {path} cannot be read: {error}") from None
+        raise UserError(f"the {noun} file {path} cannot be read: {error}") from None
 
 
-def _installed() -> list[EntryPoint]:
+def _entry_points() -> list[EntryPoint]:
     return list(entry_points(group=ENTRY_POINT_GROUP))

@@ -1,4 +1,4 @@
-"""What a reward gives for a batch of responses, and the error of one that gives something else."""
+"""The scores that a reward gives a batch of responses, and the error of a reward that gives something else."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class RewardError(Exception):
     def __init__(self, message: str, response: int | None = None) -> None:
         super().__init__(message, response)
         self.response = response
-        """Its place in the batch, where one response shows it."""
+        """The index in the batch of the response that shows the bug, if there is one."""
         self.where = "" if response is None else f"response {response}"
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
-"""Groups the rewards by what they look at, for a person who searches one.
+"""Groups the rewards by topic, for a person who looks for one.
 
-by_topic()["mathematics"]       # ["math_verify_reward"]
+rewards_by_topic()["mathematics"]       # ["math_verify_reward"]
 """
 
 from rmbatch.rewards.registry import BUILTIN, list_rewards
@@ -12,8 +12,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "mathematics": ("math",),
     "programs": ("code_execution", "code"),
     "JSON and tool calls": ("json_match", "tool_calls", "tool_steps"),
-    "likeness to a reference": ("similarity", "overlap"),
-    "agreement among candidates": ("voting",),
+    "likeness to a reference": ("similarity",),
+    "agreement among candidates": ("voting", "code_agreement"),
     "instructions and format": ("constraints", "format"),
     "length and style": ("length", "truncation", "style"),
     "language": ("language",),
@@ -23,7 +23,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 """By topic: the modules of ``rmbatch.rewards`` whose rewards belong to it."""
 
 
-def by_topic() -> dict[str, list[str]]:
+def rewards_by_topic() -> dict[str, list[str]]:
     """The names of all rewards that need no path, by topic; every name in exactly one."""
     topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules}
     found: dict[str, list[str]] = {topic: [] for topic in [*TOPICS, OTHER]}

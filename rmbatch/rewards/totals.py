@@ -1,7 +1,7 @@
-"""The total of several rewards: a weighted sum, with a stated policy for the parts that have no score.
+"""The total of several rewards: a weighted sum, with a stated policy for parts without a score.
 
-Not a normalisation: the parts are added in the units they come in, so a weight is also an exchange rate. The sum is
-taken in the order in which the job file lists the weights, so that the same job gives the same bits.
+The parts are not normalised: each is added in its own unit, so a weight is also an exchange rate. The sum follows the
+order of the weights in the job file, so that the same job gives the same bits.
 
     rule = CombineRule.model_validate({"math": 1.0, "length": 0.1, "on_null": None})
     rule.check(["math", "length"])  # the job's rewards; raises UserError for a weight without its reward
@@ -30,9 +30,9 @@ _NO_TEXT = pa.scalar(None, pa.string())
 
 
 class CombineRule(Settings):
-    """What ``combine:`` says in a job file, where the weights stand beside on_null: ``{math: 1.0, on_null: null}``.
+    """``combine:`` in a job file, where on_null stands beside the weights: ``{math: 1.0, on_null: null}``.
 
-    ``on_null`` is thereby the one name that a reward with a weight cannot have.
+    So a reward with a weight cannot have the name ``on_null``.
     """
 
     weights: Mapping[str, float]
@@ -59,20 +59,20 @@ class CombineRule(Settings):
 
     @field_validator("weights", mode="before")
     @classmethod
-    def _weights_weigh(cls, weights: Mapping[Any, Any]) -> Any:
+    def _check_weights(cls, weights: Mapping[Any, Any]) -> Any:
         for name, weight in weights.items():
-            if _finite(weight) is None:
+            if _read_finite(weight) is None:
                 raise ValueError(f"the weight of {name!r} must be a finite number; got {weight!r}")
-        if not any(_finite(weight) for weight in weights.values()):
+        if not any(_read_finite(weight) for weight in weights.values()):
             raise ValueError("give at least one reward a weight other than 0, like {math: 1.0}")
         return weights
 
     @field_validator("on_null", mode="before")
     @classmethod
-    def _on_null_is_a_policy(cls, on_null: Any) -> Any:
+    def _check_on_null(cls, on_null: Any) -> Any:
         if on_null in (None, "renormalise"):
             return on_null
-        number = _finite(on_null)
+        number = _read_finite(on_null)
         if number is None:
             raise ValueError(f"on_null must be null, renormalise or a finite number; got {on_null!r}")
         return number
@@ -86,8 +86,8 @@ class CombineRule(Settings):
                 raise UserError(f"combine.{name}: no reward has this name; {meant}")
 
 
-def combine_rule(written: CombineRule | Mapping[str, Any]) -> CombineRule:
-    """The rule that a dict says, as a job file writes it; raises UserError for what is none."""
+def read_combine_rule(written: CombineRule | Mapping[str, Any]) -> CombineRule:
+    """The rule that a dict describes, as in a job file; raises UserError where it is none."""
     if isinstance(written, CombineRule):
         return written
     return validate(CombineRule, written, where="combine")
@@ -112,7 +112,7 @@ def weighted_sum(parts: Mapping[str, pa.Array], rule: CombineRule) -> tuple[pa.A
         filled = {name: score.fill_null(rule.on_null) for name, score in scores.items()}
     weighted = [pc.multiply(score, rule.weights[name]) for name, score in filled.items()]
     if rule.on_null == "renormalise":
-        total = pc.multiply(_sum(part.fill_null(0.0) for part in weighted), _upscale(scores, rule.weights))
+        total = pc.multiply(_sum(part.fill_null(0.0) for part in weighted), _renormalising_factor(scores, rule.weights))
     else:
         total = _sum(weighted)
     return _nan_to_null(total), _errors(total, scores)
@@ -123,15 +123,15 @@ def _sum(terms: Iterable[Any]) -> Any:
     return reduce(pc.add, terms)
 
 
-def _upscale(scores: Mapping[str, pa.Array], weights: Mapping[str, float]) -> pa.Array:
-    """All weights over the weights of the parts present, absolute: exactly 1 where none is missing, null over 0."""
+def _renormalising_factor(scores: Mapping[str, pa.Array], weights: Mapping[str, float]) -> pa.Array:
+    """The sum of all weights over that of the present parts' weights, absolute: 1 where none is missing, null for 0."""
     present = _sum(pc.if_else(score.is_valid(), abs(weights[name]), 0.0) for name, score in scores.items())
     every = _sum(pa.scalar(abs(weight)) for weight in weights.values())
     return pc.divide(every, pc.if_else(pc.equal(present, 0.0), _NO_SCORE, present))
 
 
 def _errors(total: pa.Array, scores: Mapping[str, pa.Array]) -> pa.Array:
-    """Why each total is null, or about to be because it is NaN; null where it is a number."""
+    """Why each total is null, or will be because it is NaN; null where it is a number."""
     error = pc.if_else(pc.is_nan(total), "not_a_number", _NO_TEXT)
     missing = total.is_null()
     # Only rows that miss a part: with "skip", Arrow drops a row that has nothing to join (narwhals issue 3965).
@@ -144,7 +144,7 @@ def _nan_to_null(score: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(score), _NO_SCORE, score)
 
 
-def _finite(value: Any) -> float | None:
+def _read_finite(value: Any) -> float | None:
     """The number that ``value`` is or spells; None for anything else, and for booleans, inf and NaN."""
     if isinstance(value, bool):
         return None

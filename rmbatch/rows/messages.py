@@ -1,8 +1,8 @@
-"""The forms in which data sets write a conversation or an answer, brought to one: text, or a list of messages.
+"""Reads the forms in which data sets write a conversation or an answer, as text or as a list of messages.
 
-Read are plain text, steps (list<string>), one message, lists of messages ({role, content}, or ShareGPT's {from, value})
-and any of these as JSON text. Nothing here knows rows, candidates or rewards; that is ``rows.py``.
-All text is large_string and all lists are large_list, because a batch of long answers passes 2 GiB.
+It reads plain text, steps (list<string>), one message, lists of messages ({role, content}, or ShareGPT's {from, value})
+and any of these as JSON text. It knows neither rows, candidates nor rewards; ``roles.py`` does.
+All text is large_string and all lists are large_list, because a batch of long answers exceeds 2 GiB.
 
     response_text(pa.array([["step 1", "step 2"]]))          # ["step 1\\nstep 2"]
     prompt_messages(pa.array(["hello"]))                     # [[{"role": "user", "content": "hello"}]]
@@ -29,7 +29,7 @@ _ASSISTANT = ("assistant", "gpt")
 
 
 def response_text(array: pa.Array) -> pa.Array:
-    """The text of each response: steps joined by newlines; of messages, what the assistant said, joined by newlines.
+    """The text of each response: steps, or the assistant's messages, joined by newlines.
 
     Null stays null, and so does a conversation in which no assistant speaks or a list of steps that holds a null.
     """
@@ -51,10 +51,12 @@ def prompt_messages(array: pa.Array) -> pa.Array:
     """Each prompt as list<struct<role, content>>; plain text is one message of the user. Null stays null."""
     kind = array.type
     if is_list(kind) and _is_message(kind.value_type):
-        return _lists(offsets_of(array), _normalised(array.flatten()), pc.is_null(array))
+        return _build_lists(offsets_of(array), _normalise_messages(array.flatten()), pc.is_null(array))
     if is_text(kind) or _is_message(kind) or pa.types.is_null(kind):
         there = array.drop_null()
-        return _each_alone(array, _normalised(there) if _is_message(kind) else _said_by("user", pc.cast(there, TEXT)))
+        return _wrap_each(
+            array, _normalise_messages(there) if _is_message(kind) else _build_messages("user", pc.cast(there, TEXT))
+        )
     if is_list(kind) or pa.types.is_struct(kind):
         return pa.array([messages_of(value) for value in array.to_pylist()], MESSAGES)
     raise UserError(f"prompt: a column of type {kind} is no conversation; text or a list of messages is read")
@@ -62,7 +64,7 @@ def prompt_messages(array: pa.Array) -> pa.Array:
 
 def completion_messages(texts: pa.Array) -> pa.Array:
     """Each response as list<struct<role, content>>: one message of the assistant. Null stays null."""
-    return _each_alone(texts, _said_by("assistant", texts.drop_null()))
+    return _wrap_each(texts, _build_messages("assistant", texts.drop_null()))
 
 
 def is_conversation(kind: pa.DataType) -> bool:
@@ -71,7 +73,7 @@ def is_conversation(kind: pa.DataType) -> bool:
 
 
 def reference_text(array: pa.Array) -> pa.Array:
-    """Each reference as text: text unchanged, numbers, booleans and dates as they are written. Null stays null."""
+    """Each reference as text: text unchanged, numbers, booleans and dates as Arrow writes them. Null stays null."""
     kind = array.type
     if is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
         cure = "name a column with one reference per row, or one row per response"
@@ -79,8 +81,8 @@ def reference_text(array: pa.Array) -> pa.Array:
     return pc.cast(array, TEXT)
 
 
-def json_values(array: pa.Array, column: str) -> list[Any]:
-    """The values of a column of JSON text. Raises UserError for text that is none."""
+def decode_json(array: pa.Array, column: str) -> list[Any]:
+    """The values of a column of JSON text. Raises UserError for text that is no JSON."""
     try:
         return [None if text is None else msgspec.json.decode(text) for text in array.to_pylist()]
     except msgspec.DecodeError as fault:
@@ -94,7 +96,7 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, dict):
         return text_of(_first(value, _CONTENT_KEYS))
     if not isinstance(value, list):
-        return written(value)
+        return value_text(value)
     if any(isinstance(item, dict) and _first(item, _ROLE_KEYS) for item in value):
         said = [text_of(item) for item in value if isinstance(item, dict) and _first(item, _ROLE_KEYS) in _ASSISTANT]
         parts = [text for text in said if text is not None]
@@ -109,10 +111,10 @@ def messages_of(value: Any) -> list[dict[str, str | None]] | None:
         return None
     if not isinstance(value, list):
         value = [value]
-    return [_message_of(item) for item in value]
+    return [_read_message(item) for item in value]
 
 
-def written(value: Any) -> str | None:
+def value_text(value: Any) -> str | None:
     """A JSON value as text: text unchanged, a number or boolean as ``reference_text`` writes it, the rest as JSON."""
     if value is None or isinstance(value, str):
         return value
@@ -122,9 +124,9 @@ def written(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def combine_chunks(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """A column as one array, its text as large_string and its lists as large_list at every depth."""
-    wide = _widened(column.type)
+    wide = _wide_type(column.type)
     if wide != column.type:
         column = pc.cast(column, wide)
     if not isinstance(column, pa.ChunkedArray):
@@ -156,20 +158,20 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
-def _widened(kind: pa.DataType) -> pa.DataType:
+def _wide_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
-        return _widened(kind.value_type)
+        return _wide_type(kind.value_type)
     if is_text(kind):
         return TEXT
     if is_list(kind):
-        return pa.large_list(_widened(kind.value_type))
+        return pa.large_list(_wide_type(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_widened(field.type)) for field in kind])
+        return pa.struct([field.with_type(_wide_type(field.type)) for field in kind])
     return kind
 
 
 def _is_message(kind: pa.DataType) -> bool:
-    """A struct whose content is text: what can be read without a Python object per row."""
+    """Whether it is a struct whose content is text, which can be read without a Python object per row."""
     if not pa.types.is_struct(kind):
         return False
     content = next((kind.field(key).type for key in _CONTENT_KEYS if kind.get_field_index(key) >= 0), None)
@@ -192,29 +194,29 @@ def _assistant_text(conversations: pa.Array) -> pa.Array:
     return pc.if_else(pa.array(np.diff(offsets) == 0), pa.scalar(None, TEXT), texts)
 
 
-def _normalised(messages: pa.Array) -> pa.Array:
+def _normalise_messages(messages: pa.Array) -> pa.Array:
     role = pc.fill_null(_field(messages, _ROLE_KEYS), "user")
     for theirs, ours in _SHAREGPT.items():
         role = pc.if_else(pc.equal(role, theirs), pa.scalar(ours, TEXT), role)
     return pa.StructArray.from_arrays([role, _field(messages, _CONTENT_KEYS)], fields=list(MESSAGE))
 
 
-def _said_by(who: str, content: pa.Array) -> pa.Array:
+def _build_messages(who: str, content: pa.Array) -> pa.Array:
     role = pa.repeat(pa.scalar(who, TEXT), len(content))
     return pa.StructArray.from_arrays([role, content], fields=list(MESSAGE))
 
 
-def _each_alone(array: pa.Array, values: pa.Array) -> pa.Array:
+def _wrap_each(array: pa.Array, values: pa.Array) -> pa.Array:
     """A list of one for each value that is not null in the array."""
     ends = np.cumsum(pc.is_valid(array).to_numpy(zero_copy_only=False), dtype=np.int64)
-    return _lists(np.concatenate([[0], ends]), values, pc.is_null(array))
+    return _build_lists(np.concatenate([[0], ends]), values, pc.is_null(array))
 
 
-def _lists(offsets: np.ndarray[Any, np.dtype[np.int64]], values: pa.Array, null: pa.Array) -> pa.Array:
+def _build_lists(offsets: np.ndarray[Any, np.dtype[np.int64]], values: pa.Array, null: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, mask=null)
 
 
-def _message_of(item: Any) -> dict[str, str | None]:
+def _read_message(item: Any) -> dict[str, str | None]:
     if not isinstance(item, dict):
         return {"role": "user", "content": text_of(item)}
     role = _first(item, _ROLE_KEYS) or "user"

@@ -1,8 +1,8 @@
-"""Rows and their two shapes: which column plays which role, and flat candidates out of nested or flat rows.
+"""Rows and their two shapes: which column plays which role, and the flat candidates of nested or flat rows.
 
 Nested: a row holds a prompt and a list of candidates (or a column per candidate). Flat: a row holds one response. A
-``FlatView`` gives either to a reward as columns of one value per candidate, and puts what the reward gave back into the
-shape of the rows. It scores nothing; the forms in which text and conversations are written are ``messages.py``.
+``FlatView`` gives a reward columns of one value per candidate, and brings the reward's result back to the shape of the
+rows. It scores nothing; ``messages.py`` reads the forms of text and conversations.
 
     roles = guess_roles(table.schema, {"responses": "candidates"})
     view = flatten(table, roles)
@@ -19,16 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
-from connectors.schema import HIDDEN, twins_of
+from connectors.schema import HIDDEN, find_twins
 from rmbatch.rows import messages
 from rmbatch.rows.messages import MESSAGES, TEXT, is_list, is_text
 from rmbatch.settings.names import nearest
 
 ROLES = ("id", "prompt", "response", "responses", "reference", "group")
-EVERYTHING = "*"
-"""As the name of a column: all that a row holds; see ``FlatView.column``."""
+ALL_COLUMNS = "*"
+"""The name of a column that holds the whole row; see ``FlatView.column``."""
 JSON_MARK = (b"rmbatch.type", b"json")
-"""Field metadata of a column whose text is JSON, because its values had no common type."""
+"""Field metadata of a column whose text is JSON because its values had no common type."""
+RATING_MARK = (b"rmbatch.type", b"rating")
+"""Field metadata of a column that rates the response, so it is no reference to compare it with."""
 
 _COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "responses": ("responses", "candidates", "completions", "outputs", "generations", "samples"),
@@ -42,7 +44,7 @@ _COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "uid", "uuid", "unique_id"),
 }
 _PER_CANDIDATE = ("response_", "score.", "error.", "reason.", "steps.")
-"""Beginnings of the names of columns that hold, in nested rows, a list aligned with the candidates."""
+"""Prefixes of the columns that hold, in nested rows, a list aligned with the candidates."""
 
 
 class MissingColumnError(UserError):
@@ -57,11 +59,16 @@ class Roles:
     prompt: str | None = None
     response: str | None = None
     responses: str | tuple[str, ...] | None = None
-    """A column of lists, or several columns that are one candidate each, in this order."""
+    """A column of lists, or several columns with one candidate each, in this order."""
     reference: str | None = None
     group: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further parameters of rewards, and the columns they read."""
+
+    def column_of(self, name: str) -> str:
+        """The column that plays this role of a row, or is given for this parameter; else that of the name itself."""
+        played = getattr(self, name) if name in ("prompt", "reference", "id", "group") else None
+        return self.extra.get(name) or played or name
 
     def columns(self) -> tuple[str, ...]:
         """All columns that play a role, each once."""
@@ -71,15 +78,15 @@ class Roles:
 
 
 def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Roles:
-    """The roles that ``given`` names, the others guessed from common column names of a plausible type.
+    """The roles that ``given`` names; the others are guessed from common column names of a plausible type.
 
     A role given as None is not guessed. ``response`` and ``responses`` exclude each other. A key that is no role is a
-    parameter of a reward. Raises UserError for a column that is not there, naming the nearest.
+    parameter of a reward. Raises UserError for a missing column, naming the nearest one.
     """
     roles: dict[str, Any] = {}
     extra: dict[str, str] = {}
     for role, column in (given or {}).items():
-        checked = _existing(schema, role, column)
+        checked = _check_columns(schema, role, column)
         if role in ROLES:
             roles[role] = checked
         else:
@@ -104,8 +111,12 @@ def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Ro
     for role in ("responses", "response", "prompt", "reference", "group"):
         if not (role == "response" and roles.get("responses")):
             guess(role, _COMMON_NAMES[role])
+    pair = ("chosen", "rejected")
     if not roles.get("responses"):
         guess("response", ("answer",))  # a reference had the first choice
+    if "response" not in roles and "responses" not in roles and all(_is_text_column(schema, name) for name in pair):
+        roles["responses"] = pair
+        taken.update(pair)
     if not roles.get("response"):
         guess("responses", _COMMON_NAMES["responses"], lambda column: bool(pa.types.is_null(column.type)))
     guess("id", (*_COMMON_NAMES["id"], *(name.lower() for name in schema.names if name.lower().endswith("_id"))))
@@ -113,7 +124,7 @@ def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Ro
 
 
 def flatten(table: pa.Table, roles: Roles) -> "FlatView":
-    """The table's candidates, one after the other. Nothing but the shape is computed before a column is asked for."""
+    """The table's candidates, one after the other. A column is computed only when somebody reads it."""
     return FlatView(table, roles)
 
 
@@ -124,7 +135,7 @@ class FlatView:
         self._table, self.roles = table, roles
         self._cache: dict[str, pa.Array] = {}
         self._null_rows: pa.Array | None = None
-        self._candidates: Callable[[], pa.Array] = lambda: self._texts("response", roles.response)
+        self._candidates: Callable[[], pa.Array] = lambda: self._read_texts("response", roles.response)
         self.offsets: np.ndarray[Any, np.dtype[np.int64]] | None = None
         """Nested rows: the candidates of row i are offsets[i]:offsets[i + 1], int64, rows + 1. None for flat rows."""
         if isinstance(roles.responses, tuple):
@@ -134,16 +145,16 @@ class FlatView:
         self.num_candidates: int = table.num_rows if self.offsets is None else int(self.offsets[-1])
 
     def column(self, name: str) -> pa.Array:
-        """The column that plays the role ``name``, or is called so, as one array of ``num_candidates`` values.
+        """The column with this role or name, as one array of ``num_candidates`` values.
 
         ``response`` and ``reference`` are text, ``prompt`` is list<struct<role, content>>; other columns keep their
         type (text as large_string, lists as large_list, JSON as the text of each value). An odd value is read where the
-        result is text or a prompt, and is null else (``connectors/formats/shapes.py``). In nested rows what belongs to
-        the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…`` or
-        ``reason.…`` or ``steps.…`` is theirs already. Null stays null.
+        result is text or a prompt, and is null elsewhere (``connectors/formats/shapes.py``). In nested rows a value of
+        the row is repeated for each of its candidates; a list named ``response_…``, ``score.…``, ``error.…``,
+        ``reason.…`` or ``steps.…`` already has one value per candidate. Null stays null.
 
-        ``*`` is a struct of all that a row holds: ``completion`` (the response) and ``prompt``, both text or both
-        messages, as the data writes the prompt, and the other columns by their names.
+        ``*`` is a struct of the whole row: ``completion`` (the response) and ``prompt``, both text or both messages, as
+        the data writes the prompt, and the other columns by their names.
         """
         if name not in self._cache:
             self._cache[name] = self._column(name)
@@ -151,12 +162,12 @@ class FlatView:
 
     def has(self, name: str) -> bool:
         """Whether ``column(name)`` has a column to read."""
-        if name == EVERYTHING or (name == "response" and self.offsets is not None):
+        if name == ALL_COLUMNS or (name == "response" and self.offsets is not None):
             return True
         return self._source(name) in self._table.schema.names
 
     def row_of(self, candidate: int) -> int:
-        """The place of the row that a candidate belongs to."""
+        """The index of the row that a candidate belongs to."""
         if self.offsets is None:
             return candidate
         return int(np.searchsorted(self.offsets, candidate, side="right")) - 1
@@ -180,14 +191,14 @@ class FlatView:
             )
         if name == "reference":
             return self._per_candidate(
-                self._read(name, roles.reference, messages.reference_text, messages.written, TEXT)
+                self._read(name, roles.reference, messages.reference_text, messages.value_text, TEXT)
             )
-        if name == EVERYTHING:
-            return self._everything()
-        return self._own(name, self._source(name))
+        if name == ALL_COLUMNS:
+            return self._all_columns()
+        return self._plain_column(name, self._source(name))
 
-    def _own(self, name: str, source: str | None) -> pa.Array:
-        """A column that plays no role."""
+    def _plain_column(self, name: str, source: str | None) -> pa.Array:
+        """A column without a role."""
         values = self._read(name, source)
         if self.offsets is None or source is None or not name.startswith(_PER_CANDIDATE):
             return self._per_candidate(values)
@@ -199,7 +210,7 @@ class FlatView:
             raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
         return values.flatten()
 
-    def _everything(self) -> pa.Array:
+    def _all_columns(self) -> pa.Array:
         roles, schema = self.roles, self._table.schema
         several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
         used = {roles.response, roles.prompt, *several}
@@ -210,10 +221,10 @@ class FlatView:
         talks = messages.is_conversation(kind) or (written is not None and self._is_json(written))
         held = {"completion": messages.completion_messages(self._candidates()) if talks else self._candidates()}
         if roles.prompt is not None:
-            held["prompt"] = self.column("prompt") if talks else self._own("prompt", roles.prompt)
+            held["prompt"] = self.column("prompt") if talks else self._plain_column("prompt", roles.prompt)
         for name in schema.names:
             if name not in used and name not in held and not name.startswith(HIDDEN):
-                held[name] = self._own(name, name)
+                held[name] = self._plain_column(name, name)
         return pa.StructArray.from_arrays(list(held.values()), list(held))
 
     def _source(self, name: str) -> str | None:
@@ -224,7 +235,7 @@ class FlatView:
         return self.roles.extra.get(name) or played or name
 
     def _nest_lists(self, column: str) -> None:
-        lists = self._raw("responses", column)
+        lists = self._load_column("responses", column)
         self._null_rows = pc.is_null(lists)
         if not self._is_json(column):
             if not is_list(lists.type) and not pa.types.is_null(lists.type):
@@ -238,14 +249,14 @@ class FlatView:
                 texts = messages.response_text(lists.flatten())
                 lists = pa.LargeListArray.from_arrays(pa.array(messages.offsets_of(lists)), texts, mask=self._null_rows)
                 found = {row: value if isinstance(value, list) else None for row, value in odd.items()}
-                lists = _replaced(
+                lists = _replace_rows(
                     lists, {row: value and list(map(messages.text_of, value)) for row, value in found.items()}
                 )
                 self._null_rows = pc.is_null(lists)
             self.offsets = messages.offsets_of(lists)
             self._candidates = lambda: messages.response_text(lists.flatten())
             return
-        values = messages.json_values(lists, column)
+        values = messages.decode_json(lists, column)
         self._null_rows = pa.array([value is None for value in values], pa.bool_())
         wrong = next((value for value in values if value is not None and not isinstance(value, list)), None)
         if wrong is not None:
@@ -263,7 +274,7 @@ class FlatView:
         interleaved = np.arange(num_rows * width, dtype=np.int64).reshape(width, num_rows).T.ravel()
 
         def candidates() -> pa.Array:
-            texts = [self._texts("responses", column) for column in columns]
+            texts = [self._read_texts("responses", column) for column in columns]
             return pa.concat_arrays(texts).take(pa.array(interleaved))
 
         self._candidates = candidates
@@ -273,7 +284,7 @@ class FlatView:
             return values
         return values.take(pa.array(np.repeat(np.arange(len(values)), np.diff(self.offsets))))
 
-    def _texts(self, role: str, column: str | None) -> pa.Array:
+    def _read_texts(self, role: str, column: str | None) -> pa.Array:
         return self._read(role, column, messages.response_text, messages.text_of, TEXT)
 
     def _read(
@@ -281,34 +292,34 @@ class FlatView:
         role: str,
         column: str | None,
         of_array: Callable[[pa.Array], pa.Array] | None = None,
-        of_value: Callable[[Any], Any] = messages.written,
+        of_value: Callable[[Any], Any] = messages.value_text,
         decoded_type: pa.DataType = TEXT,
     ) -> pa.Array:
-        """The column per row through ``of_array``; where its text is JSON, each decoded value through ``of_value``."""
+        """The column per row, converted by ``of_array``; where it is JSON text, each decoded value by ``of_value``."""
         if column is None:
             raise MissingColumnError(f"no column plays the role {role!r}; name it in `columns`; {self._nearest(role)}")
-        array = self._raw(role, column)
+        array = self._load_column(role, column)
         if self._is_json(column):
-            values = messages.json_values(array, column)
+            values = messages.decode_json(array, column)
             return pa.array([of_value(value) for value in values], decoded_type)
         typed = array if of_array is None else of_array(array)
         odd = self._odd_values(column)
         if not odd or (of_array is None and not is_text(typed.type)):
             return typed
-        return _replaced(typed, {row: of_value(value) for row, value in odd.items()})
+        return _replace_rows(typed, {row: of_value(value) for row, value in odd.items()})
 
     def _odd_values(self, column: str) -> dict[int, Any]:
-        """By row: the values of a column that its type does not hold, which stand in the column's twin."""
-        twin = twins_of(self._table.schema).get(column)
+        """By row: the values that do not fit the column's type, from the column's twin."""
+        twin = find_twins(self._table.schema).get(column)
         if twin is None or self._table.column(twin).null_count == self._table.num_rows:
             return {}
-        values = messages.json_values(self._raw(column, twin), twin)
+        values = messages.decode_json(self._load_column(column, twin), twin)
         return {row: value for row, value in enumerate(values) if value is not None}
 
-    def _raw(self, role: str, column: str) -> pa.Array:
+    def _load_column(self, role: str, column: str) -> pa.Array:
         if column not in self._table.schema.names:
             raise MissingColumnError(f"{role}: no column {column!r}; {self._nearest(column)}")
-        return messages.one_array(self._table.column(column))
+        return messages.combine_chunks(self._table.column(column))
 
     def _is_json(self, column: str) -> bool:
         return _is_json(self._table.schema.field(column))
@@ -317,14 +328,14 @@ class FlatView:
         return nearest(name, self._table.schema.names)
 
 
-def _replaced(array: pa.Array, values: Mapping[int, Any]) -> pa.Array:
-    """The array with other values in some rows."""
+def _replace_rows(array: pa.Array, values: Mapping[int, Any]) -> pa.Array:
+    """The array with these values in some rows."""
     places = np.arange(len(array), dtype=np.int64)
     places[list(values)] = len(array) + np.arange(len(values))
     return pa.concat_arrays([array, pa.array(list(values.values()), array.type)]).take(pa.array(places))
 
 
-def _existing(schema: pa.Schema, role: str, column: Any) -> Any:
+def _check_columns(schema: pa.Schema, role: str, column: Any) -> Any:
     if column is None and role in ROLES:
         return None
     several = role == "responses" and isinstance(column, list | tuple) and len(column) > 0
@@ -335,6 +346,10 @@ def _existing(schema: pa.Schema, role: str, column: Any) -> Any:
             known = "" if role in ROLES else f" {role!r} is no role either ({', '.join(ROLES)})."
             raise UserError(f"columns: {role}: no column {name!r}; {nearest(name, schema.names)}{known}")
     return tuple(column) if several else column
+
+
+def _is_text_column(schema: pa.Schema, name: str) -> bool:
+    return name in schema.names and is_text(schema.field(name).type) and not _is_json(schema.field(name))
 
 
 def _is_json(column: pa.Field) -> bool:
@@ -356,11 +371,15 @@ def _is_plain(column: pa.Field) -> bool:
     return not pa.types.is_nested(column.type)
 
 
+def _is_reference(column: pa.Field) -> bool:
+    return _is_plain(column) and (column.metadata or {}).get(RATING_MARK[0]) != RATING_MARK[1]
+
+
 _PLAUSIBLE: dict[str, Callable[[pa.Field], bool]] = {
     "responses": lambda column: is_list(column.type) or _is_json(column),
     "response": _is_answer,
     "prompt": _is_conversation,
-    "reference": _is_plain,
+    "reference": _is_reference,
     "group": _is_plain,
     "id": _is_plain,
 }

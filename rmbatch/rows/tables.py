@@ -1,6 +1,6 @@
-"""Tables as people hold them (Arrow, pandas, polars, ``datasets``, lists of dicts), as Arrow and back with new columns.
+"""Converts tables (Arrow, pandas, polars, ``datasets``, lists of dicts) to Arrow, and adds columns to the originals.
 
-None of these libraries is imported before somebody hands in something of theirs.
+A library is imported only when somebody passes one of its tables.
 
     as_table(frame)                              # pa.Table; columns without a common type as JSON text
     with_columns(frame, {"score.math": scores})  # the same kind of table, columns added, nothing else changed
@@ -18,14 +18,14 @@ from rmbatch.rows.roles import JSON_MARK
 
 
 def as_table(given: Any) -> pa.Table:
-    """The table as Arrow. Raises UserError for what is no table."""
+    """The table as Arrow. Raises UserError where it is no table."""
     if isinstance(given, pa.Table):
         return given
     if isinstance(given, pa.RecordBatch):
         return pa.Table.from_batches([given])
     kind = _kind(given)
     if kind == "pandas":
-        return table_of(
+        return build_table(
             {str(name): given[name] for name in given.columns}, lambda series: pa.array(series, from_pandas=True)
         )
     if kind == "polars":
@@ -34,11 +34,11 @@ def as_table(given: Any) -> pa.Table:
         return given.with_format("arrow")[:]
     if kind == "rows":
         names = dict.fromkeys(name for row in given for name in row)
-        return table_of({name: [row.get(name) for row in given] for name in names})
+        return build_table({name: [row.get(name) for row in given] for name in names})
     shown = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:60]}…"
     cure = "for one sample, a dict, use evaluate" if isinstance(given, Mapping) else "read a file first"
     raise UserError(
-        f"score takes a table (Arrow, pandas, polars, datasets.Dataset, or a list of dicts), got {shown}; {cure}"
+        f"a table is needed (Arrow, pandas, polars, datasets.Dataset, or a list of dicts), got {shown}; {cure}"
     )
 
 
@@ -66,11 +66,11 @@ def with_columns(given: Any, columns: Mapping[str, pa.Array]) -> Any:
     return given
 
 
-def table_of(columns: Mapping[str, Sequence[Any]], convert: Callable[[Any], pa.Array] = pa.array) -> pa.Table:
-    """A table of these values; a column whose values have no common type is JSON text, and marked so."""
+def build_table(columns: Mapping[str, Sequence[Any]], convert: Callable[[Any], pa.Array] = pa.array) -> pa.Table:
+    """A table of these values; a column whose values have no common type becomes JSON text, and is marked so."""
     fields, arrays = [], []
     for name, values in columns.items():
-        array, is_json = _array(values, convert)
+        array, is_json = _convert_column(values, convert)
         fields.append(pa.field(name, array.type, metadata=dict([JSON_MARK]) if is_json else None))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
@@ -91,23 +91,23 @@ def _as_pandas(array: pa.Array, index: Any) -> Any:
     return series
 
 
-def _array(values: Sequence[Any], convert: Callable[[Any], pa.Array]) -> tuple[pa.Array, bool]:
-    """The values as an array, and whether as JSON text because they have no common type."""
+def _convert_column(values: Sequence[Any], convert: Callable[[Any], pa.Array]) -> tuple[pa.Array, bool]:
+    """The values as an array, and whether it is JSON text because they have no common type."""
     try:
         return convert(values), False
     except UnicodeEncodeError:  # half a surrogate pair, as json.loads lets through: no UTF-8, so no column, can hold it
-        return _array([_encodable(value) for value in values], pa.array)
+        return _convert_column([_replace_surrogates(value) for value in values], pa.array)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         texts = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in values]
         return pa.array(texts, TEXT), True
 
 
-def _encodable(value: Any) -> Any:
-    """The value with each half surrogate pair in its texts as U+FFFD, the sign for what cannot be read."""
+def _replace_surrogates(value: Any) -> Any:
+    """The value with each half surrogate pair in its texts replaced by U+FFFD, the replacement character."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list | tuple):
-        return [_encodable(item) for item in value]
+        return [_replace_surrogates(item) for item in value]
     if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
+        return {_replace_surrogates(key): _replace_surrogates(item) for key, item in value.items()}
     return value

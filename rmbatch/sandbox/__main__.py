@@ -4,7 +4,7 @@ from rmbatch.sandbox.pool import LEVELS, RefusedError, Sandbox
 
 
 def main() -> None:
-    """Start each, and say what it found or why it does not work."""
+    """Start a sandbox of each level; print what it found, or why it does not work."""
     for level in LEVELS:
         try:
             sandbox = Sandbox(level)

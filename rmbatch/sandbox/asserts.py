@@ -1,14 +1,14 @@
-"""Takes an assertion apart: what the program has to compute goes inside, what is expected of it stays outside.
+"""Parses an assertion into what the program computes, inside, and what is expected of it, outside.
 
 ``assert f([1, 2]) == 3`` becomes the expression ``f([1, 2])``, computed next to the program, and ``_ == 3``, decided
 here on the plain data that came out. So a program cannot find the 3, cannot return an object that equals everything and
-cannot patch what compares. Decided here are ==, !=, <, <=, >, >=, is, in with a literal on a side, ``not``, ``and``,
-``or``, ``abs(x - 3) < 1e-6``, ``math.isclose(x, 3)``, ``isinstance`` of a built-in type, and truth. Any other
-statement is run inside (``statements.py``), and assertions in it are decided there (``sealed`` is False).
+cannot patch the comparison. This module decides ==, !=, <, <=, >, >=, is, in with a literal on a side, ``not``,
+``and``, ``or``, ``abs(x - 3) < 1e-6``, ``math.isclose(x, 3)``, ``isinstance`` of a built-in type, and truth. Any other
+statement runs inside (``statements.py``), and its assertions are decided there (``sealed`` is False).
 
-    test = take_apart("assert f([1, 2]) == 3")
+    test = parse_assertion("assert f([1, 2]) == 3")
     test.steps                          # [["value", "f([1, 2])"]], what goes inside
-    test.verdict([["v", 3]])            # None: passed; else (kind, text)
+    test.find_failure([["v", 3]])       # None: passed; else (kind, text)
 """
 
 import ast
@@ -22,26 +22,33 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from rmbatch.sandbox.statements import CHECK, CannotCallError, asserts, imports, noting, read_statements
-from rmbatch.sandbox.values import Thing, UnreadableError, decoded, shown
+from rmbatch.sandbox.statements import (
+    CHECK,
+    CannotCallError,
+    has_assertion,
+    imported_modules,
+    read_statements,
+    wrap_assertions,
+)
+from rmbatch.sandbox.values import OpaqueObject, UnreadableError, decode, format_value
 
 _MAX_TEXT = 200
 _KINDS = {"AssertionError": "wrong_answer", "MemoryError": "memory"} | dict.fromkeys(
     ("SyntaxError", "IndentationError", "TabError"), "syntax"
 )
 Values = Sequence[Any]
-"""What came of each expression, in order, and of the assertions that are decided inside."""
+"""The result of each expression, in order, and of the assertions that are decided inside."""
 UNREACHED = "unreached"
-"""The kind of failure where no assertion was reached: whose fault it is has to be found out."""
+"""The kind of failure where no assertion was reached; a stub then shows whether the test or the program is at fault."""
 _Check = Callable[[Values], Any]
 
 
 class CannotReadError(ValueError):
-    """The test is no Python, or asks nothing of the program."""
+    """The test is not Python, or asks nothing of the program."""
 
 
 class RaisedError(Exception):
-    """An expression raised inside: the type of the exception, and what it says."""
+    """An expression raised inside: the type of the exception, and its text."""
 
 
 @dataclass(frozen=True)
@@ -51,56 +58,56 @@ class Assertion:
     text: str
     steps: list[list[str]]
     """["run", statements], ["check", function], ["value", expression], ["equal", expression, expression] and ["notes"]
-    (how the assertions inside fared), in order."""
+    (the results of the assertions inside), in order."""
     sealed: bool
-    """Whether all that decides stays outside."""
+    """Whether everything is decided outside."""
     imports: frozenset[str]
     """The modules that it imports."""
     _checks: tuple[_Check, ...]
 
-    def verdict(self, found: Values) -> tuple[str, str] | None:
-        """None if the test passed, else what is wrong: a kind, a short text."""
+    def find_failure(self, found: Values) -> tuple[str, str] | None:
+        """None if the test passed, else a kind of failure and a short text."""
         try:
             if len(found) != sum(step[0] not in ("run", "check") for step in self.steps):
                 return "garbage", "not all of the test was done"
             for check in self._checks:
                 if not check(found):
-                    return "wrong_answer", _shown(found)
-            return None if self.sealed else self._noted(found[-1])
+                    return "wrong_answer", _format_values(found)
+            return None if self.sealed else self._find_inside_failure(found[-1])
         except RaisedError as fault:
-            return described(*fault.args)
+            return describe_exception(*fault.args)
         except (UnreadableError, RecursionError, LookupError):
             return "garbage", "what came out cannot be read"
         except (TypeError, ValueError, ArithmeticError) as fault:  # as the assertion itself would have raised
             return "exception", f"{type(fault).__name__}: {fault}"
 
-    def _noted(self, notes: Any) -> tuple[str, str] | None:
-        """How the assertions fared that were decided inside."""
+    def _find_inside_failure(self, notes: Any) -> tuple[str, str] | None:
+        """The failure of the assertions that were decided inside, None if they held."""
         _, held, failed = notes
         if failed is not None:
-            return described(*(str(part)[:_MAX_TEXT] for part in failed[:2]))
+            return describe_exception(*(str(part)[:_MAX_TEXT] for part in failed[:2]))
         if not held and not self._checks:
             return UNREACHED, "no assertion was reached"
         return None
 
 
-def described(name: str, text: str) -> tuple[str, str]:
-    """Kind and text of an exception that a program raised."""
+def describe_exception(name: str, text: str) -> tuple[str, str]:
+    """The kind of failure and the text of an exception that a program raised."""
     kind = _KINDS.get(name, "exception")
     return kind, f"{name}: {text}" if text else name
 
 
-def take_apart(text: str) -> Assertion:
-    """The assertion that a test's text is. Raises CannotReadError for what does not parse or asserts nothing."""
+def parse_assertion(text: str) -> Assertion:
+    """A test's text as an assertion. Raises CannotReadError where it does not parse or asserts nothing."""
     try:
         statements = read_statements(text)
     except CannotCallError as fault:
         raise CannotReadError(str(fault)) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
         raise CannotReadError(f"{type(fault).__name__} in {text[:80]!r}") from None
-    if not any(map(asserts, statements)):
+    if not any(map(has_assertion, statements)):
         raise CannotReadError(f"it asserts nothing: {text[:80]!r}")
-    modules = frozenset(imports(statements))
+    modules = frozenset(imported_modules(statements))
     builder = _Builder()
     try:
         for statement in statements:
@@ -135,9 +142,9 @@ class _Builder:
             self.steps.append(["check", ast.unparse(statement.value.args[0])])
             return
         source = ast.unparse(statement)
-        if asserts(statement):
+        if has_assertion(statement):
             self.sealed = False
-            source = noting(statement)
+            source = wrap_assertions(statement)
         if self.steps and self.steps[-1][0] == "run":
             self.steps[-1][1] += f"\n{source}"
         else:
@@ -166,12 +173,12 @@ class _Builder:
             if isinstance(one_operator, ast.Eq | ast.NotEq | ast.Is | ast.IsNot) and _asks_for_type(sides):
                 return self._type_is(sides, same)
             if isinstance(one_operator, ast.Eq | ast.NotEq):
-                return self._both_from_inside(sides, same)
+                return self._compare_computed(sides, same)
             return self._value(node)
         parts = [
             self._number(side) if literal is None else _constant(literal) for side, literal in zip(sides, literals)
         ]
-        holds = [_COMPARED[type(op)] for op in node.ops]
+        holds = [_COMPARISONS[type(op)] for op in node.ops]
 
         def check(found: Values) -> bool:
             values = [part(found) for part in parts]
@@ -179,16 +186,16 @@ class _Builder:
 
         return check
 
-    def _both_from_inside(self, sides: Sequence[ast.expr], equal: bool) -> _Check:
-        """Neither side is a literal. Of two objects of one type the comparison made inside counts."""
+    def _compare_computed(self, sides: Sequence[ast.expr], equal: bool) -> _Check:
+        """Compare two computed sides. For two opaque objects of one type, the comparison made inside counts."""
         place = self._place(["equal", *map(ast.unparse, sides)])
 
         def check(found: Values) -> bool:
             item = found[place]
             if item[0] == "e":
                 raise RaisedError(str(item[1])[:_MAX_TEXT], str(item[2])[:_MAX_TEXT])
-            left, right = decoded(item[1]), decoded(item[2])
-            if isinstance(left, Thing) and isinstance(right, Thing):
+            left, right = decode(item[1]), decode(item[2])
+            if isinstance(left, OpaqueObject) and isinstance(right, OpaqueObject):
                 same = left.kind == right.kind and item[3] is True
             else:
                 same = left == right
@@ -202,10 +209,10 @@ class _Builder:
         named = sides[1] if asked is sides[0] else sides[0]
         assert isinstance(asked, ast.Call)
         value, kind = self._value(asked.args[0]), _TYPES[ast.unparse(named)]
-        return lambda found: (type(_unfrozen(value(found))) is kind) is equal
+        return lambda found: (type(_unfreeze(value(found))) is kind) is equal
 
     def _number(self, node: ast.expr) -> _Check:
-        """A side of a comparison; ``abs(x - 3)`` is computed outside, so no object can say what it differs by."""
+        """A side of a comparison. ``abs(x - 3)`` is computed outside, so that no object can forge the difference."""
         if _call_of(node) == "abs":
             assert isinstance(node, ast.Call)
             (inner,) = node.args
@@ -214,7 +221,7 @@ class _Builder:
                     self._value(side) if (literal := _literal(side)) is None else _constant(literal)
                     for side in (inner.left, inner.right)
                 )
-                return lambda found: abs(_numeric(left(found)) - _numeric(right(found)))
+                return lambda found: abs(_check_number(left(found)) - _check_number(right(found)))
         return self._value(node)
 
     def _known_call(self, node: ast.Call) -> _Check | None:
@@ -223,7 +230,7 @@ class _Builder:
             names = [ast.unparse(kind) for kind in types]
             if all(name in _TYPES for name in names):
                 value, kinds = self._value(node.args[0]), tuple(_TYPES[name] for name in names)
-                return lambda found: isinstance(_unfrozen(value(found)), kinds)
+                return lambda found: isinstance(_unfreeze(value(found)), kinds)
         if ast.unparse(node.func) in ("math.isclose", "isclose") and len(node.args) == 2:
             options = {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
             sides = [_literal(side) for side in node.args]
@@ -233,14 +240,14 @@ class _Builder:
                     self._value(side) if literal is None else _constant(literal)
                     for side, literal in zip(node.args, sides)
                 )
-                return lambda found: math.isclose(_numeric(left(found)), _numeric(right(found)), **known)
+                return lambda found: math.isclose(_check_number(left(found)), _check_number(right(found)), **known)
         return None
 
     def _value(self, node: ast.expr) -> _Check:
         literal = _literal(node)
         if literal is not None:
             return _constant(literal)
-        return partial(_outcome, self._place(["value", ast.unparse(node)]))
+        return partial(_read_value, self._place(["value", ast.unparse(node)]))
 
     def _place(self, step: list[str]) -> int:
         self.steps.append(step)
@@ -248,11 +255,11 @@ class _Builder:
         return self._values - 1
 
 
-def _outcome(place: int, found: Values) -> Any:
+def _read_value(place: int, found: Values) -> Any:
     item = found[place]
     if item[0] == "e":
         raise RaisedError(str(item[1])[:_MAX_TEXT], str(item[2])[:_MAX_TEXT])
-    return decoded(item[1])
+    return decode(item[1])
 
 
 def _constant(literal: tuple[Any]) -> _Check:
@@ -260,7 +267,7 @@ def _constant(literal: tuple[Any]) -> _Check:
 
 
 def _literal(node: ast.expr) -> tuple[Any] | None:
-    """The value of plain data written out, in a tuple; None where something has to be computed."""
+    """The value of a literal, in a tuple; None for an expression that has to be computed."""
     try:
         return (ast.literal_eval(node),)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -281,7 +288,7 @@ def _literal(node: ast.expr) -> tuple[Any] | None:
 
 
 def _call_of(node: ast.expr) -> str | None:
-    """The name of the built-in function that is called with plain arguments only."""
+    """The name of the built-in function (abs, type, isinstance) that is called with plain arguments only; else None."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         starred = any(isinstance(argument, ast.Starred) for argument in node.args)
         wanted = {"abs": 1, "type": 1, "isinstance": 2}.get(node.func.id)
@@ -293,14 +300,16 @@ def _asks_for_type(sides: Sequence[ast.expr]) -> bool:
     return [_call_of(side) for side in sides].count("type") == 1 and any(ast.unparse(side) in _TYPES for side in sides)
 
 
-def _unfrozen(value: Any) -> Any:
+def _unfreeze(value: Any) -> Any:
     return set(value) if isinstance(value, frozenset) else value
 
 
-def _numeric(value: Any) -> Any:
+def _check_number(value: Any) -> Any:
     if isinstance(value, int | float | complex | Decimal | Fraction):
         return value
-    raise TypeError(f"a number is needed, not {value.kind if isinstance(value, Thing) else type(value).__name__}")
+    raise TypeError(
+        f"a number is needed, not {value.kind if isinstance(value, OpaqueObject) else type(value).__name__}"
+    )
 
 
 def _is(left: Any, right: Any) -> bool:
@@ -310,13 +319,13 @@ def _is(left: Any, right: Any) -> bool:
     return bool(type(left) is type(right) and left == right)
 
 
-def _within(left: Any, right: Any) -> bool:
+def _is_in(left: Any, right: Any) -> bool:
     if isinstance(right, str | list | tuple | dict | set | frozenset | bytes):
         return left in right
-    raise TypeError(f"nothing is in {right.kind if isinstance(right, Thing) else type(right).__name__}")
+    raise TypeError(f"nothing is in {right.kind if isinstance(right, OpaqueObject) else type(right).__name__}")
 
 
-_COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -325,15 +334,15 @@ _COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.GtE: operator.ge,
     ast.Is: _is,
     ast.IsNot: lambda left, right: not _is(left, right),
-    ast.In: _within,
-    ast.NotIn: lambda left, right: not _within(left, right),
+    ast.In: _is_in,
+    ast.NotIn: lambda left, right: not _is_in(left, right),
 }
 _TYPES: dict[str, Any] = {
     kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 }
 
 
-def _shown(found: Values) -> str:
-    """The first values that came out, short."""
-    texts = [shown(decoded(item[1])) for item in found[:2] if item[0] in ("v", "p")]
+def _format_values(found: Values) -> str:
+    """The first values that came out, shortened."""
+    texts = [format_value(decode(item[1])) for item in found[:2] if item[0] in ("v", "p")]
     return "got " + ", ".join(texts) if texts else "the assertion does not hold"

@@ -1,7 +1,8 @@
-"""When an answer counts as the expected one, on plain data, outside of the sandbox.
+"""Decides whether an answer counts as the expected one, on plain data, outside of the sandbox.
 
-Printed text is compared leniently (blank space, numbers as numbers), returned values exactly, but for tuples, which
-JSON has none of. ``docs/sandbox.md`` names each difference from PRIME, LiveCodeBench and HumanEval.
+The comparison of printed text is lenient (blank space, numbers as numbers). That of returned values is exact, except
+that tuples equal lists, because JSON has no tuples. ``docs/sandbox.md`` names each difference from PRIME, LiveCodeBench
+and HumanEval.
 
     same_output("1 2 \\n3.0", "1  2\\n3")     # True
     same_output("3 2 1", "1 2 3")            # False: the order counts
@@ -20,19 +21,19 @@ _RELATIVE, _ABSOLUTE = 1e-5, 1e-8
 
 
 def same_output(printed: str, expected: str) -> bool:
-    """Whether what was printed counts as what was expected: the same words in the same order, line by line.
+    """Whether the printed text counts as the expected one: the same words in the same order, line by line.
 
-    Empty lines and the width of blank space do not count. Two words are the same if they are equal; or if both are
-    numbers of equal value; or if they are numbers, not both whole, that differ by no more than 1e-8 + 1e-5 x the
-    expected one, and by less than 0.5 where that is whole.
+    Empty lines and the width of blank space do not count. Two words are the same if they are equal, or numbers of equal
+    value. Numbers that are not both whole are also the same if they differ by no more than 1e-8 + 1e-5 x the expected
+    one, and by less than 0.5 where the expected one is whole.
     """
-    ours, theirs = _words(printed), _words(expected)
+    ours, theirs = split_words(printed), split_words(expected)
     return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
 
 def same_value(returned: Any, expected: Any) -> bool:
-    """Whether what a function returned counts as the expected JSON value; of a list its first item counts too."""
-    returned = _listed(returned)
+    """Whether a returned value counts as the expected JSON value; where that is a list, its first item counts too."""
+    returned = _tuples_to_lists(returned)
     wanted = with_whole_keys(expected)
     candidates = [expected, wanted]
     for value in (expected, wanted):
@@ -42,7 +43,7 @@ def same_value(returned: Any, expected: Any) -> bool:
 
 
 def with_whole_keys(value: Any) -> Any:
-    """A JSON object whose keys are all whole numbers with numbers as keys; anything else as it is."""
+    """The JSON object with its keys as numbers, if all are whole numbers; any other value unchanged."""
     if not isinstance(value, dict):
         return value
     try:
@@ -51,7 +52,8 @@ def with_whole_keys(value: Any) -> Any:
         return value
 
 
-def _words(text: str) -> list[list[str]]:
+def split_words(text: str) -> list[list[str]]:
+    """The words of each line that has any."""
     return [words for line in text.split("\n") if (words := line.split())]
 
 
@@ -74,10 +76,10 @@ def _same_word(ours: str, theirs: str) -> bool:
     return apart <= _ABSOLUTE + _RELATIVE * abs(right) and (apart < 0.5 or not is_whole)
 
 
-def _listed(value: Any) -> Any:
+def _tuples_to_lists(value: Any) -> Any:
     """Tuples as lists, at any depth."""
     if isinstance(value, list | tuple):
-        return [_listed(item) for item in value]
+        return [_tuples_to_lists(item) for item in value]
     if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
     return value

@@ -1,8 +1,8 @@
-"""The folder in which programs may write, as those see it who clear up after them: it is whatever a program made of it.
+"""Measures, checks and removes the folder in which programs may write; a program may have put anything into it.
 
 Runs inside the sandbox, so it imports the standard library only.
 
-    holds_little("/tmp", most_bytes=32 << 20, most_files=1024)
+    is_within("/tmp", most_bytes=32 << 20, most_files=1024)
     remove("/tmp/rmbatch-sandbox-x")
 """
 
@@ -12,8 +12,8 @@ import stat
 from contextlib import suppress
 
 
-def holds_little(folder: str, most_bytes: int, most_files: int) -> bool:
-    """Whether what is in a folder is within these bounds; what cannot be looked into is not."""
+def is_within(folder: str, most_bytes: int, most_files: int) -> bool:
+    """Whether a folder's content is within these bounds; False for what cannot be read."""
     size, count, folders = 0, 0, [folder]
     while folders:
         try:
@@ -34,8 +34,8 @@ def holds_little(folder: str, most_bytes: int, most_files: int) -> bool:
     return True
 
 
-def is_as_new(folder: str, mode: int) -> bool:
-    """Whether a folder is there, nothing is in it, and its rights are these."""
+def is_pristine(folder: str, mode: int) -> bool:
+    """Whether a folder exists, is empty and has this mode."""
     try:
         return os.stat(folder).st_mode == mode and not os.listdir(folder)
     except OSError:
@@ -43,11 +43,11 @@ def is_as_new(folder: str, mode: int) -> bool:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder with all that is in it, also what its program has closed to us; nobody uses it any more."""
+    """Remove a folder that nobody uses any more, with all its content, even where a program took the rights to it."""
     with suppress(OSError):
         os.chmod(folder, 0o700)
-        for _, names, _, opened in os.fwalk(folder):
+        for _, names, _, descriptor in os.fwalk(folder):
             for name in names:  # opened before it is walked into
-                if stat.S_ISDIR(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
-                    os.chmod(name, 0o700, dir_fd=opened)
+                if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                    os.chmod(name, 0o700, dir_fd=descriptor)
     shutil.rmtree(folder, ignore_errors=True)

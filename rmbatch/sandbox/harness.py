@@ -1,11 +1,12 @@
-"""What runs inside the walls, in one process with the program: loads it, forks for each test, writes down values.
+"""Runs inside the walls, in one process with the program: loads it, forks for each test, encodes values.
 
-It judges nothing: a value is written as plain data, and what it should have been is not here. All that it says can be
-forged by a program that takes the trouble, so nothing that it says makes a test pass unless the value is right.
-Runs inside the sandbox, so it imports the standard library only, and holds on to the functions that programs patch.
+It does not know the expected values, so it decides nothing. A program can forge everything that it writes, so nothing
+it writes makes a test pass unless the value is right.
+Runs inside the sandbox, so it imports the standard library only. It keeps its own references to functions that programs
+patch.
 
-    run_stdin(program, results, cpu_s)                  # one test: standard input and output are the test's
-    serve_tests(program, form, requests, results, cpu_s)  # function calls and assertions, one fork per test
+    run_stdin(program, names, results, cpu_s)                    # one test, over standard input and output
+    serve_tests(program, form, names, requests, results, cpu_s)  # function calls and assertions, one fork per test
 """
 
 import atexit
@@ -38,7 +39,7 @@ PRELUDE = "\n".join(
     "\nimport string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools"
     "\nimport operator, io, sys, json\n"
 )
-"""What PRIME puts before each program: solutions of such data sets are written without their imports."""
+"""PRIME puts these imports before each program: solutions in such data sets are written without them."""
 _RECURSION_LIMIT = 600_000  # PRIME's
 
 _fork, _wait, _exit, _read, _write, _setitimer = os.fork, os.wait4, os._exit, os.read, os.write, signal.setitimer
@@ -64,18 +65,18 @@ def prelude_names() -> dict[str, Any]:
 
 
 class Notes:
-    """How the assertions of a test fare that are decided here: how many held, and the first that did not."""
+    """The results of the assertions that run here: how many held, and the first that failed."""
 
     def __init__(self) -> None:
         self.held = 0
         self.failed: list[str] | None = None
 
-    def __call__(self, narrow: bool) -> "_Noted":
-        return _Noted(self, narrow)
+    def __call__(self, narrow: bool) -> "_NotedAssertion":
+        return _NotedAssertion(self, narrow)
 
 
-class _Noted:
-    """Around one assertion; ``narrow``: an exception other than AssertionError is none of its failures."""
+class _NotedAssertion:
+    """The context of one assertion; ``narrow``: only an AssertionError counts as its failure."""
 
     __slots__ = ("_narrow", "_notes")
 
@@ -89,11 +90,11 @@ class _Noted:
         if fault is None:
             self._notes.held += 1
         elif self._notes.failed is None and (isinstance(fault, AssertionError) or not self._narrow):
-            self._notes.failed = _described(fault)
+            self._notes.failed = _describe(fault)
 
 
 def write_frame(descriptor: int, kind: bytes, content: Any) -> None:
-    """One frame of what is said to the zygote: a letter, a length, JSON. C: confined, no program has run yet."""
+    """Write one frame to the zygote: a letter, a length, JSON. C: confined, no program has run yet."""
     payload = _dumps(content).encode()
     data = memoryview(kind + _pack(">I", _len(payload)) + payload)
     while data:
@@ -101,25 +102,25 @@ def write_frame(descriptor: int, kind: bytes, content: Any) -> None:
 
 
 def run_stdin(program: str, names: dict[str, Any], results: int, cpu_s: float) -> None:
-    """Run the program as ``__main__`` over descriptors 0 and 1; SystemExit is an end like any other, as in PRIME."""
+    """Run the program as ``__main__`` over descriptors 0 and 1; SystemExit is a normal end, as in PRIME."""
     error = None
     try:
-        _start(cpu_s)
+        _start_clock(cpu_s)
         _open_standard_files()
-        module = _module("__main__", names)
-        stdin, stdout = _standard_streams()
+        module = _make_module("__main__", names)
+        stdin, stdout = _make_streams()
         vars(sys).update(stdin=stdin, __stdin__=stdin, stdout=stdout, __stdout__=stdout)
         with suppress(SystemExit):
             _exec(_compile(program, "<program>", "exec"), vars(module))
         _end_as_python_does(stdout)
     except BaseException as fault:
-        error = _described(fault)
+        error = _describe(fault)
     write_frame(results, b"V", {"error": error})
     _exit(0)
 
 
 def _end_as_python_does(stdout: io.TextIOWrapper) -> None:
-    """Wait for threads, do what is to be done at exit, write out what is still held back."""
+    """Wait for threads, run exit functions, flush standard output."""
     _shut_down_threads()
     _run_at_exit()
     if sys.stdout is not stdout:
@@ -130,22 +131,22 @@ def _end_as_python_does(stdout: io.TextIOWrapper) -> None:
 
 
 def _open_standard_files() -> None:
-    """Let ``open("/dev/stdin")`` give descriptor 0, without a /dev or a /proc that leads there."""
+    """Let ``open("/dev/stdin")`` open descriptor 0, though no /dev or /proc leads there."""
     plain, plain_os = open, os.open
 
-    def opened(file: Any, *arguments: Any, **options: Any) -> Any:
-        return plain(_standard(file), *arguments, **options)
+    def open_file(file: Any, *arguments: Any, **options: Any) -> Any:
+        return plain(_resolve_path(file), *arguments, **options)
 
-    def opened_by_os(path: Any, *arguments: Any, **options: Any) -> int:
-        known = _standard(path)
+    def open_descriptor(path: Any, *arguments: Any, **options: Any) -> int:
+        known = _resolve_path(path)
         return known if isinstance(known, int) else plain_os(path, *arguments, **options)
 
-    builtins.open = io.open = opened
-    os.open = opened_by_os
+    builtins.open = io.open = open_file
+    os.open = open_descriptor
 
 
-def _standard(path: Any) -> Any:
-    """A descriptor of its own for the name of a standard file, any other path as it is."""
+def _resolve_path(path: Any) -> Any:
+    """A new descriptor for the name of a standard file; any other path unchanged."""
     try:
         place = _STANDARD_FILES.get(os.fspath(path))
     except TypeError:  # a descriptor already, or nothing that can be opened
@@ -154,15 +155,15 @@ def _standard(path: Any) -> Any:
 
 
 def serve_tests(program: str, form: str, names: dict[str, Any], requests: int, results: int, cpu_s: float) -> None:
-    """Load the program once, then run each test that is asked for in a fork of the process that has loaded it."""
-    module = _module("solution", names if form == "call" else {})
+    """Load the program once, then run each requested test in a fork of this process."""
+    module = _make_module("solution", names if form == "call" else {})
     error = None
     try:
-        _start(cpu_s)
+        _start_clock(cpu_s)
         _exec(_compile(program, "<program>", "exec"), vars(module))
         _setitimer(_ITIMER_PROF, 0)
     except BaseException as fault:
-        error = _described(fault)
+        error = _describe(fault)
     write_frame(results, b"L", {"error": error})
     if error is not None:
         _exit(0)
@@ -171,7 +172,7 @@ def serve_tests(program: str, form: str, names: dict[str, Any], requests: int, r
         try:
             child = _fork()
         except OSError as fault:
-            write_frame(results, b"F", {"error": _described(fault)})
+            write_frame(results, b"F", {"error": _describe(fault)})
             continue
         if child == 0:
             _run_test(module, form, test, results, cpu_s)
@@ -199,21 +200,21 @@ def _run_test(module: ModuleType, form: str, test: dict[str, Any], results: int,
     found: list[Any] = []
     error = None
     try:
-        _start(cpu_s)
+        _start_clock(cpu_s)
         if form == "call":
             arguments = test["arguments"]
             first = [with_whole_keys(argument) for argument in arguments[:1]]
-            found.append(["v", encoded(_function(module, test["fn_name"])(*first, *arguments[1:]))])
+            found.append(["v", encode(_find_function(module, test["fn_name"])(*first, *arguments[1:]))])
         else:
             run_steps(test["steps"], vars(module), found)
     except BaseException as fault:
-        error = _described(fault)
+        error = _describe(fault)
     write_frame(results, b"V", {"token": token, "found": found, "error": error})
     _exit(0)
 
 
 def run_steps(steps: list[list[str]], names: dict[str, Any], found: list[Any]) -> None:
-    """Do what a test asks for, and add what came of it to ``found``."""
+    """Run the steps of a test, and append their results to ``found``."""
     defined = [value for name, value in names.items() if not name.startswith("_")]
     notes = names["_rmbatch_note"] = Notes()
     for step in steps:
@@ -228,7 +229,7 @@ def run_steps(steps: list[list[str]], names: dict[str, Any], found: list[Any]) -
 
 
 def _check_one_of(check: Any, defined: list[Any], notes: Notes) -> None:
-    """Call ``check`` with each function of the program, the last first, until one satisfies it."""
+    """Call ``check`` with each function of the program, the last first, until one passes."""
     faults: list[BaseException] = []
     own = [value for value in defined if getattr(value, "__module__", None) == "solution" and callable(value)]
     own = [value for value in own if type(value) is not type] + [
@@ -257,22 +258,22 @@ def _evaluate(step: list[str], names: dict[str, Any], found: list[Any]) -> None:
     try:
         value = _eval(_compile(source, "<test>", "eval"), names)
         if kind == "value":
-            found.append(["v", encoded(value)])
+            found.append(["v", encode(value)])
         else:  # "equal": two values, both of which the program may have a hand in
             other = _eval(_compile(step[2], "<test>", "eval"), names)
-            found.append(["p", encoded(value), encoded(other), bool(value == other)])
+            found.append(["p", encode(value), encode(other), bool(value == other)])
     except Exception as fault:  # an `or` may not need it
-        found.append(["e", *_described(fault)])
+        found.append(["e", *_describe(fault)])
 
 
-def _function(module: ModuleType, name: str) -> Any:
+def _find_function(module: ModuleType, name: str) -> Any:
     solution = getattr(module, "Solution", None)
     if solution is not None and hasattr(solution, name):
         return getattr(solution(), name)
     return getattr(module, name)
 
 
-def _module(name: str, names: dict[str, Any]) -> ModuleType:
+def _make_module(name: str, names: dict[str, Any]) -> ModuleType:
     module = ModuleType(name)
     # As built-in names, so that a function that the program does not define is not found in the prelude (operator.add).
     vars(module)["__builtins__"] = {**vars(builtins), **names, "open": open, "exit": _quit, "quit": _quit}
@@ -284,11 +285,11 @@ def _module(name: str, names: dict[str, Any]) -> ModuleType:
 
 
 def _quit(code: object = None) -> NoReturn:
-    """What Python's ``site`` gives programs as ``exit`` and ``quit``."""
+    """``exit`` and ``quit``, as Python's ``site`` defines them."""
     raise SystemExit(code)
 
 
-def _standard_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+def _make_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     stdin, stdout = io.FileIO(0, closefd=False), io.FileIO(1, "w", closefd=False)
     return (
         io.TextIOWrapper(io.BufferedReader(stdin), "utf-8", "surrogateescape"),
@@ -296,24 +297,24 @@ def _standard_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     )
 
 
-def _start(cpu_s: float) -> None:
+def _start_clock(cpu_s: float) -> None:
     _seed(0)  # the same program gives the same answer; Python seeds anew in each fork
     _signal(_SIGPROF, _SIG_DFL)
     _setitimer(_ITIMER_PROF, cpu_s)
 
 
-def _described(fault: BaseException) -> list[str]:
-    """The type of an exception and what it says."""
+def _describe(fault: BaseException) -> list[str]:
+    """The type of an exception and its text."""
     try:
         return [str(type(fault).__name__)[:_MAX_TEXT], str(fault)[:_MAX_TEXT]]
     except BaseException:
         return [str(type(fault).__name__)[:_MAX_TEXT], ""]
 
 
-def encoded(value: Any, depth: int = 0) -> Any:
-    """The value as JSON, exactly, by its built-in type: a subclass counts as what it is derived from.
+def encode(value: Any, depth: int = 0) -> Any:
+    """The value as JSON, exactly, by its built-in type: a subclass counts as its base.
 
-    What is no plain data is ["o", type, truth]: an object, of which outside nothing is known.
+    What is no plain data becomes an opaque object, ["o", type, truth].
     """
     if value is None or value is True or value is False:
         return value
@@ -322,7 +323,7 @@ def encoded(value: Any, depth: int = 0) -> Any:
         value = value.item()
         kind = type(value)
     if depth > _MAX_DEPTH:
-        return _opaque(value)
+        return _encode_opaque(value)
     if issubclass(kind, str):
         return str.__str__(value)
     if issubclass(kind, bool | int):
@@ -331,22 +332,22 @@ def encoded(value: Any, depth: int = 0) -> Any:
     if issubclass(kind, float):
         return ["f", float.hex(value)]
     if issubclass(kind, list):
-        return ["l", [encoded(item, depth + 1) for item in list.__iter__(value)]]
+        return ["l", [encode(item, depth + 1) for item in list.__iter__(value)]]
     if issubclass(kind, tuple):
-        return ["t", [encoded(item, depth + 1) for item in tuple.__iter__(value)]]
+        return ["t", [encode(item, depth + 1) for item in tuple.__iter__(value)]]
     if issubclass(kind, dict):
         pairs = dict.items(value)
-        return ["d", [[encoded(key, depth + 1), encoded(item, depth + 1)] for key, item in pairs]]
+        return ["d", [[encode(key, depth + 1), encode(item, depth + 1)] for key, item in pairs]]
     if issubclass(kind, set):
-        return ["s", [encoded(item, depth + 1) for item in set.__iter__(value)]]
+        return ["s", [encode(item, depth + 1) for item in set.__iter__(value)]]
     if issubclass(kind, frozenset):
-        return ["s", [encoded(item, depth + 1) for item in frozenset.__iter__(value)]]
-    return _encoded_rarely(value, kind, depth)
+        return ["s", [encode(item, depth + 1) for item in frozenset.__iter__(value)]]
+    return _encode_rare(value, kind, depth)
 
 
-def _encoded_rarely(value: Any, kind: type, depth: int) -> Any:
+def _encode_rare(value: Any, kind: type, depth: int) -> Any:
     if kind in (type({}.keys()), type({}.items())):
-        return ["s", [encoded(item, depth + 1) for item in value]]
+        return ["s", [encode(item, depth + 1) for item in value]]
     if kind in (bytes, bytearray):
         return ["b", value.hex()]
     if kind is complex:
@@ -357,10 +358,10 @@ def _encoded_rarely(value: Any, kind: type, depth: int) -> Any:
         return ["F", hex(value.numerator), hex(value.denominator)]
     if kind in (date, datetime, time, timedelta, range, deque):
         return ["x", kind.__name__, _repr(value)]
-    return _opaque(value)
+    return _encode_opaque(value)
 
 
-def _opaque(value: Any) -> list[Any]:
+def _encode_opaque(value: Any) -> list[Any]:
     try:
         truth = bool(value)
     except Exception:

@@ -1,7 +1,7 @@
-"""A process in namespaces of its own, over a file system that holds Python, the system's libraries and an empty /tmp.
+"""Puts a process in namespaces of its own, over a file system with Python, the system's libraries and an empty /tmp.
 
-What bubblewrap does, for machines where it is not installed but the kernel allows it. Root sets the mounts up as root,
-anyone else inside a user namespace. Runs inside the sandbox, so it imports the standard library only.
+It does what bubblewrap does, for machines that lack bubblewrap but whose kernel allows it. Root sets up the mounts as
+root, any other user inside a user namespace. Runs inside the sandbox, so it imports the standard library only.
 
     enter(["/usr", sys.base_prefix], {}, tmp_bytes=32 << 20)      # returns in process 1 of the new namespaces
 """
@@ -26,9 +26,9 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
 def enter(readable: list[str], mounted: dict[str, str], tmp_bytes: int) -> None:
-    """Go on as process 1 of new namespaces; the process that called waits for it and ends as it does.
+    """Go on as process 1 of new namespaces; the calling process waits for it and exits with its status.
 
-    ``readable``: folders that are there under their own names; ``mounted``: others, under the names that stand behind.
+    ``readable``: folders that keep their names; ``mounted``: the new name of each other folder.
     Raises OSError where the kernel does not allow it, before anything has changed outside.
     """
     user, group = os.geteuid(), os.getegid()
@@ -40,12 +40,12 @@ def enter(readable: list[str], mounted: dict[str, str], tmp_bytes: int) -> None:
         _write("/proc/self/gid_map", f"{group} {group} 1")
     child = os.fork()
     if child:
-        _wait_as(child)
+        _wait_and_exit(child)
     end_with_parent()
     _build_root(readable, mounted, tmp_bytes)
 
 
-def _wait_as(child: int) -> None:
+def _wait_and_exit(child: int) -> None:
     for standard in (0, 1):  # the child's input has to end when its other end closes, so nobody else may hold it
         os.close(standard)
     status = os.waitpid(child, 0)[1]
@@ -54,7 +54,7 @@ def _wait_as(child: int) -> None:
 
 def _build_root(readable: list[str], mounted: dict[str, str], tmp_bytes: int) -> None:
     _mount(None, "/", None, _RECURSIVE | _PRIVATE)
-    sources = {path: os.open(path, os.O_PATH) for path in [*_minimal(readable), *_DEVICES]}
+    sources = {path: os.open(path, os.O_PATH) for path in [*_drop_nested(readable), *_DEVICES]}
     sources |= {inside: os.open(path, os.O_PATH) for path, inside in mounted.items()}
     links = {path: os.readlink(path) for path in ("/lib", "/lib64", "/bin", "/sbin") if os.path.islink(path)}
     _mount("tmpfs", "/tmp", "tmpfs", _NO_SUID | _NO_DEVICES, "size=1m,mode=0755")
@@ -86,23 +86,22 @@ def _build_root(readable: list[str], mounted: dict[str, str], tmp_bytes: int) ->
     os.chdir("/tmp")
 
 
-def hidden_proc() -> int | None:
-    """The processes of this namespace as an open directory, gone from the file system; None where there is none.
+def hide_proc() -> int | None:
+    """Open /proc, then unmount it: the open directory, None where there is no /proc.
 
     A child must close it before it runs anything.
     """
     if not os.path.isdir("/proc/1"):
         return None
-    opened = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with suppress(
-        OSError
-    ):  # under bubblewrap it stays: it shows the sandbox's processes, landlock closes it to programs
+    descriptor = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Under bubblewrap it stays: it shows the sandbox's processes only, and landlock closes it to programs.
+    with suppress(OSError):
         call("umount2", b"/proc", _DETACH)
-    return opened
+    return descriptor
 
 
-def _minimal(paths: list[str]) -> list[str]:
-    """Real directories, none inside another."""
+def _drop_nested(paths: list[str]) -> list[str]:
+    """The real directories among the paths, without those inside another."""
     real = sorted({os.path.abspath(path) for path in paths if os.path.isdir(path) and not os.path.islink(path)})
     return [path for path in real if not any(path.startswith(f"{other}/") for other in real if other != path)]
 

@@ -1,7 +1,7 @@
-"""Warm sandboxes of this process: started when first needed, lent to one program at a time, gone when the process is.
+"""Keeps warm sandboxes: starts them when first needed, lends each to one program at a time, ends them with the process.
 
-Which protection a sandbox has is chosen here: the strongest that works on this machine, and none below what was asked
-for. What the walls are made of is ``walls.py`` and ``namespaces.py``; what goes on behind them is ``zygote.py``.
+This module also chooses a sandbox's protection: the strongest that works on this machine, and none weaker than asked
+for. The walls are in ``walls.py`` and ``namespaces.py``; ``zygote.py`` runs behind them.
 
     with lend("auto") as sandbox:
         for outcome in sandbox.run({"form": "call", "program": ..., "tests": [...], "cpu_s": 5, "memory_mb": 512}): ...
@@ -40,14 +40,14 @@ _WEAKEST: Mapping[str, Level] = {"auto": "landlock", **{level: level for level i
 
 _START_S = 60
 _STALLED_S = 60
-"""What a sandbox may be silent for beyond the longest that a test may take."""
+"""Seconds that a sandbox may be silent beyond the longest time of a test."""
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32")
 _START = "import sys; sys.path.insert(0, {root!r}); from rmbatch.sandbox.zygote import main; main(sys.argv[1])"
 _log = logging.getLogger("rmbatch.sandbox")
 
 
 class SandboxError(Exception):
-    """The sandbox failed, not the program in it: there is no verdict."""
+    """The sandbox failed, not the program in it: there is no result."""
 
 
 class RefusedError(SandboxError):
@@ -56,7 +56,7 @@ class RefusedError(SandboxError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one test: how it ended, the value that was written down for it, what it printed."""
+    """The outcome of one test: how it ended, its encoded value, what it printed."""
 
     end: str
     status: int | None
@@ -74,7 +74,7 @@ class Sandbox:
         self.usable = False
         shares_files = level in ("landlock", "rlimits")
         self._folder = tempfile.mkdtemp(prefix="rmbatch-sandbox-") if shares_files else None
-        command = _command(level, packages, self._folder or "/tmp")
+        command = _build_command(level, packages, self._folder or "/tmp")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
@@ -111,25 +111,24 @@ class Sandbox:
         while True:
             header, payloads = self._receive(longest_s)
             if header.get("done"):
-                self.usable = not header["spent"]
+                self.usable = not header["dirty"]
                 return
             status, cpu_s = header.get("status"), header.get("cpu_s", 0.0)
             yield Outcome(header["end"], status, cpu_s, payloads[0], payloads[1])
 
     def stop(self) -> None:
-        """End it and everything in it, if it is this process's own."""
+        """End the sandbox and everything in it, if this process started it."""
         self.usable = False
         if self.owner != os.getpid():
-            return  # a fork has its parent's sandboxes, which are not its own
+            return  # a fork inherits its parent's sandboxes and must leave them alone
         process = self._process
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()  # the end of its input ends it
         try:
-            process.wait(
-                15 if self.level in ("landlock", "rlimits") else 2
-            )  # without namespaces it has to clear up after itself
+            # Without namespaces it has to clear up after itself.
+            process.wait(15 if self.level in ("landlock", "rlimits") else 2)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -141,11 +140,11 @@ class Sandbox:
         deadline = time.monotonic() + timeout_s
         stream = self._process.stdout
         assert stream is not None
-        header = json.loads(_exactly(stream, struct.unpack(">I", _exactly(stream, 4, deadline))[0], deadline))
-        return header, [_exactly(stream, size, deadline) for size in header["sizes"]]
+        header = json.loads(_read_exactly(stream, struct.unpack(">I", _read_exactly(stream, 4, deadline))[0], deadline))
+        return header, [_read_exactly(stream, size, deadline) for size in header["sizes"]]
 
 
-def _exactly(stream: IO[bytes], size: int, deadline: float) -> bytes:
+def _read_exactly(stream: IO[bytes], size: int, deadline: float) -> bytes:
     data = bytearray()
     while len(data) < size:
         if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -157,7 +156,7 @@ def _exactly(stream: IO[bytes], size: int, deadline: float) -> bytes:
     return bytes(data)
 
 
-def _command(level: Level, packages: bool, folder: str) -> list[str]:
+def _build_command(level: Level, packages: bool, folder: str) -> list[str]:
     home = Path(__file__).parents[2]
     libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")] if packages else []
     readable = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *_SYSTEM]))
@@ -170,7 +169,7 @@ def _command(level: Level, packages: bool, folder: str) -> list[str]:
         "packages": seen,
         "mounted": mounted,
         "folder": folder,
-        "user": _own_user() if os.geteuid() == 0 else None,
+        "user": _choose_user() if os.geteuid() == 0 else None,
     }
     python = os.path.realpath(sys.executable)
     if level != "bubblewrap":
@@ -179,11 +178,11 @@ def _command(level: Level, packages: bool, folder: str) -> list[str]:
     if found is None:
         raise RefusedError("bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
     start = [python, "-S", "-s", "-P", "-B", "-c", _START.format(root="/rmbatch"), json.dumps(setup)]
-    return [found, *_bubblewrap(readable, mounted, home), "--", *start]
+    return [found, *_bubblewrap_options(readable, mounted, home), "--", *start]
 
 
-def _bubblewrap(readable: list[str], mounted: Mapping[str, str], home: Path) -> list[str]:
-    """The options: own namespaces, a file system of what a Python needs, process 1 is the zygote."""
+def _bubblewrap_options(readable: list[str], mounted: Mapping[str, str], home: Path) -> list[str]:
+    """bwrap's options: own namespaces, a file system with what Python needs, the zygote as process 1."""
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     options += ["--as-pid-1", "--new-session", "--proc", "/proc", "--dev", "/dev"]
     above = {str(parent) for path in readable for parent in Path(path).parents if not os.path.islink(parent)}
@@ -208,7 +207,7 @@ def _bubblewrap(readable: list[str], mounted: Mapping[str, str], home: Path) -> 
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours; one hash seed, so that a program does the same each time."""
+    """An environment without ours; the hash seed is fixed, so that a program gives the same result each time."""
     fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", "TZ": "UTC"}
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # What Python itself may need; some packages (cv2) add folders of their own to it when they are imported.
@@ -217,8 +216,8 @@ def _environment() -> dict[str, str]:
     return fixed | single | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
 
 
-def _own_user() -> int:
-    """A user that nobody else is: limits count its processes alone, and all of them can be killed at once."""
+def _choose_user() -> int:
+    """A user id that nobody else has: limits count its processes alone, and all of them can be killed at once."""
     user = 2_000_000_000 + secrets.randbelow(100_000_000)
     with open("/proc/self/uid_map") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
@@ -234,7 +233,7 @@ class _Pool:
         self._idle: list[Sandbox] = []
         self._refused: dict[Level, str] = {}
         self._works: set[Level] = set()
-        """Started before: what fails later is this one sandbox, and no reason for a weaker one."""
+        """Levels that have started before: a later failure concerns one sandbox and is no reason for a weaker level."""
 
     def take(self, protection: Protection, packages: bool) -> Sandbox:
         weakest = LEVELS.index(_WEAKEST[protection])
@@ -255,7 +254,7 @@ class _Pool:
                         raise SandboxError(f"it did not start again: {reason}") from None
                     self._refused[level] = str(reason)
                     continue
-                self._tell(sandbox)
+                self._log_level(sandbox)
                 return sandbox
         why = "; ".join(f"{level}: {self._refused[level]}" for level in LEVELS[: weakest + 1])
         raise UserError(
@@ -263,7 +262,7 @@ class _Pool:
             "Install bubblewrap, or accept limits alone by name, protection: rlimits; docs/sandbox.md says what that is"
         )
 
-    def give(self, sandbox: Sandbox) -> None:
+    def give_back(self, sandbox: Sandbox) -> None:
         if not sandbox.usable or sandbox.owner != os.getpid():
             sandbox.stop()
             return
@@ -276,7 +275,7 @@ class _Pool:
         for sandbox in idle:
             sandbox.stop()
 
-    def _tell(self, sandbox: Sandbox) -> None:
+    def _log_level(self, sandbox: Sandbox) -> None:
         if sandbox.level in self._works:
             return
         self._works.add(sandbox.level)
@@ -296,9 +295,4 @@ def lend(protection: Protection, packages: bool = False) -> Iterator[Sandbox]:
     try:
         yield sandbox
     finally:
-        _POOL.give(sandbox)
-
-
-def close_idle() -> None:
-    """End the sandboxes that nobody uses."""
-    _POOL.close()
+        _POOL.give_back(sandbox)

@@ -1,4 +1,4 @@
-"""What /proc says of processes: how much memory they hold, whose children they are, how many a user has.
+"""Reads /proc: how much memory processes hold, whose children they are, how many a user has.
 
 Runs inside the sandbox, so it imports the standard library only.
 """
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 
-def own_bytes() -> int:
-    """Address space of this process; 64 MiB where /proc does not say, more than it is."""
+def address_space_bytes() -> int:
+    """Address space of this process; where /proc does not say, 64 MiB, which is more than it has."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -18,8 +18,8 @@ def own_bytes() -> int:
         return 64 << 20
 
 
-def held_bytes(proc: int, pid: str) -> int:
-    """Memory that a process has of its own or shares with others, files left out."""
+def private_bytes(proc: int, pid: str) -> int:
+    """Memory that a process has of its own or shares with others, without files."""
     try:
         status = os.open(f"{pid}/status", os.O_RDONLY, dir_fd=proc)
     except OSError:
@@ -33,9 +33,9 @@ def held_bytes(proc: int, pid: str) -> int:
 
 
 def kill_descendants() -> None:
-    """Kill what comes from this process. First all is stopped, so that nothing is born while others die.
+    """Kill all descendants of this process. First it stops them all, so that none forks while others die.
 
-    A fork bomb outruns a list of its processes, but those that are stopped take up its user's limit.
+    A fork bomb outruns a list of its processes, but its stopped processes use up its user's limit.
     """
     stopped: set[int] = set()
     for _ in range(100):
@@ -48,7 +48,7 @@ def kill_descendants() -> None:
 
 
 def descendants() -> set[int]:
-    """The processes that come from this one; those that have lost their parent too, if this one adopts them."""
+    """The descendants of this process; orphans count too, if this process adopts them."""
     parents, found = _parents(), {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -56,12 +56,12 @@ def descendants() -> set[int]:
 
 
 def tasks_of_user(user: int) -> int:
-    """Processes and threads that a user has: outside of namespaces the limit counts them all."""
+    """Processes and threads of a user: outside of namespaces its limit counts them all."""
     return sum(map(_tasks, (pid for pid in _parents() if _owner(pid) == user)))
 
 
 def tasks_of_descendants() -> int:
-    """Processes and threads that come from this process."""
+    """Processes and threads of this process's descendants."""
     return sum(map(_tasks, descendants()))
 
 
@@ -81,7 +81,7 @@ def _parents() -> dict[int, int]:
 
 
 def _owner(pid: int) -> int | None:
-    """The real user, whose processes are counted; the owner of /proc/<pid> is root where memory is hidden."""
+    """The real user of a process; the owner of /proc/<pid> is root where the process hides its memory."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             return next((int(line.split()[1]) for line in file if line.startswith(b"Uid:")), None)

@@ -1,12 +1,12 @@
-"""The statements of a test, made to run: what nobody calls is called, and each assertion notes what came of it.
+"""Rewrites the statements of a test so that they run by themselves and note the result of each assertion.
 
-Tests are written for a runner that is not here. So functions that assert are called if the test does not call them
-itself, ``check(candidate)`` of HumanEval with the functions that the program defines, the methods of pytest's and
-unittest's classes one by one, and ``if __name__ == "__main__"`` holds. Where assertions run next to the program, each
-is wrapped, so that one that fails inside ``try`` is seen, and a test that reaches none is known. Nothing runs here.
+Tests are written for a runner that is not here. So this module adds calls of functions that assert, where the test does
+not call them itself: ``check(candidate)`` of HumanEval with the functions that the program defines, and the methods of
+pytest's and unittest's classes one by one. ``if __name__ == "__main__"`` holds. Assertions that run next to the program
+are wrapped: so a failure inside ``try`` is seen, and also a test that reaches no assertion. This module runs nothing.
 
     read_statements("def test_f():\\n    assert f(1) == 2")     # [the function, its call]
-    noting(statement)                                          # the statement with its assertions wrapped
+    wrap_assertions(statement)                                 # the statement with its assertions wrapped
 """
 
 import ast
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 NOTE = "_rmbatch_note"
-"""What an assertion is wrapped in; ``harness.Notes`` stands behind it."""
+"""The name of the context manager around each assertion: a ``harness.Notes``."""
 CHECK = "_rmbatch_check"
-"""Calls a function with each of the program's functions, until one satisfies it."""
+"""The name of the call that tries a check with each of the program's functions, until one passes."""
 _WIDE = {"Exception", "BaseException", "AssertionError"}
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Loop = ast.For | ast.AsyncFor | ast.While
@@ -49,28 +49,31 @@ def stub_function(*_, **__): return _stub
 
 
 class CannotCallError(ValueError):
-    """A test is there, but nobody here can call it."""
+    """There is a test, but nothing here can call it."""
 
 
 def read_statements(text: str) -> list[ast.stmt]:
-    """The statements of a test, and calls of what it does not call itself. Raises what ``ast.parse`` raises."""
-    body = list(_without_guard(ast.parse(text).body))
-    return [*body, *_calls(body)]
+    """The statements of a test, and calls of test functions that it does not call; raises what ``ast.parse`` raises."""
+    body = list(_drop_guard(ast.parse(text).body))
+    return [*body, *_test_calls(body)]
 
 
-def asserts(statement: ast.AST) -> bool:
-    """Whether there is an assertion in a statement."""
+def has_assertion(statement: ast.AST) -> bool:
+    """Whether the statement holds an assertion."""
     return any(_is_assertion(node) for node in ast.walk(statement))
 
 
-def noting(statement: ast.stmt) -> str:
+def wrap_assertions(statement: ast.stmt) -> str:
     """The statement as text, each of its assertions wrapped in ``with NOTE(narrow):``."""
-    module = ast.Module(_noted([statement], narrow=False, outermost=True), [])
+    module = ast.Module(_wrap_in_body([statement], narrow=False, outermost=True), [])
     return ast.unparse(ast.fix_missing_locations(module))
 
 
-def imports(statements: Iterable[ast.stmt]) -> set[str]:
-    """The modules that these statements import, by the first part of their names; what stands deeper may be caught."""
+def imported_modules(statements: Iterable[ast.stmt]) -> set[str]:
+    """The modules that these statements import, by the first part of their names.
+
+    Imports inside blocks do not count: the test may catch their errors.
+    """
     found = set()
     for statement in statements:
         if isinstance(statement, ast.Import):
@@ -81,9 +84,9 @@ def imports(statements: Iterable[ast.stmt]) -> set[str]:
 
 
 def stub_program(texts: Iterable[str]) -> str:
-    """A program that defines every name that the tests do not: what it gives can be called, iterated and compared.
+    """A program that defines every name the tests use; its values can be called, iterated and compared.
 
-    A test that reaches no assertion with this one either reaches none with any program.
+    A test that reaches no assertion with this program reaches none with any.
     """
     names = set()
     for node in (node for text in texts for node in ast.walk(ast.parse(text))):
@@ -94,60 +97,60 @@ def stub_program(texts: Iterable[str]) -> str:
     return _STUB + "\n".join(f"{name} = _stub" for name in sorted(names - {"*"}))
 
 
-# ---- what is meant to be called --------------------------------------------------------------------------------------
+# ---- calls of test functions -----------------------------------------------------------------------------------------
 
 
-def _without_guard(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+def _drop_guard(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) in (
             "__name__ == '__main__'",
             "'__main__' == __name__",
         ):
-            yield from _without_guard(statement.body)
-        elif not (isinstance(statement, ast.Expr) and _runs_all(statement)):
+            yield from _drop_guard(statement.body)
+        elif not (isinstance(statement, ast.Expr) and _starts_test_runner(statement)):
             yield statement
 
 
-def _runs_all(statement: ast.Expr) -> bool:
+def _starts_test_runner(statement: ast.Expr) -> bool:
     called = [ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)]
     return any(name in ("unittest.main", "pytest.main") for name in called)
 
 
-def _calls(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def _test_calls(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Calls of the functions and classes that hold tests, in their order."""
-    asserting, cases = _asserting(body), _test_cases(body)
+    asserting, cases = _asserting_functions(body), _test_cases(body)
     for statement in body:
-        elsewhere = {name for other in body if other is not statement for name in _names(other)}
+        elsewhere = {name for other in body if other is not statement for name in _loaded_names(other)}
         if isinstance(statement, ast.FunctionDef):
-            if statement.name not in elsewhere and (statement.name in asserting or _is_test(statement.name)):
-                yield from ast.parse(_call(statement)).body
+            if statement.name not in elsewhere and (statement.name in asserting or _is_test_name(statement.name)):
+                yield from ast.parse(_test_call(statement)).body
         elif isinstance(statement, ast.ClassDef):
             text = _UNITTEST.format(name=statement.name) if statement.name in cases else _method_calls(statement)
             yield from ast.parse(text).body
 
 
-def _asserting(body: list[ast.stmt]) -> set[str]:
-    """Functions that assert, or use one that does."""
+def _asserting_functions(body: list[ast.stmt]) -> set[str]:
+    """The functions that assert, or that use one that asserts."""
     functions = {statement.name: statement for statement in body if isinstance(statement, _Function)}
-    found = {name for name, function in functions.items() if asserts(function)}
-    while more := {name for name in functions.keys() - found if found & set(_names(functions[name]))}:
+    found = {name for name, function in functions.items() if has_assertion(function)}
+    while more := {name for name in functions.keys() - found if found & set(_loaded_names(functions[name]))}:
         found |= more
     return found
 
 
-def _call(function: ast.FunctionDef) -> str:
-    needed = _needed(function)
+def _test_call(function: ast.FunctionDef) -> str:
+    needed = _required_parameters(function)
     if not needed:
         return f"{function.name}()"
     if needed in (["candidate"], ["Candidate"]) or (function.name == "check" and len(needed) == 1):
         return f"{CHECK}({function.name})"
-    if _is_test(function.name):
+    if _is_test_name(function.name):
         raise CannotCallError(f"nobody here can say what {', '.join(needed)} of {function.name} is")
     return ""
 
 
 def _test_cases(body: list[ast.stmt]) -> set[str]:
-    """Classes that are unittest's cases, or derived from one that is."""
+    """The classes that are derived from unittest's TestCase."""
     found: set[str] = set()
     for statement in body:
         if isinstance(statement, ast.ClassDef):
@@ -159,23 +162,23 @@ def _test_cases(body: list[ast.stmt]) -> set[str]:
 
 def _method_calls(node: ast.ClassDef) -> str:
     methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
-    tests = [method for name, method in methods.items() if _is_test(name)]
-    if not node.name.startswith("Test") and not any(map(asserts, tests)):
+    tests = [method for name, method in methods.items() if _is_test_name(name)]
+    if not node.name.startswith("Test") and not any(map(has_assertion, tests)):
         return ""
     lines = []
     for method in tests:
         lines.append(f"{NOTE}_instance = {node.name}()")
         for setup in (methods[name] for name in ("setup_class", "setup_method", "setup") if name in methods):
-            nothing = ", ".join(["None"] * (len(_needed(setup)) - 1))
+            nothing = ", ".join(["None"] * (len(_required_parameters(setup)) - 1))
             lines += [f"{NOTE}_instance.{setup.name}({nothing})"]
         is_static = any(ast.unparse(decorator) == "staticmethod" for decorator in method.decorator_list)
-        if needed := _needed(method)[0 if is_static else 1 :]:
+        if needed := _required_parameters(method)[0 if is_static else 1 :]:
             raise CannotCallError(f"nobody here can say what {', '.join(needed)} of {node.name}.{method.name} is")
         lines.append(f"{NOTE}_instance.{method.name}()")
     return "\n".join(lines)
 
 
-def _needed(function: ast.FunctionDef) -> list[str]:
+def _required_parameters(function: ast.FunctionDef) -> list[str]:
     """The parameters that have no default."""
     given = function.args
     positional = [*given.posonlyargs, *given.args]
@@ -184,20 +187,20 @@ def _needed(function: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in needed]
 
 
-def _is_test(name: str) -> bool:
+def _is_test_name(name: str) -> bool:
     return name.startswith("test")
 
 
-def _names(node: ast.AST) -> Iterator[str]:
+def _loaded_names(node: ast.AST) -> Iterator[str]:
     return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
 
 
-# ---- what came of each assertion -------------------------------------------------------------------------------------
+# ---- notes on assertions ---------------------------------------------------------------------------------------------
 
 
 def _is_assertion(node: ast.AST) -> bool:
     if isinstance(node, ast.Expr):
-        name = _called(node.value)
+        name = _called_name(node.value)
         return name.startswith("assert") or name == "fail"
     if isinstance(node, ast.With | ast.AsyncWith):
         return any(_expects_exception(item) for item in node.items)
@@ -205,60 +208,60 @@ def _is_assertion(node: ast.AST) -> bool:
 
 
 def _forbids(node: ast.AST) -> bool:
-    """``assert False`` and the like: what matters is that it is not reached."""
+    """Whether it is ``assert False`` or the like, which must not be reached."""
     if isinstance(node, ast.Assert):
         return isinstance(node.test, ast.Constant) and not node.test.value
     if isinstance(node, ast.Raise):
-        return node.exc is not None and (_called(node.exc) or ast.unparse(node.exc)) == "AssertionError"
-    return isinstance(node, ast.Expr) and _called(node.value) == "fail"
+        return node.exc is not None and (_called_name(node.exc) or ast.unparse(node.exc)) == "AssertionError"
+    return isinstance(node, ast.Expr) and _called_name(node.value) == "fail"
 
 
 def _expects_exception(item: ast.withitem) -> bool:
-    name = _called(item.context_expr)
+    name = _called_name(item.context_expr)
     return name.startswith("assert") or name == "raises"
 
 
-def _called(node: ast.AST) -> str:
-    """The last part of the name of what is called; "" for what is no call of a name."""
+def _called_name(node: ast.AST) -> str:
+    """The last part of the name of the called function; "" for any other expression."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
         return ""
     return node.func.id if isinstance(node.func, ast.Name) else node.func.attr
 
 
-def _noted(body: list[ast.stmt], narrow: bool, outermost: bool) -> list[ast.stmt]:
+def _wrap_in_body(body: list[ast.stmt], narrow: bool, outermost: bool) -> list[ast.stmt]:
     """The statements with each assertion wrapped.
 
-    ``narrow``: an exception other than a failed assertion is expected around here. ``outermost``: no block but a
-    loop's or a function's is around, so this is where a block with an ``assert False`` in it counts as reached.
+    ``narrow``: the code around expects an exception other than a failed assertion. ``outermost``: only loops and
+    functions are around, so a block that holds an ``assert False`` counts as reached here.
     """
     done: list[ast.stmt] = []
     for statement in body:
         if outermost and any(map(_forbids, _in_blocks(statement))):
-            done.append(_wrapped([ast.Pass()], narrow))
+            done.append(_wrap([ast.Pass()], narrow))
         is_assertion = _is_assertion(statement)
-        _note_inside(statement, narrow)
-        done.append(_wrapped([statement], narrow) if is_assertion else statement)
+        _wrap_in_blocks(statement, narrow)
+        done.append(_wrap([statement], narrow) if is_assertion else statement)
     return done
 
 
-def _note_inside(node: ast.stmt, narrow: bool) -> None:
+def _wrap_in_blocks(node: ast.stmt, narrow: bool) -> None:
     is_function, is_block = isinstance(node, _Function), isinstance(node, _Block)
     inner = narrow and not is_function
     if isinstance(node, ast.With | ast.AsyncWith):
         inner = inner or any(
-            _expects_exception(item) or _called(item.context_expr) == "suppress" for item in node.items
+            _expects_exception(item) or _called_name(item.context_expr) == "suppress" for item in node.items
         )
     guarded = inner or (isinstance(node, ast.Try) and any(map(_is_narrow, node.handlers)))
     for field in ("body", "orelse", "finalbody"):
         part: Any = getattr(node, field, None)
         if isinstance(part, list) and part and isinstance(part[0], ast.stmt):
-            setattr(node, field, _noted(part, guarded if field == "body" else inner, outermost=not is_block))
+            setattr(node, field, _wrap_in_body(part, guarded if field == "body" else inner, outermost=not is_block))
     for part in [*getattr(node, "handlers", ()), *getattr(node, "cases", ())]:
-        part.body = _noted(part.body, inner, outermost=False)
+        part.body = _wrap_in_body(part.body, inner, outermost=False)
 
 
 def _in_blocks(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """The statement and what is in it, but for what is in loops, functions and classes."""
+    """The statement and the statements inside it, without those in loops, functions and classes."""
     yield statement
     if isinstance(statement, _Block):
         for node in ast.iter_child_nodes(statement):
@@ -268,13 +271,13 @@ def _in_blocks(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _is_narrow(handler: ast.ExceptHandler) -> bool:
-    """Whether an ``except`` names the exceptions that it waits for."""
+    """Whether an ``except`` names particular exceptions."""
     if handler.type is None:
         return False
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return not {ast.unparse(kind) for kind in kinds} <= _WIDE
 
 
-def _wrapped(body: list[ast.stmt], narrow: bool) -> ast.With:
+def _wrap(body: list[ast.stmt], narrow: bool) -> ast.With:
     context = ast.Call(ast.Name(NOTE, ast.Load()), [ast.Constant(narrow)], [])
     return ast.With([ast.withitem(context, None)], body)

@@ -1,7 +1,7 @@
 """The walls that a process puts around itself and can never take down: landlock, seccomp, rlimits, another user.
 
-Nothing here starts a process or knows what will run; ``zygote.py`` puts them up in this order. Runs inside the sandbox,
-so it imports the standard library only. The numbers are Linux's, for x86_64 and aarch64.
+This module starts no process; ``zygote.py`` puts up the walls in this order. Runs inside the sandbox, so it imports the
+standard library only. The numbers are Linux's, for x86_64 and aarch64.
 
     set_limits(ProcessLimits(...), base_bytes=0)
     no_new_privileges()
@@ -25,10 +25,10 @@ _PR_SET_MM, _PR_SET_PTRACER = 35, 0x59616D61
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """What one process may use; the kernel holds it to them, and every child that it has."""
+    """What one process may use. The kernel holds the process and each of its children to these limits."""
 
     cpu_s: int
-    """Processor seconds after which the kernel kills it; the finer clock of the harness comes first."""
+    """Processor seconds after which the kernel kills it; the harness's finer clock comes first."""
     memory_bytes: int
     """Address space, on top of what the zygote has already."""
     file_bytes: int
@@ -38,7 +38,7 @@ class ProcessLimits:
 
 
 def call(name: str, *arguments: object) -> int:
-    """A function of libc; raises OSError where it fails."""
+    """Call a function of libc; raises OSError where it fails."""
     result = int(getattr(LIBC, name)(*arguments))
     if result < 0:
         number = ctypes.get_errno()
@@ -47,12 +47,12 @@ def call(name: str, *arguments: object) -> int:
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """A system call that libc has no function for."""
+    """Make a system call that libc has no function for."""
     return call("syscall", ctypes.c_long(number), *arguments)
 
 
 def end_with_parent() -> None:
-    """Be killed when the parent dies; of use only where the parent has one thread."""
+    """Be killed when the parent dies; this works only where the parent has one thread."""
     call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
@@ -67,13 +67,13 @@ def adopt_orphans() -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, for good once no new privileges can be had."""
+    """Give up every capability; after ``no_new_privileges`` this is final."""
     header = struct.pack("=Ii", 0x20080522, 0)
     call("capset", header, bytes(24))
 
 
 def set_limits(limits: ProcessLimits, base_bytes: int) -> None:
-    """The rlimits, which can only be lowered from here on."""
+    """Set the rlimits; from then on they can only be lowered."""
     memory = base_bytes + limits.memory_bytes
     for kind, value in (
         (resource.RLIMIT_AS, memory),
@@ -91,9 +91,9 @@ def set_limits(limits: ProcessLimits, base_bytes: int) -> None:
 
 
 def become(user: int, keep_reading: bool) -> None:
-    """Turn from root into a user who owns nothing; ``keep_reading``: may still read files of every owner.
+    """Turn from root into a user who owns nothing; with ``keep_reading`` it may still read files of every owner.
 
-    That is for a Python that only root can read (under /root), and only behind landlock, which names what is readable.
+    That is for a Python that only root can read (under /root), and only behind landlock, which limits what is readable.
     """
     if keep_reading:
         call("prctl", 8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
@@ -106,7 +106,7 @@ def become(user: int, keep_reading: bool) -> None:
 
 
 def no_new_privileges() -> None:
-    """No program that is started gives more rights than there are now."""
+    """Let no program that this process starts gain more rights."""
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
@@ -147,12 +147,12 @@ def landlock_ruleset(readable: list[str], writable: list[str]) -> int:
 def _allow(ruleset: int, path: str, rights: int) -> None:
     if not os.path.isdir(path):
         rights &= _READ_FILE | (_WRITE_FILE if path == "/dev/null" else 0)
-    opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = struct.pack("=Qi", rights, opened)
+        rule = struct.pack("=Qi", rights, descriptor)
         syscall(445, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0))
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def landlock_restrict(ruleset: int) -> None:
@@ -212,7 +212,7 @@ _SET_OWNER = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would se
 _LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY: others wait for us, or we are sent signals
 _SET_FLAGS, _O_ASYNC = 4, 0x2000
 _HARMLESS_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; others change files that are open to be read, or signal."""
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; others change files open for reading, or signal."""
 _NEW_NAMESPACE = 0x7E020000
 _OWN_PRCTL = (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_MM, _PR_SET_PTRACER)
 
@@ -227,7 +227,7 @@ def has_seccomp() -> bool:
 
 
 def seccomp_filter(apart: bool) -> bytes:
-    """The filter as the kernel reads it; ``apart``: other processes and files are out of reach without it."""
+    """The filter as the kernel reads it; ``apart``: namespaces already keep other processes and files out of reach."""
     shared = {} if apart else _SIGNALS | _OWNERSHIP | (_TRUNCATES if landlock_version() < 3 else {})
     architecture, column = _MACHINES[platform.machine()]
     program: list[_Instruction] = [
@@ -243,25 +243,27 @@ def seccomp_filter(apart: bool) -> bytes:
         if numbers[column] is not None:
             program += [(_EQUAL, 0, 1, int(numbers[column])), (_RETURN, 0, 0, _ERROR | EPERM)]  # type: ignore[arg-type]
     denied = (_RETURN, 0, 0, _ERROR | EPERM)
-    program += _where(_CLONE[column], [_load(0), (_ANY_BIT, 0, 1, _NEW_NAMESPACE), denied])
-    program += _where(_PRLIMIT[column], [_load(0), (_EQUAL, 1, 0, 0), denied])
-    program += _where(_PRCTL[column], [_load(0), *(part for n in _OWN_PRCTL for part in ((_EQUAL, 0, 1, n), denied))])
+    program += _match_call(_CLONE[column], [_load(0), (_ANY_BIT, 0, 1, _NEW_NAMESPACE), denied])
+    program += _match_call(_PRLIMIT[column], [_load(0), (_EQUAL, 1, 0, 0), denied])
+    program += _match_call(
+        _PRCTL[column], [_load(0), *(part for n in _OWN_PRCTL for part in ((_EQUAL, 0, 1, n), denied))]
+    )
     refused = [part for n in (*_SET_OWNER, *_LEASES) for part in ((_EQUAL, 0, 1, n), denied)]
     asynchronous = [(_EQUAL, 0, 3, _SET_FLAGS), _load(2), (_ANY_BIT, 0, 1, _O_ASYNC), denied]
-    program += _where(_FCNTL[column], [_load(1), *refused, *asynchronous])
+    program += _match_call(_FCNTL[column], [_load(1), *refused, *asynchronous])
     harmless = [(_EQUAL, len(_HARMLESS_IOCTL) - place, 0, n) for place, n in enumerate(_HARMLESS_IOCTL)]
-    program += _where(_IOCTL[column], [_load(1), *harmless, (_RETURN, 0, 0, _ERROR | ENOTTY)])
+    program += _match_call(_IOCTL[column], [_load(1), *harmless, (_RETURN, 0, 0, _ERROR | ENOTTY)])
     program.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def _where(number: int, test: list[_Instruction]) -> list[_Instruction]:
-    """Run the test where the call is this one; it goes on behind its last instruction, or returns."""
+def _match_call(number: int, test: list[_Instruction]) -> list[_Instruction]:
+    """Run the test for this call only; the filter goes on after its last instruction, unless it returns."""
     return [(_EQUAL, 0, len(test) + 1, number), *test, (_LOAD, 0, 0, 0)]
 
 
 def _load(place: int) -> _Instruction:
-    """Take up the lower half of an argument of the call."""
+    """Load the lower half of an argument of the call."""
     return (_LOAD, 0, 0, 16 + 8 * place)
 
 

@@ -1,8 +1,8 @@
-"""The process that stays warm inside the walls: forks one confined process per program and passes on what comes of it.
+"""The process that stays warm inside the walls: forks one confined process per program and passes on its results.
 
 It reads requests on its standard input and answers on its standard output, one program at a time. It never runs a line
-of a program and believes nothing that a program's process says: it measures, limits, kills and clears up. When anything
-of a program is left that it cannot clear, it says so and ends, and with it the namespaces and all that is in them.
+of a program and believes nothing that a program's process writes: it measures, limits, kills and clears up. If it
+cannot clear up after a program, it says so and ends; its namespaces and everything in them end with it.
 Runs inside the sandbox, so it imports the standard library only. Started by ``pool.py`` as ``python -S -P -c``.
 """
 
@@ -20,41 +20,47 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rmbatch.sandbox import folder, harness, namespaces, walls
-from rmbatch.sandbox.processes import held_bytes, kill_descendants, own_bytes, tasks_of_descendants, tasks_of_user
-from rmbatch.sandbox.watched import TooMuchError, Watched
+from rmbatch.sandbox.processes import (
+    address_space_bytes,
+    kill_descendants,
+    private_bytes,
+    tasks_of_descendants,
+    tasks_of_user,
+)
+from rmbatch.sandbox.program_process import ProgramProcess, TooMuchError
 
 TASKS = 32
 """Processes and threads of one program."""
 OPEN_FILES = 64
 FILE_BYTES = 16 << 20
 SHARED_FILE_BYTES = 1 << 20
-"""Where a program writes to a disk that others use: what it has deleted but holds open is not counted as TMP_BYTES."""
+"""The limit on a disk that others use: TMP_BYTES does not count files that a program has deleted but holds open."""
 TMP_BYTES = 32 << 20
 TMP_FILES = 1024
 GIVE_UP_AFTER = 3
-"""Tests that end with their process (too long, too much) before the remaining tests of a program are not tried."""
+"""After so many tests that end their process (too long, too much), a program's remaining tests are not run."""
 TESTS_PER_LOAD = 200
-"""A program is loaded anew after so many: its process pays for the forks."""
+"""After so many tests a program is loaded anew, because its process slows down with each fork."""
 
 _TICK_S = 0.1
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the zygote is told when it starts, and what it found."""
+    """The settings with which the zygote starts."""
 
     level: str
     readable: list[str]
     packages: list[str]
     mounted: dict[str, str]
     folder: str
-    """The one in which a program may write, where it may write at all."""
+    """The folder in which a program may write."""
     user: int | None
     """Root only: the user to turn into."""
 
 
 def main(setup_text: str) -> None:
-    """Put up the outer walls, say what holds, serve until the input ends."""
+    """Put up the outer walls, report what holds, serve until the input ends."""
     setup = Setup(**json.loads(setup_text))
     os.umask(0o022)
     try:
@@ -79,7 +85,7 @@ class _Server:
             namespaces.enter(setup.readable, setup.mounted, TMP_BYTES)
         self.owns_processes = os.getpid() == 1
         self.as_user = None if self.owns_processes else setup.user
-        self.proc = namespaces.hidden_proc() if self.owns_processes else None
+        self.proc = namespaces.hide_proc() if self.owns_processes else None
         if self.owns_processes and setup.user is not None:
             walls.become(setup.user, keep_reading=False)
         self.requests, self.replies = os.dup(0), os.dup(1)
@@ -98,29 +104,29 @@ class _Server:
             os.chown(setup.folder, self.as_user, self.as_user)
         self.folder_mode = os.stat(setup.folder).st_mode
         self.setup = setup
-        self.ruleset = self._ruleset()
-        self.filter = walls.seccomp_filter(self.owns_processes) if self._filters() else None
+        self.ruleset = self._build_ruleset()
+        self.filter = walls.seccomp_filter(self.owns_processes) if self._wants_filter() else None
         sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)] + setup.packages
         self.names = harness.prelude_names()
-        self.base_bytes = own_bytes()
-        self.held_bytes = 0 if self.proc is None else held_bytes(self.proc, "1")
+        self.base_bytes = address_space_bytes()
+        self.own_private_bytes = 0 if self.proc is None else private_bytes(self.proc, "1")
         self.tasks = TASKS + (0 if self.owns_processes or self.as_user is not None else tasks_of_user(os.getuid()))
         for name in [name for name in sys.modules if name.startswith("rmbatch")]:
             del sys.modules[name]
         gc.collect()
         gc.freeze()
-        self.facts = self._check()
+        self.facts = self._check_walls()
         os.dup2(null, 2)
         os.close(null)
 
-    def _filters(self) -> bool:
+    def _wants_filter(self) -> bool:
         if self.setup.level == "rlimits":
             return False
         if not walls.has_seccomp():
             raise OSError(0, "no seccomp filter for this kind of machine")
         return True
 
-    def _ruleset(self) -> int | None:
+    def _build_ruleset(self) -> int | None:
         level = self.setup.level
         if level == "rlimits":
             return None
@@ -131,12 +137,12 @@ class _Server:
         devices = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
         return walls.landlock_ruleset([*self.setup.readable, *devices, "/etc/ld.so.cache"], [self.setup.folder])
 
-    def _check(self) -> dict[str, Any]:
-        """What a confined process says that it cannot do; raises OSError where it can."""
+    def _check_walls(self) -> dict[str, Any]:
+        """Try the walls from a confined process, and return the facts; raises OSError where a wall does not hold."""
         results, results_w = os.pipe()
         child = self._fork(results_w, None, None, None, {"cpu_s": 5, "memory_mb": 64})
         if child == 0:
-            _probe(self.setup.level, 3)
+            _try_walls(self.setup.level, 3)
         os.close(results_w)
         with os.fdopen(results, "rb") as stream:
             said = stream.read().decode()
@@ -156,18 +162,18 @@ class _Server:
 
     def serve(self) -> None:
         while True:
-            request = self._next_request()
-            spent = False
+            request = self._read_request()
+            dirty = False
             try:
-                for outcome, value, printed in self._outcomes(request):
+                for outcome, value, printed in self._run_tests(request):
                     _send(self.replies, outcome, value, printed)
             finally:
-                spent = not self._clear()
-            _send(self.replies, {"done": True, "spent": spent})
-            if spent:
+                dirty = not self._clear()
+            _send(self.replies, {"done": True, "dirty": dirty})
+            if dirty:
                 self._leave()
 
-    def _next_request(self) -> dict[str, Any]:
+    def _read_request(self) -> dict[str, Any]:
         def exactly(size: int) -> bytes:
             parts = []
             while size:
@@ -181,43 +187,43 @@ class _Server:
         request: dict[str, Any] = json.loads(exactly(struct.unpack(">I", exactly(4))[0]))
         return request
 
-    def _outcomes(self, request: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
+    def _run_tests(self, request: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
         """One outcome per test, in order."""
         tests, failed = request["tests"], 0
-        run: Watched | None = None
+        run: ProgramProcess | None = None
         for place, test in enumerate(tests):
             if failed >= GIVE_UP_AFTER:
                 yield {"end": "not_run"}, b"", b""
                 continue
             if run is None or place % TESTS_PER_LOAD == 0 or request["form"] == "stdin":
-                self._finish(run)
-                run = self._start(request, test)
+                self._end_process(run)
+                run = self._start_process(request, test)
                 outcome: tuple[dict[str, Any], bytes, bytes] | None = None
                 if request["form"] != "stdin":
-                    outcome = self._wait(run, b"L")
+                    outcome = self._wait_for(run, b"L")
                     if outcome[0]["end"] == "loaded":
                         outcome = None
                     else:  # it does not even load: no test will fare better
-                        self._finish(run)
+                        self._end_process(run)
                         for _ in tests[place:]:
                             yield outcome
                         return
             if request["form"] != "stdin":
-                run.ask(json.dumps(test).encode())
-            outcome = self._wait(run, b"E")
+                run.send_test(json.dumps(test).encode())
+            outcome = self._wait_for(run, b"E")
             if outcome[0]["end"] not in ("ended", "no_process", "processes"):
                 failed += 1
-                self._finish(run)
+                self._end_process(run)
                 run = None
             yield outcome
-        self._finish(run)
+        self._end_process(run)
 
-    def _start(self, request: dict[str, Any], test: dict[str, Any]) -> Watched:
+    def _start_process(self, request: dict[str, Any], test: dict[str, Any]) -> ProgramProcess:
         is_stdin = request["form"] == "stdin"
         results, results_w = os.pipe()
         requests_r, requests = os.pipe()
         output, output_w = os.pipe() if is_stdin else (None, None)
-        given = _memory_file(test["input"]) if is_stdin else None
+        given = _make_memory_file(test["input"]) if is_stdin else None
         pid = self._fork(results_w, requests_r, given, output_w, request)
         if pid == 0:
             # From here on, inside the walls. What is left of this process is the harness and the program.
@@ -234,7 +240,7 @@ class _Server:
         for descriptor in (results, output):
             if descriptor is not None:
                 os.set_blocking(descriptor, False)
-        return Watched(pid, requests, results, output, request)
+        return ProgramProcess(pid, requests, results, output, request)
 
     def _fork(
         self, results: int, requests: int | None, stdin: int | None, stdout: int | None, request: dict[str, Any]
@@ -272,18 +278,18 @@ class _Server:
             os._exit(99)
         return 0
 
-    def _wait(self, run: Watched, until: bytes) -> tuple[dict[str, Any], bytes, bytes]:
-        """What became of one test (``until`` E) or of loading (L): how it ended, the value it gave, what it printed."""
+    def _wait_for(self, run: ProgramProcess, until: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+        """The outcome of one test (``until`` E) or of loading (L): how it ended, its value, what it printed."""
         value, looked = b"", time.monotonic()
         while True:
-            watched = [fd for fd in (run.results, run.output, run.pidfd) if fd is not None and fd not in run.closed]
-            ready, _, _ = select.select([*watched, self.requests], [], [], _TICK_S)
+            readable = [fd for fd in (run.results, run.output, run.pidfd) if fd is not None and fd not in run.closed]
+            ready, _, _ = select.select([*readable, self.requests], [], [], _TICK_S)
             if self.requests in ready and not os.read(self.requests, 1):
                 self._leave()  # nobody is there to answer
             gone = run.pidfd in ready
             run.drain()
             try:
-                while (frame := run.frame()) is not None:
+                while (frame := run.next_frame()) is not None:
                     kind, payload = frame
                     if kind == b"C":
                         run.confined = True
@@ -303,28 +309,28 @@ class _Server:
                 return {"end": "output"}, b"", b""
             except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
                 return {"end": "garbage"}, b"", b""
-            if run.too_much():
+            if run.is_over_limit():
                 return {"end": "output"}, b"", b""
             if gone:
-                return self._ended(run, value)
+                return self._reap(run, value)
             if time.monotonic() > looked + _TICK_S:
                 looked = time.monotonic()
                 if self.proc is not None and self._memory_of_programs() > run.memory_bytes:
                     return {"end": "memory"}, b"", b""
-                if not self.owns_processes and not folder.holds_little(self.setup.folder, TMP_BYTES, TMP_FILES):
+                if not self.owns_processes and not folder.is_within(self.setup.folder, TMP_BYTES, TMP_FILES):
                     return {"end": "files"}, b"", b""
             if run.clock.expired():
                 return {"end": "wall"}, b"", b""
 
-    def _ended(self, run: Watched, value: bytes) -> tuple[dict[str, Any], bytes, bytes]:
-        """A process that has ended of itself; of stdin tests that is the end of the test."""
+    def _reap(self, run: ProgramProcess, value: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+        """The outcome of a process that has ended by itself; a standard-input test ends so."""
         _, status, usage = os.wait4(run.pid, 0)
         run.ended = True
         cpu_s = usage.ru_utime + usage.ru_stime
         end = "unconfined" if not run.confined else "ended" if run.output is not None else "died"
         return {"end": end, "status": status, "cpu_s": cpu_s}, value, bytes(run.printed)
 
-    def _finish(self, run: Watched | None) -> None:
+    def _end_process(self, run: ProgramProcess | None) -> None:
         if run is None:
             return
         if not run.ended:
@@ -335,27 +341,26 @@ class _Server:
         self._kill_rest()
 
     def _others_have_processes(self) -> bool:
-        """Whether a program that says it has no process left has none because others of its user have them."""
+        """Whether a program has no process left because other processes of its user use up the limit."""
         if self.facts["counts_alone"]:
             return False
         user = self.as_user if self.as_user is not None else os.getuid()
         return tasks_of_user(user) >= self.tasks - 1 and tasks_of_descendants() < TASKS
 
     def _memory_of_programs(self) -> int:
-        """Bytes that the program's processes hold, what each has from the zygote left out."""
+        """Bytes that the program's processes hold, without what each has from the zygote."""
         assert self.proc is not None
         pids = [name for name in os.listdir(self.proc) if name.isdigit() and name != "1"]
-        return sum(max(0, held_bytes(self.proc, pid) - self.held_bytes) for pid in pids)
+        return sum(max(0, private_bytes(self.proc, pid) - self.own_private_bytes) for pid in pids)
 
     def _clear(self) -> bool:
-        """Whether nothing of a program is left: no process, no file."""
-        return self._kill_rest() and folder.is_as_new(self.setup.folder, self.folder_mode)
+        """Kill what is left of a program; whether no process and no file remains."""
+        return self._kill_rest() and folder.is_pristine(self.setup.folder, self.folder_mode)
 
     def _leave(self) -> NoReturn:
-        """End, and leave nothing: without namespaces nobody else sees to it."""
+        """End, and leave nothing behind: without namespaces the kernel does not see to it."""
         if not self.owns_processes:
             self._kill_rest()
-        if not self.owns_processes:
             folder.remove(self.setup.folder)
         os._exit(0)
 
@@ -388,8 +393,8 @@ class _Server:
             kill_descendants()
 
 
-def _probe(level: str, results: int) -> None:
-    """Try what must not work, say what did, or ``ok``."""
+def _try_walls(level: str, results: int) -> None:
+    """Try what must not work; write what did work, or ``ok``."""
     import socket
 
     wrong = []
@@ -410,7 +415,7 @@ def _probe(level: str, results: int) -> None:
     os._exit(0)
 
 
-def _memory_file(text: str) -> int:
+def _make_memory_file(text: str) -> int:
     file = os.memfd_create("stdin")
     with open(file, "wb", closefd=False) as stream:
         stream.write(text.encode(errors="surrogatepass"))

@@ -1,1 +1,1 @@
-"""How candidates are ranked and chosen, as plain functions on columns."""
+"""Ranks and chooses candidates, as plain functions on columns."""

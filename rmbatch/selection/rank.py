@@ -1,8 +1,8 @@
-"""Which candidates of each prompt are kept, by their scores: a query over two columns, and the reason for every no.
+"""Ranks the candidates of each prompt by their scores, and gives a reason for each candidate that is not kept.
 
-Not a filter: each candidate gets a rank or a reason, in its own place, and the writer routes the rows. Nothing is
-random, and a prompt's result depends on that prompt alone: the same texts are kept however the prompts are cut into
-blocks, and with ``ties: hash`` in whatever order the candidates come.
+It does not filter: each candidate gets a rank or a reason, and the writer routes the rows. Nothing is random, and a
+prompt's result depends on that prompt alone. So the same texts are kept however the prompts are cut into blocks, and
+with ``ties: hash`` also in whatever order the candidates come.
 
     rule = SelectionRule(keep=1, min_score=0.5)
     score = pa.array([0.2, 0.9, 0.7, None])
@@ -23,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from rmbatch.selection.order import sort_within
 from rmbatch.settings.base import Settings
 
 REASONS = ("outranked", "below_min_score", "margin_too_small", "tie", "no_score")
@@ -38,7 +39,7 @@ _OUTRANKED, _BELOW_MIN_SCORE, _MARGIN_TOO_SMALL, _TIE, _NO_SCORE = range(len(REA
 
 
 class SelectionRule(Settings):
-    """What ``select:`` says in a job file."""
+    """``select:`` in a job file."""
 
     keep: Annotated[int, Field(ge=1)] | None = 1
     """How many candidates of each prompt are kept at most, best first. None: no limit; min_score is then required."""
@@ -54,32 +55,36 @@ class SelectionRule(Settings):
     ties: Literal["hash", "first", "shortest", "all", "abstain"] = "hash"
     """Which of equal scores comes first, and what happens where the border of keep cuts through them.
 
-    hash: the lowest seeded hash (XXH3, 64 bits) of the response's text, wherever the candidate stands. Of identical
+    hash: the lowest seeded hash (XXH3, 64 bits) of the response's text, whatever the candidate's index. Of identical
     texts the first comes first, which is harmless: the text kept is the same.
-    first: the candidate that stands first. Favours whatever ordered the candidates.
+    first: the first candidate. This favours whatever ordered the candidates.
     shortest: the response with the fewest code points, then hash.
-    all: every candidate equal to the last one kept is kept too, even beyond keep; equal scores rank as they stand.
-    abstain: if the border cuts through a tie, nothing of the prompt is kept; equal scores rank as they stand.
+    all: every candidate equal to the last one kept is kept too, even beyond keep; equal scores keep their order.
+    abstain: if the border cuts through a tie, nothing of the prompt is kept; equal scores keep their order.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**64)
-    """Seed of the hash that breaks ties; another seed is another draw, the same seed is always the same one."""
+    """Seed of the hash that breaks ties: another seed gives another draw, the same seed always the same one."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _check_rule(self) -> Self:
         if self.keep is None and self.min_margin is not None:
             raise ValueError(
                 "min_margin compares the lowest kept score with the best one not kept, so it needs keep: "
                 f"write keep: 1, or drop min_margin: {self.min_margin}"
             )
-        if self.keep is None and self.min_score is None:
+        if self.keep is None and not self.limits():
             raise ValueError("keep: null without min_score would keep everything: write keep: 1, or give min_score")
         return self
+
+    def limits(self) -> bool:
+        """Whether something but ``keep`` leaves candidates out."""
+        return self.min_score is not None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome for every candidate, aligned with the scores: a rank or a reason, never both, never neither."""
+    """The outcome for every candidate, aligned with the scores: either a rank or a reason."""
 
     rank: pa.Array
     """int32, 1 for the best kept of its prompt, then 2, ...; null where the candidate is not kept."""
@@ -88,13 +93,19 @@ class Selection:
 
 
 def select(
-    score: pa.Array, offsets: NDArray[np.int64], rule: SelectionRule, response: pa.Array | None = None
+    score: pa.Array,
+    offsets: NDArray[np.int64],
+    rule: SelectionRule,
+    response: pa.Array | None = None,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> Selection:
     """The rank of each kept candidate among those of its prompt, and the reason why each other one is not kept.
 
     score[n] float64, response[n] string, offsets[prompts + 1] int64: prompt i has the candidates offsets[i] up to, not
     including, offsets[i + 1] -> rank[n] int32, reason[n] string.
-    A null or NaN score is never kept, whatever the others are; -inf and inf are scores. A null response loses each tie.
+    A null or NaN score is never kept; -inf and inf are scores. A null response loses each tie.
+    allowed[n]: false where a candidate may not be kept though it has a score; like one under ``min_score`` it has the
+    reason below_min_score and counts as runner-up. None: all may be kept.
     Raises ValueError where lengths and offsets disagree, and where a tie has to be broken by texts that were not given.
     """
     _check_lengths(score, offsets, response)
@@ -103,9 +114,9 @@ def select(
     prompt = np.repeat(np.arange(num_prompts), np.diff(offsets))
     scored = ~np.isnan(value)
     eligible = scored if rule.min_score is None else scored & (value >= rule.min_score)
+    eligible = eligible if allowed is None else eligible & allowed
 
-    ranked = np.flatnonzero(eligible)
-    ranked = ranked[np.lexsort((-value[ranked], prompt[ranked]))]  # stable: equal scores stay as they stand
+    ranked = sort_within(np.flatnonzero(eligible), -value, prompt)
     ranked_prompt = prompt[ranked]
     new_prompt = _starts(ranked_prompt)
     new_tie = new_prompt | _starts(value[ranked])
@@ -162,7 +173,7 @@ def _break_ties(
 ) -> None:
     """Reorder ``ranked`` in place inside the ties that matter: those whose best place is within ``keep``.
 
-    Only members of such ties have their text read. Each key settles what the one before it left equal.
+    It reads the texts of such ties only. Each key breaks the ties that the key before it left.
     """
     undecided = new_tie.copy()
     for key in _TIE_KEYS.get(rule.ties, ()):
@@ -188,7 +199,7 @@ def _lengths(response: pa.Array, rows: NDArray[np.intp], seed: int) -> NDArray[n
 
 
 def _hashes(response: pa.Array, rows: NDArray[np.intp], seed: int) -> NDArray[np.uint64]:
-    """Seeded XXH3 of each text's UTF-8 bytes, read where they lie; a null gets the highest value, so it comes last."""
+    """Seeded XXH3 of each text's UTF-8 bytes, read without a copy; a null gets the highest value, so it comes last."""
     _, ends, data = response.buffers()
     begin = np.frombuffer(ends, dtype=np.int64)[response.offset :]
     text = memoryview(data or b"")

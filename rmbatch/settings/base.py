@@ -11,6 +11,15 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """Frozen. An unknown key is refused, and the docstring under a field is its description."""
+    """Frozen. An unknown key is refused, and the docstring under a field is its description.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    A field whose key is a word of Python (``as``) has the key as its alias, and is written under it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        serialize_by_alias=True,
+    )

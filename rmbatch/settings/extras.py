@@ -12,6 +12,8 @@ EXTRAS = {
     "transformers": ("transformers", "jinja2"),
     "rules": ("cydifflib", "sacrebleu", "jsonschema_rs", "py3langid"),
     "tokenizers": ("jieba", "tiktoken"),
+    "report": ("matplotlib",),
+    "inspect": ("duckdb",),
 }
 """By extra in ``pyproject.toml``: the modules that it brings."""
 

@@ -46,13 +46,15 @@ _CURES = {
 """What to write instead, by pydantic's type of error."""
 
 
-def validate(model: type[M], data: Any, *, where: str, noun: str = "key") -> M:
+def validate(
+    model: type[M], data: Any, *, where: str, noun: str = "key", context: Mapping[str, Any] | None = None
+) -> M:
     """The model with this content; raises UserError with the first mistakes, each naming key, value and cure.
 
-    ``noun``: what the model's fields are for the user.
+    ``noun``: what the model's fields are for the user. ``context``: what validators may look up.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as invalid:
         lines = _list_mistakes(model, data, [dict(error) for error in invalid.errors()], noun)
         raise UserError("; ".join(f"{where}: {line}" for line in lines[:MAX_MISTAKES])) from None
@@ -76,13 +78,19 @@ def _list_mistakes(model: type[BaseModel], data: Any, errors: Sequence[dict[str,
 
 
 def _find_key(data: Any, error: Mapping[str, Any]) -> str:
-    """The key in the data. Pydantic's own path also names members of unions and values that validators made."""
-    path = []
+    """The key in the data. Pydantic's own path also names members of unions and values that validators made.
+
+    Of a short form (``serve: NAME, gpus: 1`` for ``serve: {model: NAME, gpus: 1}``) it is the key beside it.
+    """
+    path: list[str] = []
+    beside: Any = ()
     for part in error["loc"]:
         known = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, list) else ()
         if part in known:
-            data = data[part]
+            beside, data = data, data[part]
             path.append(str(part))
+        elif path and isinstance(beside, Mapping) and isinstance(data, str) and part in beside:
+            data, path[-1] = beside[part], str(part)
     return ".".join([*path, str(error["loc"][-1])] if error["type"] == "missing" else path)
 
 
@@ -90,7 +98,7 @@ def _describe(model: type[BaseModel], data: Any, key: str, alternatives: Sequenc
     error = alternatives[0]
     if error["type"] == "extra_forbidden":
         owner = _find_model(model, data, error["loc"][:-1])
-        known = list(owner.model_fields) if owner else []
+        known = _list_keys(owner) if owner else []
         return f"{key}: unknown {noun}; {nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{key}: missing; it has no default"
@@ -102,10 +110,15 @@ def _describe(model: type[BaseModel], data: Any, key: str, alternatives: Sequenc
     return f"{key}: {got}" if key else got
 
 
+def _list_keys(model: type[BaseModel]) -> list[str]:
+    """The keys of a model, as somebody writes them."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def _find_cure(model: type[BaseModel], data: Any, error: Mapping[str, Any]) -> str:
     if error["type"] in ("model_type", "model_attributes_type"):
         owner = _find_model(model, data, error["loc"])
-        return f"keys and values: {', '.join(owner.model_fields)}" if owner else "keys and values"
+        return f"keys and values: {', '.join(_list_keys(owner))}" if owner else "keys and values"
     if error["type"] == "value_error":
         return str(error["msg"]).removeprefix("Value error, ").removeprefix("write ")
     if error["type"] not in _CURES:

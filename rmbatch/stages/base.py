@@ -13,22 +13,40 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from connectors.errors import UserError
+
 if TYPE_CHECKING:
     from rmbatch.chat.spec import ChatSpec
-    from rmbatch.judges.asking import Question
     from rmbatch.reward_models.reward import ModelReward
     from rmbatch.rewards.evaluation import Columns, Offsets
 
 
-class Asker(Protocol):
-    """What asks a chat model: a judge."""
+class Inquiry(Protocol):
+    """A question to a chat model, as an estimate needs it."""
 
-    takes_offsets: bool
-    """Whether it compares the responses of a prompt."""
+    @property
+    def text(self) -> str:
+        """What the model would read."""
+
+    @property
+    def num_votes(self) -> int:
+        """How many answers it would give."""
+
+
+class Asker(Protocol):
+    """What asks a chat model: a judge, a source of candidates, an editor."""
+
+    @property
+    def takes_offsets(self) -> bool:
+        """Whether it compares the responses of a prompt."""
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether it asks all of its ``questions`` about rows that come to it. False: they are the most it may ask."""
 
     @property
     def chat(self) -> "ChatSpec":
-        """Who is asked. Askers with equal ones share a client."""
+        """Who is asked, and how. Those who ask the same model at the same place share a client."""
 
     @property
     def counted_as(self) -> str:
@@ -37,7 +55,7 @@ class Asker(Protocol):
     def column_types(self, name: str) -> dict[str, pa.DataType]:
         """The columns that it adds under a name."""
 
-    def questions(self, column: "Columns", offsets: "Offsets | None" = None) -> "list[Question]":
+    def questions(self, column: "Columns", offsets: "Offsets | None" = None) -> Sequence[Inquiry]:
         """What would be asked about some rows, without asking it."""
 
 
@@ -48,7 +66,7 @@ class Needs:
     models: Mapping[str, "ModelReward"] = field(default_factory=dict)
     """Reward models, which need an engine."""
     askers: Mapping[str, Asker] = field(default_factory=dict)
-    """Judges, which need a chat client."""
+    """Judges, sources of candidates and editors, which need a chat client."""
 
 
 class Stage(Protocol):
@@ -78,6 +96,15 @@ class Stage(Protocol):
 
 Fit = Callable[[pa.Schema], Stage]
 """Makes a stage for a schema. Raises UserError where the columns do not fit."""
+
+
+def add_fields(schema: pa.Schema, added: Mapping[str, pa.DataType], cure: str = "rename it") -> pa.Schema:
+    """The schema with these columns. Raises UserError, with the cure, where one of them is there already."""
+    for name, kind in added.items():
+        if name in schema.names:
+            raise UserError(f"the input has a column {name!r} already; {cure}")
+        schema = schema.append(pa.field(name, kind))
+    return schema
 
 
 def all_needs(stages: Sequence[Stage]) -> Needs:

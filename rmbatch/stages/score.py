@@ -26,8 +26,8 @@ from rmbatch.rewards.contract import STEPS, Scores
 from rmbatch.rewards.evaluation import Reward, column_of
 from rmbatch.rewards.scores import RewardError
 from rmbatch.rewards.totals import CombineRule, weighted_sum
-from rmbatch.rows.roles import EVERYTHING, FlatView, Roles, flatten
-from rmbatch.stages.base import Needs
+from rmbatch.rows.roles import ALL_COLUMNS, FlatView, Roles, flatten
+from rmbatch.stages.base import Needs, add_fields
 from rmbatch.stages.tally import count_scores
 
 TOTAL = "total"
@@ -65,13 +65,11 @@ class ScoreStage:
         """The columns behind the candidates and behind what the rewards read."""
         roles = self.roles
         read = {name for reward in self.rewards.values() for name in reward.columns}
-        if EVERYTHING in read:
+        if ALL_COLUMNS in read:
             return {*schema.names}
         several = roles.responses if isinstance(roles.responses, tuple) else (roles.responses,)
         found = {roles.response, *several}
-        for name in read:
-            played = getattr(roles, name) if name in ("prompt", "reference", "id", "group") else None
-            found.add(roles.extra.get(name) or played or name)
+        found |= {roles.column_of(name) for name in read}
         return {name for name in found if name in schema.names}
 
     def check(self, schema: pa.Schema) -> None:
@@ -101,11 +99,8 @@ class ScoreStage:
     def output_schema(self, schema: pa.Schema) -> pa.Schema:
         """The columns after this stage; raises UserError where one of them is there already."""
         nested = self.roles.responses is not None
-        for column, kind in self.added().items():
-            if column in schema.names:
-                raise UserError(f"the input has a column {column!r} already; give the reward another name")
-            schema = schema.append(pa.field(column, pa.list_(kind) if nested else kind))
-        return schema
+        added = {name: pa.list_(kind) if nested else kind for name, kind in self.added().items()}
+        return add_fields(schema, added, "give the reward another name")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the scores added; raises JobError that names the reward and the row where a reward raises."""

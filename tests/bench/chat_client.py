@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -31,17 +31,16 @@ QUICK = ((64, 0.25, 8), (512, 1.0, 2))
 PROMPT, ANSWER = "y" * 2000, "x" * 800
 
 
-def serve(port: int) -> None:
-    """Answer below ``/SECONDS/v1`` after so long."""
+def serve(port: int, write_answer: Callable[[bytes], str] = lambda body: ANSWER) -> None:
+    """Answer below ``/SECONDS/v1`` after so long. ``write_answer``: the text for a request's body."""
     from aiohttp import web
 
-    choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 500, "completion_tokens": 200, "total_tokens": 700}
-    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge"}
-    body = json.dumps({**head, "choices": [choice], "usage": usage}).encode()
+    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "usage": usage}
 
     async def answer(request: web.Request) -> web.Response:
-        await request.read()
+        message = {"role": "assistant", "content": write_answer(await request.read())}
+        body = json.dumps({**head, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
         await asyncio.sleep(float(request.match_info["seconds"]))
         return web.Response(body=body, content_type="application/json")
 

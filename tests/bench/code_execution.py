@@ -115,7 +115,7 @@ def compare(form: str, levels: Sequence[pool.Level], work: Sequence[Exercise], r
         took, expected = timed(lambda: plain(work))
         seconds["plain"].append(took)
         for level in levels:
-            pool.close_idle()
+            pool._POOL.close()
             pool._POOL._refused = dict.fromkeys(set(pool.LEVELS) - {level}, "not measured")
             rm = rmbatch.reward("code_execution", protection=level)
             sandboxed(rm, work[:1])  # the pool is warm, as it is in a job
@@ -123,7 +123,7 @@ def compare(form: str, levels: Sequence[pool.Level], work: Sequence[Exercise], r
             seconds[level].append(took)
             if scores != expected:
                 raise SystemExit(f"{form}, {level}: the scores differ")
-    pool.close_idle()
+    pool._POOL.close()
     num_tests = sum(len(tests) if isinstance(tests, list) else len(tests["inputs"]) for _, tests in work)
     slow = median(seconds["plain"])
     middles = {how: median(taken) for how, taken in seconds.items()}

@@ -26,7 +26,7 @@ from connectors.listing import list_input
 from connectors.planning import plan_dataset
 from connectors.storage import StorageOptions
 from connectors.units import Range
-from rmbatch.pipeline.task import rows_per_block
+from rmbatch.pipeline.task import count_block_rows
 from tests.bench.inputs import flat_rows, write_flat
 from tests.bench.measuring import median, print_table
 
@@ -42,7 +42,7 @@ def scan(path: Path) -> InputDataset:
 def read(dataset: InputDataset) -> int:
     """All rows of the planned file, in blocks; returns how many."""
     pieces = [Range(unit.index, 0, unit.num_rows) for unit in dataset.units.values()]
-    return sum(table.num_rows for piece in pieces for table in dataset.read(piece, rows_per_block(dataset, piece)))
+    return sum(table.num_rows for piece in pieces for table in dataset.read(piece, count_block_rows(dataset, piece)))
 
 
 def with_pyarrow(path: Path, schema: pa.Schema) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rmbatch.rewards.rules.math_verdicts import verdicts
+from rmbatch.rewards.rules.math_comparison import compare_pairs
 
 Row = tuple[str, str, bool]
 """Reference, response, whether the response is right."""
@@ -76,7 +76,7 @@ def measure(title: str, rows: list[Row]) -> None:
     """Print one line of agreement and time, then the rows where ours and the record differ."""
     pairs = list(dict.fromkeys((response, reference) for reference, response, _ in rows))
     bare_timed = [timed(bare, *pair) for pair in pairs]
-    ours_timed = [timed(verdicts, [pair], LIMIT_S) for pair in pairs]
+    ours_timed = [timed(compare_pairs, [pair], LIMIT_S) for pair in pairs]
     theirs = {pair: verdict for pair, (verdict, _) in zip(pairs, bare_timed)}
     ours = {pair: verdict for pair, ([verdict], _) in zip(pairs, ours_timed)}
     spent = [(mine, bares) for (_, mine), (_, bares) in zip(ours_timed, bare_timed)]
@@ -98,7 +98,7 @@ def main(paths: list[str]) -> None:
     warm = [("1", r"\boxed{1}"), ("$x$", "y")]
     for response, reference in warm:
         bare(response, reference)
-    verdicts(warm, LIMIT_S)
+    compare_pairs(warm, LIMIT_S)
     for path in paths:
         measure(path, recorded(path))
     if not paths:

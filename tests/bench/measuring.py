@@ -20,6 +20,8 @@ import psutil
 
 PACKAGES = ("ray", "pyarrow", "polars")
 ROOT = Path(__file__).parents[2]
+RAY_ENVIRONMENT = {"RAY_ADDRESS": "", "RAY_worker_niceness": "0"}
+"""A Ray of our own, whose workers who else uses the machine slows no more than us."""
 
 
 def versions() -> str:

@@ -24,8 +24,9 @@ from typing import Any, Literal
 
 import psutil
 
+from tests.bench.alternatives import RULES
 from tests.bench.inputs import Format, write_flat, write_nested
-from tests.bench.job_throughput import COLUMNS, RULES
+from tests.bench.job_throughput import COLUMNS
 from tests.bench.measuring import ROOT, print_table, write_job
 
 EVERY_S = 0.2

@@ -141,7 +141,7 @@ def test_kills_of_processes_of_this_machine(
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", SLOW)
-def test_healthy_rows_survive_kills_of_the_whole_job_in_a_slow_block(
+def test_kills_of_the_whole_job_lose_no_row_of_a_slow_block(
     kind: str, place: NewPlace, campaign: NewCampaign, clean_run: CleanRun
 ) -> None:
     """Five times all processes are killed while the same rows are under way: none of them becomes a dead letter."""

@@ -35,7 +35,7 @@ from tests.servers.s3 import REPOSITORY
 TOKEN = "RMBATCH_CHAOS_VICTIM"
 RAYS_OWN = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "_Autoscaling", "Autoscaling")
 """Titles of workers that do nothing for the job. (A raylet ends with its agents: that would be the loss of a node.)"""
-LEFT_BEHIND_S = 60.0
+LEFT_BEHIND_S = 120.0
 """How long the Ray of a killed driver may take to end by itself."""
 
 

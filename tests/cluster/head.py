@@ -28,8 +28,9 @@ RAY = str(Path(sys.executable).with_name("ray"))
 class RayHead:
     """``ray start --head`` between ``with`` and the end of its block, with everything it started."""
 
-    def __init__(self, num_cpus: int, start_timeout_s: float = 90.0) -> None:
-        self.num_cpus, self.start_timeout_s = num_cpus, start_timeout_s
+    def __init__(self, num_cpus: int, start_timeout_s: float = 90.0, num_gpus: int = 0) -> None:
+        """``num_gpus``: that Ray is told of, whether or not they are there."""
+        self.num_cpus, self.num_gpus, self.start_timeout_s = num_cpus, num_gpus, start_timeout_s
         self.address = f"127.0.0.1:{free_port()}"
         """For ``RAY_ADDRESS``."""
         self.dashboard = f"http://127.0.0.1:{free_port()}"
@@ -48,6 +49,7 @@ class RayHead:
             "max-worker-port": 0,
         }
         options = [f"--{name}={value}" for name, value in ports.items()]
+        options += [f"--num-gpus={self.num_gpus}"] if self.num_gpus else []
         options += [f"--num-cpus={self.num_cpus}", f"--temp-dir={self.folder}/t", "--disable-usage-stats", "--block"]
         with open(f"{self.folder}/log", "wb") as log:
             self.popen = subprocess.Popen(

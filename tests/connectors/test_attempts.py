@@ -27,7 +27,7 @@ def test_only_a_death_leaves_a_marker(folder: Folder):
     assert attempts.deaths(Range(8, 0, 5)) == {Range(8, 0, 5): {"run1": 1}}
 
 
-def test_a_death_counts_only_where_the_driver_of_its_run_has_seen_it(folder: Folder):
+def test_death_counts_only_if_its_driver_saw_it(folder: Folder):
     first, second = Attempts(folder, "run1"), Attempts(folder, "run2")
     first.mark(ROWS)
     assert second.deaths(ROWS) == {}  # the driver was killed with its worker, or before it could look
@@ -59,7 +59,7 @@ def test_a_range_is_narrowed_after_deaths_inside_it(deaths: dict, narrowed: bool
     st.sets(st.integers(0, 400)),
     st.dictionaries(st.tuples(st.integers(0, 300), st.integers(1, 30)), st.integers(1, 5), max_size=8),
 )
-def test_chunks_are_the_same_rows_in_order_and_cut_only_where_allowed(size, cuts, deaths):
+def test_chunks_keep_rows_in_order_and_cut_only_where_allowed(size, cuts, deaths):
     rows = Range(0, 5, 5 + size)
     found = narrow(
         rows, {Range(0, start, start + n): {"run": count} for (start, n), count in deaths.items()}, sorted(cuts)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.commit import Commit, DataFile, count_outcomes, pack_outcomes
-from connectors.compaction import Compactor, compacting
+from connectors.compaction import Compactor, compact_in_background
 from connectors.errors import JobError
 from connectors.finish import clean, finish
 from connectors.lease import Lease
@@ -123,7 +123,7 @@ def test_a_record_gathered_before_it_was_read_back_is_ours(memory: Folder, monke
     assert not ledger.commit(record(5, "retry"))
 
 
-def test_a_reader_misses_no_record_that_is_gathered_while_it_reads(memory: Folder, monkeypatch: pytest.MonkeyPatch):
+def test_reader_misses_no_record_gathered_while_it_reads(memory: Folder, monkeypatch: pytest.MonkeyPatch):
     for moment in ("names", "read_many"):
         ledger = Ledger(memory.folder(moment))
         commit(ledger, *range(6))
@@ -222,7 +222,7 @@ def test_a_damaged_segment_is_named_with_the_cure(folder: Folder):
     assert ledger.commits() == []
 
 
-def test_finish_names_the_segment_of_a_record_whose_file_vanished(tmp_path: Path, memory: Folder):
+def test_finish_names_the_segment_of_a_vanished_file(tmp_path: Path, memory: Folder):
     dataset = small_input(tmp_path / "in")
     ledger, spec, job = Ledger(memory), spec_of(memory, dataset), Plan({"job": "test"}, dataset)
     ledger.begin(job)
@@ -251,7 +251,7 @@ def test_a_driver_gathers_while_its_tasks_write(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("connectors.compaction.EVERY_S", 0.01)
     ledger = Ledger(Folder.open(str(tmp_path)))
     told: list[str] = []
-    with Lease.take(ledger.private.folder("lease")) as lease, compacting(ledger, lease, told.append):
+    with Lease.take(ledger.private.folder("lease")) as lease, compact_in_background(ledger, lease, told.append):
         commit(ledger, *range(60))
     assert sorted(runs(ledger)) == list(range(60))
     assert ledger.segments.names()
@@ -268,7 +268,7 @@ def test_a_store_that_fails_the_driver_is_told_once(memory: Folder, monkeypatch:
 
     calls: list[int] = []
     monkeypatch.setattr(Ledger, "loose_names", fail)
-    with Lease.take(ledger.private.folder("lease")) as lease, compacting(ledger, lease, told.append):
+    with Lease.take(ledger.private.folder("lease")) as lease, compact_in_background(ledger, lease, told.append):
         while len(calls) < 3:
             pass
     assert told == ["warning: commit records could not be gathered: down"]

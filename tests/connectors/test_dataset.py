@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.dataset import InputDataset, changed_files
+from connectors.dataset import InputDataset, describe_changes
 from connectors.errors import JobError
 from connectors.listing import list_input
 from connectors.planning import plan_dataset
@@ -37,7 +37,7 @@ def test_a_part_that_travels_reads_as_the_whole_does(tmp_path: Path):
         unit = dataset.units[1]
         for start, stop in ((0, unit.num_rows), (2, 5), (unit.num_rows - 1, unit.num_rows)):
             piece = Range(1, start, stop)
-            part: InputDataset = pickle.loads(pickle.dumps(dataset.only([piece])))
+            part: InputDataset = pickle.loads(pickle.dumps(dataset.select_ranges([piece])))
             assert (len(part.units), len(part.files)) == (1, 1)
             found = pa.concat_tables(part.read(piece, block_rows=2)).unify_dictionaries()
             first = dataset.units[0].num_rows + start
@@ -61,7 +61,7 @@ def test_a_plan_comes_back_from_json(tmp_path: Path):
         assert found.num_bytes == sum(file.size for file in dataset.files.values())
 
 
-def test_a_file_that_shrinks_under_a_job_is_an_error_and_no_end_of_file(tmp_path: Path):
+def test_shrinking_file_is_an_error_and_no_end_of_file(tmp_path: Path):
     dataset = jsonl_and_parquet(tmp_path)[0]
     path = tmp_path / "jsonl" / "2.jsonl"
     path.write_bytes(path.read_bytes()[:-50])
@@ -110,11 +110,11 @@ def test_no_row_of_a_file_that_was_replaced_is_handed_out(
     with pytest.raises(JobError, match=rf"{name} has changed"):
         seen += tables
     assert {row["a"] for table in seen for row in table.to_pylist()} <= {1}
-    (line,) = changed_files(dataset, list_input([folder.url], folder.options).files)
+    (line,) = describe_changes(dataset, list_input([folder.url], folder.options).files)
     assert "has changed" in line
 
 
-def test_a_file_that_was_replaced_and_put_back_between_two_looks_is_not_read(s3, monkeypatch: pytest.MonkeyPatch):
+def test_file_replaced_and_put_back_between_looks_is_not_read(s3, monkeypatch: pytest.MonkeyPatch):
     """S3 is asked for the planned etag, so that there is no moment in which another object could be read."""
     folder = Folder.open("s3://bucket/if-match", StorageOptions(endpoint=s3.endpoint))
     folder.write("1.jsonl", content("1.jsonl", 1))
@@ -157,5 +157,5 @@ def test_which_etags_are_of_one_object(planned: str, found: str, same: bool):
 def test_what_changed_since_the_plan_is_told(tmp_path: Path, change, lines: list[str]):
     dataset, folder = jsonl_and_parquet(tmp_path)[0], tmp_path / "jsonl"
     change(folder)
-    found = changed_files(dataset, list_input([str(folder)], StorageOptions()).files)
+    found = describe_changes(dataset, list_input([str(folder)], StorageOptions()).files)
     assert [line.removeprefix(f"{folder}/").removeprefix(f"file://{folder}/") for line in found] == lines

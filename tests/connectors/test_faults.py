@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from s3fs.errors import translate_boto_error
 
 from connectors.errors import JobError, UserError
-from connectors.faults import explain, is_transient, says_exists
+from connectors.faults import explain, is_conflict, is_transient
 from connectors.listing import list_input
 from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions
@@ -28,7 +28,7 @@ def test_radosgw_s_refusal_of_a_conditional_put_is_one():
     """It says no word beside the code, and s3fs makes "[Errno 22] Invalid argument" of it."""
     error = answered("PreconditionFailed")
     assert "PreconditionFailed" not in str(error)
-    assert says_exists(error)
+    assert is_conflict(error)
     assert not is_transient(error)
 
 

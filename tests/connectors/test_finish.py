@@ -129,7 +129,7 @@ def test_any_crash_point_and_a_resume_equal_one_clean_run(
 
 
 @pytest.mark.parametrize("records", [1000, 2, 1])
-def test_a_second_crash_while_overlaps_are_resolved_changes_nothing(tmp_path: Path, memory: Folder, records: int):
+def test_second_crash_while_resolving_overlaps_changes_nothing(tmp_path: Path, memory: Folder, records: int):
     """Killed again and again, each time one change later: it still ends, and ends the same."""
     dataset = small_input(tmp_path / "in", num_rows=11)
     clean = spec_of(memory.folder("clean"), dataset)
@@ -223,7 +223,7 @@ def test_a_file_that_vanished_is_named_with_the_record_to_delete(tmp_path: Path,
     assert run_to_end(dataset, spec)["planned_rows"] == dataset.num_rows
 
 
-def test_a_record_whose_files_are_gone_gives_way_to_others_that_cover_its_rows(tmp_path: Path, memory: Folder):
+def test_record_without_files_gives_way_to_others_of_its_rows(tmp_path: Path, memory: Folder):
     """A task of a dead run, asleep while the next run took its files for orphans, then wrote its record."""
     dataset = small_input(tmp_path / "in")
     ledger, spec, job = planned(memory, dataset)
@@ -251,7 +251,7 @@ def test_cutting_writes_no_name_twice_and_no_empty_file(tmp_path: Path, memory: 
     assert_finished(spec, manifest, manifest, read_output(spec))
 
 
-def test_records_that_cannot_be_cut_stay_whole_and_others_are_cut_around_them(tmp_path: Path, memory: Folder):
+def test_uncuttable_records_stay_whole_and_others_are_cut(tmp_path: Path, memory: Folder):
     """Rejected rows that no file keeps were counted as one sum: nothing tells the share of a part of them."""
     dataset = small_input(tmp_path / "in")
     ledger, spec, job = planned(memory, dataset)
@@ -305,9 +305,7 @@ def test_files_of_others_in_the_folder_of_an_output_stay(tmp_path: Path):
     assert [entry.name for entry in folder.entries()] == ["data/notes.parquet", "data/train.jsonl"]
 
 
-def test_records_of_shuffled_rows_go_before_the_shuffle_when_an_output_is_discarded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_discarding_removes_records_before_their_shuffle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_files(
         tmp_path,
         {f"_rmbatch/{name}": b"{}" for name in ("grouped.json", "grouped/a.parquet", "commits/a.json", "plan.json")},

@@ -27,7 +27,7 @@ def test_offsets_are_where_runs_of_equal_keys_begin(keys, offsets):
     assert group_offsets(pa.table({"k": chunked}), "k").tolist() == offsets
 
 
-def test_a_row_that_could_not_be_read_goes_with_the_row_before_it():
+def test_unreadable_row_goes_with_the_row_before_it():
     keys = pa.array([None, "a", None, "a", "b", None, "c"])
     letter = {"code": "invalid_json", "message": "", "line": 1, "offset": 0, "raw": b"{"}
     dead = pa.array([letter, None, letter, None, None, letter, None], DEAD_TYPE)

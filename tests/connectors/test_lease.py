@@ -70,7 +70,7 @@ def test_an_owner_that_stands_still_is_dead(folder: Folder, left: bytes | None):
             first.check()
 
 
-def test_an_owner_whose_process_is_gone_from_this_machine_is_dead_at_once(tmp_path):
+def test_owner_whose_process_is_gone_is_dead_at_once(tmp_path):
     folder = Folder.open(str(tmp_path))
     script = f"import os; from connectors.lease import *; Lease.take(Folder.open({str(tmp_path)!r})); os._exit(9)"
     subprocess.run([sys.executable, "-c", script], check=False)
@@ -96,7 +96,7 @@ def test_which_owners_are_seen_to_be_dead(tmp_path, change: dict, dead: bool):
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_an_owner_that_slept_stops_beating_when_another_has_taken_over(folder: Folder):
+def test_owner_that_slept_stops_beating_after_a_takeover(folder: Folder):
     with Lease.take(folder) as first:
         folder.create("000002.json", folder.read("000001.json"))
         with pytest.raises(JobError, match="taken over"):
@@ -118,7 +118,7 @@ def test_of_two_that_created_one_epoch_one_stops(tmp_path, monkeypatch: pytest.M
     first = Lease(folder, 1)
     second = Lease(folder, 1)
     for held in (first, second):
-        folder.create("000001.json", held._state(released=False))
+        folder.create("000001.json", held._encode_state(released=False))
         held._thread.start()
     with first, second:
         time.sleep(0.5)

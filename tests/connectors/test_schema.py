@@ -111,7 +111,7 @@ def test_conform_fills_the_fields_that_a_struct_lacks():
         assert conform(table, pa.schema([("s", kind)]))["s"].to_pylist() == expected
 
 
-def test_an_address_is_hidden_and_a_shuffled_row_keeps_where_it_came_from():
+def test_address_is_hidden_and_survives_a_shuffle():
     table = add_address(pa.table({"a": [1, 2]}), 3, 10, uri="x.jsonl", first_origin_row=110)
     assert table[UNIT].to_pylist() == [3, 3]
     assert table[ROW].to_pylist() == [10, 11]

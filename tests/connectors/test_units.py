@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.units import Coverage, Range, Unit, pack, ranges_of, total_rows
+from connectors.units import Coverage, Range, Unit, pack, to_ranges, total_rows
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(lambda pair: (min(pair), max(pair))))
 
@@ -38,7 +38,7 @@ def test_coverage_is_a_set_of_rows(intervals, num_rows):
     ],
 )
 def test_ranges_keep_the_order_of_the_rows(units, rows, expected):
-    assert ranges_of(np.array(units), np.array(rows)) == expected
+    assert to_ranges(np.array(units), np.array(rows)) == expected
 
 
 def test_pack_fills_tasks_and_keeps_every_piece():

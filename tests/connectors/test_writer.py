@@ -84,7 +84,7 @@ def test_rejected_rows_that_are_not_kept_are_counted(tmp_path: Path):
     assert not spec.folder.entries("_rejected")
 
 
-def test_a_retry_of_the_same_rows_leaves_the_record_that_is_there(folder: Folder, tmp_path: Path):
+def test_retry_of_the_same_rows_leaves_their_record(folder: Folder, tmp_path: Path):
     dataset = small_input(tmp_path / "in", num_rows=11)
     spec = spec_of(folder, dataset)
     for run in ("first", "second"):
@@ -134,7 +134,7 @@ def test_a_row_without_an_outcome_stops_the_job(tmp_path: Path):
         OutputWriter(spec_of(Folder.open(str(tmp_path / "out")), dataset), "run").add(table)
 
 
-def test_columns_come_in_the_order_of_the_output_and_absent_ones_are_null(tmp_path: Path):
+def test_columns_are_ordered_and_absent_ones_are_null(tmp_path: Path):
     rows = pa.table({"b": [1, 2], "extra": ["x", "y"], "a": pa.array([1, None], pa.int8())})
     table = add_address(rows, 0, 0, uri="x", first_origin_row=0)
     schema = pa.schema([("a", pa.int64()), ("late", pa.string()), ("b", pa.int64())])

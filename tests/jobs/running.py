@@ -17,7 +17,7 @@ from jobs.run.job import run_job
 from jobs.run.prepare import Prepared, prepare
 from jobs.run.rows import RowJob, Summary
 from jobs.show.display import Display
-from jobs.show.plan import Ahead
+from jobs.show.plan import JobPlan
 
 
 def run(job: Mapping[str, Any], told: Any = None) -> Summary:
@@ -27,8 +27,8 @@ def run(job: Mapping[str, Any], told: Any = None) -> Summary:
     return summary
 
 
-def fitted(job: JobConfig, schema: pa.Schema) -> Prepared:
-    """A job over rows, fitted to the columns of its input."""
+def fit_job(job: JobConfig, schema: pa.Schema) -> Prepared:
+    """A job over rows, fit_job to the columns of its input."""
     assert isinstance(job, RewardJob)
     with Path("/dev/null").open("w") as nowhere:
         kind = job_type(job.job)(job, Display(Console(file=nowhere)))
@@ -36,12 +36,12 @@ def fitted(job: JobConfig, schema: pa.Schema) -> Prepared:
     return prepare(job, kind.fits(), schema)
 
 
-def look_ahead(job: JobConfig) -> Ahead:
+def make_plan(job: JobConfig) -> JobPlan:
     """What a job over rows would do."""
     with Path("/dev/null").open("w") as nowhere:
-        ahead = job_type(job.job)(job, Display(Console(file=nowhere))).plan("H100")
-    assert isinstance(ahead, Ahead)
-    return ahead
+        plan = job_type(job.job)(job, Display(Console(file=nowhere))).plan("H100")
+    assert isinstance(plan, JobPlan)
+    return plan
 
 
 def rows(output: str | Path, part: str = "data", options: StorageOptions | None = None) -> list[dict[str, Any]]:

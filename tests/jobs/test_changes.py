@@ -43,7 +43,7 @@ def job(folder: Path, **rewards: Any) -> dict[str, Any]:
     }
 
 
-def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Path, here: None) -> None:
+def test_input_replaced_during_run_stops_job(tmp_path: Path, here: None) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
     (tmp_path / "new.jsonl").write_bytes(lines("new"))
@@ -58,9 +58,7 @@ def test_an_input_file_that_is_replaced_while_the_job_runs_stops_it(tmp_path: Pa
     assert not (tmp_path / "out/_rmbatch/manifest.json").exists()
 
 
-def test_a_stray_file_in_a_finished_output_is_removed_by_the_same_command(
-    tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stray_file_in_finished_output_is_removed(tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task of a killed run may have left it; what is not named as we name files is somebody else's."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.jsonl").write_bytes(lines("text", 10))
@@ -81,13 +79,13 @@ def test_a_stray_file_in_a_finished_output_is_removed_by_the_same_command(
     assert "removed data/u000000-0000000000-0123abcd.parquet" in " ".join(heard.getvalue().split())
 
 
-def test_an_output_in_memory_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_output_in_memory_is_refused(tmp_path: Path) -> None:
     mapping = job(tmp_path) | {"output": {"path": "memory://out"}}
     with pytest.raises(UserError, match=r"output.path memory://\S*out is the memory of one process"):
         run(mapping)
 
 
-def test_an_output_that_is_deleted_while_the_job_runs_stops_it(tmp_path: Path, here: None) -> None:
+def test_output_deleted_during_run_stops_job(tmp_path: Path, here: None) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/1.jsonl").write_bytes(lines("old"))
     (tmp_path / "meddler.py").write_text(MEDDLER)

@@ -18,13 +18,26 @@ from jobs.run.job import run_job
 from jobs.run.rows import Summary
 from jobs.show.display import Display
 from rmbatch.endpoints.connections import close_all
+from tests.editing import Told, editor_server
 from tests.jobs.running import rows
 from tests.judging import Seen, judge_server
 from tests.rmbatch.discovery.scripted import written
 from tests.servers.s3 import REPOSITORY
 
 EXAMPLES = REPOSITORY / "jobs/examples"
-OWN_TESTS = {"judges.yaml", "principles.yaml", "reward_model.yaml"}
+OWN_TESTS = {
+    "correct.yaml",
+    "correct_sums.yaml",
+    "distill.yaml",
+    "distill_select.yaml",
+    "generate.yaml",
+    "judges.yaml",
+    "principles.yaml",
+    "reward_model.yaml",
+    "evaluate_trained.yaml",
+    "score_trained.yaml",
+    "train_rm.yaml",
+}
 """Those that ask a server or load a model."""
 
 
@@ -48,7 +61,7 @@ def run_example(name: str, *overrides: str) -> Summary:
         return run_job(parse_job(read_job_file(file, overrides, os.environ), file), Display(Console(file=nowhere)))
 
 
-def test_data_is_what_its_script_makes(tmp_path: Path) -> None:
+def test_data_equals_output_of_its_script(tmp_path: Path) -> None:
     problems.main(str(tmp_path / "made"))
     made = {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}
     assert made == {file.name: file.read_bytes() for file in (EXAMPLES / "data").iterdir()}
@@ -58,8 +71,10 @@ def test_data_is_what_its_script_makes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_examples_over_rules_run_as_they_are(clone: Path) -> None:
     arithmetic.main("out/demo/candidates.jsonl")
-    names = [file.name for file in sorted(EXAMPLES.glob("*.yaml"), key=lambda file: file.name != "demo.yaml")]
-    for name in names:  # the demo first: others go on from what it made
+    names = [
+        file.name for file in sorted(EXAMPLES.glob("*.yaml"), key=lambda file: (file.name != "demo.yaml", file.name))
+    ]
+    for name in names:  # the demo first: others go on from what it made, select from best_of_n
         if name not in OWN_TESTS:
             summary = run_example(name)
             assert summary.rows["data"] > 0, name
@@ -76,6 +91,25 @@ def test_judges_example_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -> No
         summary = run_example("judges.yaml")
     assert summary.rows["data"] > 50
     assert summary.tally["scored.better"] > 200
+
+
+def test_correct_example_runs(clone: Path, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (EXAMPLES / "data/problems.jsonl").read_text().splitlines()
+    answers = {row["question"]: row["answer"] for row in map(orjson.loads, lines)}
+
+    def solve(told: Told) -> str:
+        answer = next(answers[question] for question in answers if question in told.prompt)
+        return rf"So it comes to \boxed{{{answer}}}." if told.seed % 2 else rf"It may be \boxed{{{told.seed}}}."
+
+    with editor_server(solve) as server:
+        monkeypatch.setenv("JUDGE_URL", server.url)
+        summary = run_example("correct.yaml")
+    written = rows("out/correct")
+    assert len(written) == 150
+    before, after = (sum(row[f"correct.{name}"] or 0 for row in written) for name in ("score_before", "score"))
+    assert before < 100 < 130 < after
+    assert summary.tally["correct.outcome.untouched"] == before
+    assert {row["correct.control"] for row in written} == {True, False}
 
 
 def test_principles_example_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +135,7 @@ def test_principles_example_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.served
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.timeout(600)
-def test_reward_model_example_runs_with_a_model_that_is_there(clone: Path) -> None:
+def test_reward_model_example_runs_with_tiny_model(clone: Path) -> None:
     pytest.importorskip("torch")
     from tests.tiny_models import make_model
 
@@ -113,7 +147,7 @@ def test_reward_model_example_runs_with_a_model_that_is_there(clone: Path) -> No
     assert summary.tally["scored.right_and_good.then"] > 150  # the right solutions
 
 
-def test_first_line_of_each_example_is_its_command() -> None:
+def test_example_begins_with_its_command() -> None:
     for file in EXAMPLES.glob("*.yaml"):
         text = file.read_text()
         assert f"jobs/examples/{file.name}" in text.splitlines()[0]

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jobs.config.job_types import parse_job
-from jobs.run.doctor import JUDGED_ROWS, show_doctor
+from jobs.run.doctor import JUDGE_ROWS, examine_job
 from jobs.show.display import Display
 from tests.judging import Policy, biased, honest, judge_server, questions
 from tests.servers.hostile import HostileServer
@@ -23,16 +23,16 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
-def looked_over(path: Path, server: HostileServer, **judge: Any) -> tuple[bool, str]:
+def examine(path: Path, server: HostileServer, **judge: Any) -> tuple[bool, str]:
     out = io.StringIO()
     asked = {"endpoint": server.url, "model": "judge", **judge}
     job = {"job": "score", "input": {"path": str(path)}, "output": {"path": "nowhere"}, "rewards": {"kind": asked}}
-    good = show_doctor(parse_job(job, "test"), Display(Console(file=out, width=300)))
+    good = examine_job(parse_job(job, "test"), Display(Console(file=out, width=300)))
     return good, " ".join(out.getvalue().split())
 
 
 @pytest.mark.parametrize(
-    ("policy", "judge", "good", "told"),
+    ("policy", "judge", "good", "message"),
     [
         (honest, {"judge": "pointwise"}, True, "ok spread scores from 1 to 8, mean"),
         (honest, {"judge": "pairwise"}, True, "ok places both orders agree in 100% of pairs"),
@@ -46,17 +46,19 @@ def looked_over(path: Path, server: HostileServer, **judge: Any) -> tuple[bool, 
         ),
     ],
 )
-def test_what_is_found(path: Path, policy: Policy, judge: dict[str, Any], good: bool, told: str) -> None:
+def test_findings_of_good_and_bad_judge(
+    path: Path, policy: Policy, judge: dict[str, Any], good: bool, message: str
+) -> None:
     with judge_server(policy) as server:
-        found, text = looked_over(path, server, **judge)
+        found, text = examine(path, server, **judge)
         assert found is good
-        assert told in text
-        assert 0 < len(questions(server)) <= 2 * JUDGED_ROWS
+        assert message in text
+        assert 0 < len(questions(server)) <= 2 * JUDGE_ROWS
 
 
-def test_a_server_that_is_not_there_is_a_failure(path: Path) -> None:
+def test_missing_server_is_failure(path: Path) -> None:
     with judge_server(honest) as server:
         server.die()
-        good, text = looked_over(path, server, judge="pointwise", connect_timeout_s=1.0)
+        good, text = examine(path, server, judge="pointwise", connect_timeout_s=1.0)
     assert not good
     assert "failure server model 'judge': no endpoint answers" in text

@@ -16,7 +16,7 @@ from connectors.errors import JobError, UserError
 from jobs.config.job_types import parse_job
 from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
-from tests.jobs.running import by, look_ahead, rows, run
+from tests.jobs.running import by, make_plan, rows, run
 from tests.judging import Seen, answering, honest, judge_server, questions
 from tests.servers.batch import BatchServer
 from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
@@ -71,9 +71,7 @@ def right(found: list[dict[str, Any]], name: str = "kind") -> bool:
     )
 
 
-def test_every_kind_says_in_a_job_what_it_says_of_a_sample(
-    anywhere: str, server: HostileServer, tmp_path: Path
-) -> None:
+def test_every_kind_scores_in_job_as_by_itself(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     kinds = {
         "alone": asks(server),
         "pairs": asks(server, "pairwise", score="bradley_terry"),
@@ -97,10 +95,8 @@ def test_every_kind_says_in_a_job_what_it_says_of_a_sample(
     assert summary.judged["alone"]["prompt_tokens"] == 100 * summary.judged["alone"]["answers"]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_nothing_is_lost_and_nothing_asked_again_after_success(
-    anywhere: str, server: HostileServer, tmp_path: Path, seed: int
-) -> None:
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.chaos)])
+def test_answered_requests_are_not_sent_again(anywhere: str, server: HostileServer, tmp_path: Path, seed: int) -> None:
     found = samples(120)
     texts = planned(server, found)
     draw = random.Random(seed)
@@ -137,7 +133,7 @@ def planned(server: HostileServer, found: list[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def test_of_two_servers_one_dies(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_one_of_two_servers_dies(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     with judge_server(honest) as other:
         other.always = Late(0.05)
         server.always = Late(0.05)
@@ -160,9 +156,7 @@ def test_of_two_servers_one_dies(anywhere: str, server: HostileServer, tmp_path:
     assert not [text for text in twice if not text.startswith("/")]
 
 
-def test_the_job_stops_at_its_budget_and_goes_on_with_more(
-    anywhere: str, server: HostileServer, tmp_path: Path
-) -> None:
+def test_job_stops_at_budget_and_continues_with_more(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = samples(100, candidates=1)
     price = {"input": 1000.0, "output": 1000.0}
     for row in found:
@@ -180,7 +174,7 @@ def test_the_job_stops_at_its_budget_and_goes_on_with_more(
     assert right(rows(tmp_path / "out"))
 
 
-def test_equal_questions_and_repeated_jobs_cost_nothing(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_equal_questions_are_asked_once(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = samples(30)
     kept = {"kind": asks(server, cache=str(tmp_path / "answers"))}
     run(job(tmp_path, found, kept))
@@ -195,7 +189,7 @@ def test_equal_questions_and_repeated_jobs_cost_nothing(anywhere: str, server: H
     assert right(rows(tmp_path / "other"))
 
 
-def test_after_a_kill_the_server_sees_nothing_that_it_had_answered(server: HostileServer, tmp_path: Path) -> None:
+def test_killed_job_asks_nothing_again(server: HostileServer, tmp_path: Path) -> None:
     """The whole command is killed, its Ray too; the same command then goes on."""
     server.always = Late(0.1)
     found = samples(300)
@@ -247,7 +241,7 @@ def killed_when(victim: Victim, is_time: Callable[[], object], timeout_s: float 
         ({"reference": True}, "reference"),
     ],
 )
-def test_mistakes_are_one_line_before_any_work(
+def test_mistake_is_one_line_before_any_work(
     anywhere: str, server: HostileServer, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
@@ -265,7 +259,7 @@ def test_mistakes_are_one_line_before_any_work(
         (Status(404, body={"error": {"message": "no such model"}}), "404 no such model"),
     ],
 )
-def test_what_every_request_would_meet_stops_the_job(
+def test_error_of_every_request_stops_job(
     anywhere: str, server: HostileServer, tmp_path: Path, deed: Status, message: str
 ) -> None:
     found = samples(3)
@@ -279,7 +273,7 @@ def test_what_every_request_would_meet_stops_the_job(
     assert right(rows(tmp_path / "out"))
 
 
-def test_judges_behind_a_gate_are_asked_only_what_passes(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_judge_behind_gate_gets_only_passing_rows(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     gate = {"gate": {"require": {"reward": "pattern_match", "pattern": "row"}, "then": asks(server), "otherwise": 0.0}}
     found = [{"id": 0, "prompt": "q", "responses": ["row is 4", "is 5"]}]
     run(job(tmp_path, found, {"kind": gate}))
@@ -289,7 +283,7 @@ def test_judges_behind_a_gate_are_asked_only_what_passes(anywhere: str, server: 
     assert len(questions(server)) == 1
 
 
-def test_the_best_of_n_by_games(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_best_of_n_by_games(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = samples(10)
     asked = job(tmp_path, found, {"games": asks(server, "pairwise")}, select={"keep": 1})
     run({**asked, "job": "best_of_n"})
@@ -311,7 +305,7 @@ def test_the_best_of_n_by_games(anywhere: str, server: HostileServer, tmp_path: 
     assert len(rows(tmp_path / "o")) > 0
 
 
-def test_flat_rows_are_compared_within_their_group(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_flat_rows_are_compared_within_group(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     flat = [
         {"key": sample["id"], "prompt": sample["prompt"], "response": response}
         for response_number in range(3)
@@ -325,18 +319,16 @@ def test_flat_rows_are_compared_within_their_group(anywhere: str, server: Hostil
     assert all(row["score.games"] is not None or "nothing" in row["error.games"] for row in rows(tmp_path / "out"))
 
 
-def test_a_plan_of_flat_rows_knows_their_groups(server: HostileServer, tmp_path: Path) -> None:
+def test_plan_of_flat_rows_knows_groups(server: HostileServer, tmp_path: Path) -> None:
     flat = [{"key": n % 4, "prompt": f"q {n % 4}", "response": f"is {n}"} for n in range(12)]
     asked = job(tmp_path, flat, {"games": asks(server, "pairwise")})
     asked["input"]["group"] = {"by": "key"}
     told = StringIO()
-    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
+    make_plan(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert "at least 24, 24 answers" in told.getvalue()
 
 
-def test_a_template_that_fails_for_a_row_names_it_or_is_null(
-    anywhere: str, server: HostileServer, tmp_path: Path
-) -> None:
+def test_failing_template_names_row_or_is_null(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     found = [{"id": n, "prompt": "q", "response": f"is {n}", "meta": {"k": n} if n else None} for n in range(3)]
     shown = "{{ meta.k + 1 }} <response-abcdef01>\n{{ response }}\n</response-abcdef01> {{ answer_format }}"
     kind = asks(server, template=shown)
@@ -348,7 +340,7 @@ def test_a_template_that_fails_for_a_row_names_it_or_is_null(
     assert written[0]["error.kind"].startswith("reward_raised: TemplateFailed")
 
 
-def test_changed_principles_are_told(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
+def test_changed_principles_are_named(anywhere: str, server: HostileServer, tmp_path: Path) -> None:
     principles = tmp_path / "mine.yaml"
     text = "topic: mine\nabout: What counts is tone.\nprinciples: [{text: Be kind.}]\n"
     principles.write_text(text)
@@ -362,18 +354,18 @@ def test_changed_principles_are_told(anywhere: str, server: HostileServer, tmp_p
     run(asked)  # it is finished, and needs them no more
 
 
-def test_a_plan_asks_nobody_and_says_what_would_be_asked(server: HostileServer, tmp_path: Path) -> None:
+def test_plan_shows_first_question_and_asks_nothing(server: HostileServer, tmp_path: Path) -> None:
     told = StringIO()
     asked = job(tmp_path, samples(50), {"kind": asks(server, price={"input": 1.0, "output": 2.0}, max_tokens=100)})
-    look_ahead(parse_job(asked, "test")).show(Console(file=told, width=200))
+    make_plan(parse_job(asked, "test")).show(Console(file=told, width=200))
     assert not server.asked
-    assert "judge kind" in told.getvalue()
+    assert "asks kind" in told.getvalue()
     assert "about 150" in told.getvalue()
     assert "You judge the last response" in told.getvalue()
     assert "not_asked" not in told.getvalue()  # columns of judges are left out of the first rows
 
 
-def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(
+def test_settings_of_requests_may_change_but_not_questions(
     anywhere: str, server: HostileServer, tmp_path: Path
 ) -> None:
     found = samples(5)
@@ -383,7 +375,7 @@ def test_how_it_is_asked_may_change_between_runs_and_what_is_asked_may_not(
         run(job(tmp_path, found, {"kind": asks(server, temperature=1.0)}))
 
 
-def test_batches_of_a_killed_job_are_collected_by_the_next(tmp_path: Path) -> None:
+def test_batches_of_killed_job_are_collected(tmp_path: Path) -> None:
     def answer(body: Any) -> Any:
         return answering(honest)("", body)
 

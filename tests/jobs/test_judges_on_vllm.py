@@ -64,7 +64,7 @@ def samples(num_rows: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_every_kind_in_a_job_and_by_itself(local_ray: None, url: str, tmp_path: Path) -> None:
+def test_every_kind_scores_in_job_and_by_itself(local_ray: None, url: str, tmp_path: Path) -> None:
     found = samples(6)
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(sample) + "\n" for sample in found))
@@ -91,7 +91,7 @@ def test_every_kind_in_a_job_and_by_itself(local_ray: None, url: str, tmp_path: 
     assert {row["score.scale"][0] for row in outputs[0]} <= {float(n) for n in range(1, 11)}
 
 
-def test_reasons_that_are_cut_off_are_no_verdict(url: str) -> None:
+def test_cut_off_reason_is_no_verdict(url: str) -> None:
     judge = rmbatch.judge("pointwise", endpoint=url, model="judge", max_tokens=8)
     result = judge.evaluate({"prompt": "q", "response": "a"})
     assert result.score is None  # type: ignore[union-attr]
@@ -99,7 +99,7 @@ def test_reasons_that_are_cut_off_are_no_verdict(url: str) -> None:
     assert result.reason  # type: ignore[union-attr]
 
 
-def test_a_prompt_that_is_too_long_is_one_null(url: str) -> None:
+def test_too_long_prompt_is_one_null(url: str) -> None:
     judge = rmbatch.judge("pointwise", endpoint=url, model="judge", critique=False, max_tokens=64)
     long, short = judge.evaluate_batch([{"prompt": "q", "response": "word " * 4000}, {"prompt": "q", "response": "a"}])
     assert long.error.startswith("endpoint_refused: 400")  # type: ignore[union-attr]

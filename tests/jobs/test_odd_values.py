@@ -14,9 +14,9 @@ import rmbatch
 from connectors.errors import UserError
 from connectors.schema import JSON_METADATA, TWIN_OF
 from jobs.config.job_types import parse_job
-from jobs.show.display import result_table
+from jobs.show.display import draw_result
 from rmbatch.rows.roles import Roles, flatten
-from tests.jobs.running import look_ahead, rows, run
+from tests.jobs.running import make_plan, rows, run
 from tests.judging import honest, judge_server
 from tests.servers.hostile import HostileServer
 
@@ -37,12 +37,12 @@ def with_twin(values: list[Any], odd: list[str | None], name: str = "x") -> pa.T
         ("reference", [1, None], [None, '"two"'], ["1", "two"]),
     ],
 )
-def test_a_role_reads_an_odd_value_as_it_would_alone(role: str, values: list, odd: list, seen: list) -> None:
+def test_role_reads_odd_value_as_if_alone(role: str, values: list, odd: list, seen: list) -> None:
     view = flatten(with_twin(values, odd), Roles(**{role: "x"}))
     assert view.column(role).to_pylist() == seen
 
 
-def test_a_multimodal_prompt_among_plain_ones_is_read() -> None:
+def test_multimodal_prompt_among_plain_ones_is_read() -> None:
     plain = [{"role": "user", "content": "hello"}]
     odd = json.dumps([{"role": "user", "content": [{"type": "text", "text": "look"}]}])
     view = flatten(with_twin([plain, None], [None, odd]), Roles(prompt="x"))
@@ -50,7 +50,7 @@ def test_a_multimodal_prompt_among_plain_ones_is_read() -> None:
     assert view.column("prompt").to_pylist() == [plain, alone]
 
 
-def test_candidates_of_an_odd_row_are_read_and_what_is_no_list_has_none() -> None:
+def test_candidates_of_odd_row_are_read() -> None:
     table = with_twin([["a", "b"], None, None, None], [None, '["c", 3]', '"d"', None])
     view = flatten(table, Roles(responses="x"))
     assert view.column("response").to_pylist() == ["a", "b", "c", "3"]
@@ -61,7 +61,7 @@ def test_candidates_of_an_odd_row_are_read_and_what_is_no_list_has_none() -> Non
     ("values", "odd", "seen"),
     [(["a", None], [None, "1"], ["a", "1"]), ([7, None], [None, '"seven"'], [7, None])],
 )
-def test_another_column_shows_odd_values_where_it_is_text(values: list, odd: list, seen: list) -> None:
+def test_text_column_shows_odd_values(values: list, odd: list, seen: list) -> None:
     assert flatten(with_twin(values, odd), Roles()).column("x").to_pylist() == seen
 
 
@@ -85,7 +85,7 @@ ROWS = [{"id": n, "response": str(n), "reference": str(n)} for n in range(200)]
 ROWS[150] = {"id": 150, "response": "150", "reference": 150}
 
 
-def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(here: None, tmp_path: Path) -> None:
+def test_row_with_odd_reference_is_scored(here: None, tmp_path: Path) -> None:
     told = StringIO()
     summary = run(job(tmp_path, ROWS), told)
     found = rows(tmp_path / "out")
@@ -99,7 +99,7 @@ def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(here: Non
     assert summary.tally["odd.reference"] == 1
     again = run(job(tmp_path, ROWS))  # finished
     console = Console(file=StringIO(), width=200)
-    console.print(result_table("", again.rows, again.tally, {"mixed": again.mixed}))
+    console.print(draw_result("", again.rows, again.tally, {"mixed": again.mixed}))
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
     second = {"path": str(tmp_path / "out")}  # the output is an input like any other
     run({**job(tmp_path, ROWS), "input": second, "output": {"path": str(tmp_path / "again")}, "rewards": F1})
@@ -109,7 +109,7 @@ def test_one_odd_reference_keeps_the_column_text_and_its_row_is_scored(here: Non
 F1 = {"f1": {"reward": "f1_score"}}
 
 
-def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(here: None, tmp_path: Path) -> None:
+def test_odd_values_follow_chosen_rule(here: None, tmp_path: Path) -> None:
     letters = job(tmp_path, ROWS, input_odd_values="dead_letter")
     assert run(letters).rows == {"data": 199, "rejected": 0, "dead_letters": 1}
     letters["input"]["odd_values"] = "json_column"
@@ -124,7 +124,7 @@ def test_the_user_sets_the_rule_and_jsonl_is_written_as_it_came(here: None, tmp_
 SCORED = {"score.exact": 1.0, "error.exact": None}
 
 
-def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(here: None, tmp_path: Path) -> None:
+def test_groups_with_keys_of_several_kinds(here: None, tmp_path: Path) -> None:
     found = [{"key": n // 2, "response": str(n % 2), "reference": "0"} for n in range(298)]
     found += [{"key": "a", "response": "1", "reference": "0"}, {"key": "a", "response": "0", "reference": "0"}]
     written = {**job(tmp_path, found, input_group={"by": "key"}), "job": "best_of_n"}
@@ -133,17 +133,17 @@ def test_rows_of_one_key_stay_together_where_keys_are_of_several_kinds(here: Non
     assert "column key: all of it is JSON text, in which text has quotes" in told.getvalue()
 
 
-def test_the_plan_tells_of_odd_values(tmp_path: Path) -> None:
+def test_plan_counts_odd_values(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=300)
-    look_ahead(parse_job(job(tmp_path, ROWS), "test")).show(console)
+    make_plan(parse_job(job(tmp_path, ROWS), "test")).show(console)
     line = "by the first 200 rows: string; 1 of 200 rows are not (text 199, integer 1), and are JSON text in odd.ref"
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("where", ["in", "in/out"])
-def test_an_output_inside_the_input_is_refused_before_any_work(tmp_path: Path, where: str) -> None:
+def test_output_inside_input_is_refused(tmp_path: Path, where: str) -> None:
     written = job(tmp_path, ROWS, output_path=str(tmp_path / where), input_path=str(tmp_path / "in"))
-    for begin in (lambda: run(written), lambda: look_ahead(parse_job(written, "test"))):
+    for begin in (lambda: run(written), lambda: make_plan(parse_job(written, "test"))):
         with pytest.raises(
             UserError, match=r"output\.path: .* lies inside the input .*; choose a folder outside of it"
         ):
@@ -156,9 +156,7 @@ JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://127.0.0
 MODEL = {"model": "rm", "engine": "endpoint", "endpoints": ["http://127.0.0.1:9"]}
 
 
-def test_a_judge_who_is_not_there_is_told_before_the_scan(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_judge_stops_job_before_scan(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def scanned(*args: Any) -> None:
         raise AssertionError("the input was scanned first")
 

@@ -55,7 +55,7 @@ def job_file(folder: Path, *names: str) -> str:
     return str(path)
 
 
-def test_every_form_scores_in_a_job_that_python_runs(tmp_path: Path) -> None:
+def test_every_form_scores_in_job(tmp_path: Path) -> None:
     summary = rmbatch.run(job_file(tmp_path, *FORMS))
     assert summary.rows["data"] == 3
     found = by("id", rows(summary.output))
@@ -73,11 +73,11 @@ def test_every_form_scores_in_a_job_that_python_runs(tmp_path: Path) -> None:
         assert [result.score for result in rm.evaluate_batch(data)] == scores[name]  # type: ignore[union-attr]
 
 
-def test_a_result_that_is_no_number_stops_the_job_and_names_the_row(tmp_path: Path) -> None:
+def test_result_that_is_no_number_names_row(tmp_path: Path) -> None:
     with pytest.raises(rmbatch.JobError, match=r"gave 'high' \(a str\).* on row 0 of .*in\.jsonl"):
         rmbatch.run(job_file(tmp_path, "picky"))
 
 
-def test_a_mistake_is_told_before_any_work(tmp_path: Path) -> None:
+def test_mistake_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(rmbatch.UserError, match=r"output\.pth: unknown key; did you mean"):
         rmbatch.run(job_file(tmp_path, "polite"), "output.pth=x")

@@ -69,7 +69,7 @@ def report(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_right_principle_is_found_and_a_judge_can_use_it(command: Command, tmp_path: Path) -> None:
+def test_right_principle_is_found_and_usable(command: Command, tmp_path: Path) -> None:
     with scripted_server() as server:
         prepare(tmp_path, server)
         code, out, err = command()
@@ -93,7 +93,7 @@ def test_the_right_principle_is_found_and_a_judge_can_use_it(command: Command, t
     assert sum(line["kept"] for line in lines) == 21
 
 
-def test_two_fresh_runs_write_the_same_and_a_second_run_asks_nothing(command: Command, tmp_path: Path) -> None:
+def test_fresh_runs_are_equal_and_second_run_asks_nothing(command: Command, tmp_path: Path) -> None:
     with scripted_server() as server:
         prepare(tmp_path, server, rows(30, ("step", "price", "sorry")))
         assert command()[0] == command("output.path=again")[0] == 0
@@ -109,7 +109,7 @@ def test_two_fresh_runs_write_the_same_and_a_second_run_asks_nothing(command: Co
         assert (tmp_path / "out/principles.yaml").read_bytes() == first
 
 
-def test_what_was_answered_before_a_kill_is_not_asked_again(command: Command, tmp_path: Path) -> None:
+def test_killed_job_asks_answered_questions_once(command: Command, tmp_path: Path) -> None:
     with scripted_server() as server:
         prepare(tmp_path, server)
         assert command("output.path=clean")[0] == 0
@@ -137,7 +137,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(command: Command, tm
         assert (tmp_path / "out/principles.yaml").read_bytes() == clean
 
 
-def test_a_judge_that_is_right_anyway_gains_nothing_and_the_report_says_so(command: Command, tmp_path: Path) -> None:
+def test_report_shows_no_gain_for_judge_that_is_right_anyway(command: Command, tmp_path: Path) -> None:
     def judge(seen: Seen) -> dict[str, Any]:
         a, b = ("Next step" in seen.fenced(f"response-{each}") for each in "AB")
         return {"better": "A" if a > b else "B"}
@@ -151,7 +151,7 @@ def test_a_judge_that_is_right_anyway_gains_nothing_and_the_report_says_so(comma
     assert "do not show that the principles help" in (tmp_path / "out/report.md").read_text()
 
 
-def test_rows_that_cannot_be_used_are_counted_and_told(command: Command, tmp_path: Path) -> None:
+def test_unusable_rows_are_counted(command: Command, tmp_path: Path) -> None:
     good = rows(20)
     bad = [
         '{"prompt": "cut o',
@@ -171,7 +171,7 @@ def test_rows_that_cannot_be_used_are_counted_and_told(command: Command, tmp_pat
     assert "20 of 26 rows can be used; 1 unreadable;" in err
 
 
-def test_answers_in_one_column_and_the_place_of_the_best(command: Command, tmp_path: Path) -> None:
+def test_answers_in_one_column(command: Command, tmp_path: Path) -> None:
     lines = [
         {"question": row["prompt"], "answers": [*row["rejected"], row["chosen"]], "best": len(row["rejected"])}
         for row in rows(20, num_rejected=2)
@@ -214,7 +214,7 @@ def listwise(server: HostileServer) -> dict[str, Any]:
         ({"select": {"embeddings": {"endpoint": "host", "model": "m"}}}, "'host' is no URL of a server"),
     ],
 )
-def test_mistakes_are_one_line(command: Command, tmp_path: Path, changes: Mapping[str, Any], said: str) -> None:
+def test_mistake_is_one_line(command: Command, tmp_path: Path, changes: Mapping[str, Any], said: str) -> None:
     with scripted_server() as server:
         prepare(tmp_path, server, **changes)
         code, _, err = command()
@@ -223,7 +223,7 @@ def test_mistakes_are_one_line(command: Command, tmp_path: Path, changes: Mappin
     assert not (tmp_path / "out").exists()
 
 
-def test_another_job_is_refused_and_what_changes_no_answer_is_not(command: Command, tmp_path: Path) -> None:
+def test_changed_job_is_refused_unless_answers_stay(command: Command, tmp_path: Path) -> None:
     with scripted_server() as server:
         prepare(tmp_path, server)
         assert command()[0] == 0
@@ -235,10 +235,10 @@ def test_another_job_is_refused_and_what_changes_no_answer_is_not(command: Comma
         with (tmp_path / "in.jsonl").open("a") as file:
             file.write(json.dumps(rows(31)[30]) + "\n")
         code, _, err = command()
-        assert (code, "warning: the input has changed since" in err) == (0, True)
+        assert (code, "warning: the input has changed" in err) == (0, True)
 
 
-def test_files_of_somebody_else_are_left_alone(command: Command, tmp_path: Path) -> None:
+def test_foreign_files_are_left_alone(command: Command, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/principles.yaml").write_text("mine")
     with scripted_server() as server:
@@ -248,7 +248,7 @@ def test_files_of_somebody_else_are_left_alone(command: Command, tmp_path: Path)
     assert (tmp_path / "out/principles.yaml").read_text() == "mine"
 
 
-def test_nothing_found_is_no_file_and_another_job_may_try(command: Command, tmp_path: Path) -> None:
+def test_no_principles_leave_output_free(command: Command, tmp_path: Path) -> None:
     with scripted_server(write=lambda seen: written(VAGUE) if "sorry" not in seen.text else writing(seen)) as server:
         prepare(tmp_path, server, propose={"rounds": 1})
         code, _, err = command()
@@ -266,7 +266,7 @@ def test_nothing_found_is_no_file_and_another_job_may_try(command: Command, tmp_
         ({"model": "wrong"}, 1, "stopped: model 'wrong': "),
     ],
 )
-def test_what_stops_it_is_one_line_and_it_goes_on(
+def test_stopped_job_says_why_and_continues(
     command: Command, tmp_path: Path, judge: dict[str, Any], code: int, said: str
 ) -> None:
     with scripted_server() as server:
@@ -282,7 +282,7 @@ def test_what_stops_it_is_one_line_and_it_goes_on(
     assert ended == 0, err
 
 
-def test_vectors_of_a_server_are_asked_once(command: Command, tmp_path: Path) -> None:
+def test_embeddings_are_asked_once(command: Command, tmp_path: Path) -> None:
     def answer(path: str, body: Any) -> Any:
         if path != "/v1/embeddings":
             return chats(path, body)

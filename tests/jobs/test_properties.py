@@ -86,7 +86,7 @@ def job(kind: str, path: object, target: object, columns: dict[str, Any] | None 
     return made
 
 
-def test_evaluate_and_evaluate_batch_and_the_job_agree_to_the_bit(tmp_path: Path):
+def test_evaluate_batch_and_job_agree_to_the_bit(tmp_path: Path):
     nested = prompts(150)
     run(job("score", write_jsonl(tmp_path / "in.jsonl", nested), tmp_path / "out"))
     scored = by("uid", rows(tmp_path / "out"))
@@ -115,7 +115,7 @@ def kept_texts(found: list[dict[str, Any]]) -> Counter[tuple[str, str, int]]:
     return kept
 
 
-def test_nested_and_flat_rows_in_any_order_keep_the_same_responses(tmp_path: Path):
+def test_nested_and_flat_rows_keep_same_responses(tmp_path: Path):
     nested = prompts(300, seed=1)
     run(job("best_of_n", write_jsonl(tmp_path / "nested.jsonl", nested), tmp_path / "nested"))
     expected = kept_texts(rows(tmp_path / "nested"))
@@ -136,7 +136,7 @@ def test_nested_and_flat_rows_in_any_order_keep_the_same_responses(tmp_path: Pat
     assert sorted(places) == sorted((row["uid"], row["place"]) for row in adjacent)
 
 
-def test_adjacent_groups_that_come_back_are_refused(tmp_path: Path):
+def test_scattered_groups_declared_adjacent_are_refused(tmp_path: Path):
     found = flat(prompts(40, seed=1))
     path = write_jsonl(tmp_path / "in.jsonl", random.Random(2).sample(found, len(found)))
     with pytest.raises(Exception, match="not adjacent"):
@@ -145,7 +145,7 @@ def test_adjacent_groups_that_come_back_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["score", "best_of_n"])
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
-def test_rows_in_are_rows_out_and_rejected_and_dead(tmp_path: Path, kind: str, format: str):
+def test_every_row_is_written_rejected_or_dead(tmp_path: Path, kind: str, format: str):
     nested = prompts(200, seed=3)
     path = write_jsonl(tmp_path / "in.jsonl", nested)
     broken = [b"{broken\n", b'{"uid": 1, "uid": 2}\n', b"[]\n", b"\xff\xfe\xfd\n"]
@@ -203,7 +203,7 @@ def any_table() -> pa.Table:
 
 
 @pytest.mark.parametrize("row_group_size", [4, 1])
-def test_any_table_comes_out_untouched(tmp_path: Path, row_group_size: int):
+def test_any_table_comes_out_unchanged(tmp_path: Path, row_group_size: int):
     table = any_table()
     (tmp_path / "in").mkdir()
     pq.write_table(table, tmp_path / "in" / "a.parquet", row_group_size=row_group_size)
@@ -228,7 +228,7 @@ def _places(expected: pa.Table, written: pa.Table) -> list[int]:
     return [texts.index(text) for text in expected["response"].to_pylist()]
 
 
-def test_the_same_job_on_s3_gives_the_same_dataset(tmp_path: Path, s3):
+def test_job_on_s3_gives_same_dataset(tmp_path: Path, s3):
     nested = prompts(200, seed=4)
     local = write_parquet(tmp_path / "in" / "a.parquet", nested)
     run(job("best_of_n", local, tmp_path / "out"))
@@ -243,13 +243,13 @@ def test_the_same_job_on_s3_gives_the_same_dataset(tmp_path: Path, s3):
         assert summary.rows[part] == len(expected)
 
 
-def test_a_result_is_one_line_of_sql_away(tmp_path: Path):
+def test_result_is_one_line_of_sql_away(tmp_path: Path):
     run(job("best_of_n", write_jsonl(tmp_path / "in.jsonl", prompts(50)), tmp_path / "out"))
     kept = duckdb.sql(f"""SELECT uid, "select.response" FROM '{tmp_path}/out/data/*.parquet'""").fetchall()
     assert sorted(uid for uid, _ in kept) == sorted(row["uid"] for row in rows(tmp_path / "out"))
 
 
-def test_the_output_of_one_job_is_the_input_of_the_next(tmp_path: Path):
+def test_output_is_input_of_next_job(tmp_path: Path):
     run(job("best_of_n", write_jsonl(tmp_path / "in.jsonl", prompts(60)), tmp_path / "best"))
     config = job("score", tmp_path / "best", tmp_path / "again", {"response": "select.response", "reference": "answer"})
     config["rewards"] = {"again": {"reward": "accuracy"}}
@@ -265,7 +265,7 @@ def threads(response):
 """
 
 
-def test_a_task_takes_its_share_of_the_cores_and_no_more(tmp_path: Path):
+def test_task_takes_only_its_share_of_cores(tmp_path: Path):
     (tmp_path / "mine.py").write_text(THREADS)
     path = write_jsonl(tmp_path / "in.jsonl", [{"response": "a"}] * 3)
     config = job("score", path, tmp_path / "out", {"response": "response"})

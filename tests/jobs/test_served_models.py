@@ -76,9 +76,7 @@ def by_transformers(folder: str, conversations: list[tuple[str, str]]) -> np.nda
     return np.array(found)
 
 
-def test_scores_of_all_families_and_of_every_kind_of_row(
-    local_ray: None, models: dict[str, str], tmp_path: Path
-) -> None:
+def test_scores_of_all_families(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     """Two replicas of a scalar model, a multi-output and a process model, over rows some of which cannot be scored."""
     good = prompts(40)
     too_long = {"id": 100, "prompt": "word " * 3000, "responses": ["yes", "no"]}
@@ -135,7 +133,7 @@ def replicas() -> list[psutil.Process]:
     return [each for each in psutil.process_iter(["name"]) if (each.info["name"] or "").startswith("ray::Replica")]
 
 
-def test_a_replica_that_is_killed_costs_no_row(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
+def test_killed_replica_costs_no_row(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     job = {
         "job": "best_of_n",
         "input": {"path": write(tmp_path / "in.jsonl", prompts(500, seed=1, candidates=6))},
@@ -186,7 +184,7 @@ class _Told:
         pass
 
 
-def test_a_job_that_was_mended_runs_on_the_same_output(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
+def test_corrected_job_runs_on_same_output(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     engine = {"engine": "transformers", "gpus": 0, "cpus": 0.4, "dtype": "float32"}
     job = {
         "job": "score",
@@ -207,7 +205,7 @@ def test_a_job_that_was_mended_runs_on_the_same_output(local_ray: None, models: 
     ]
 
 
-def test_a_model_that_cannot_be_loaded_stops_the_job(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
+def test_model_that_cannot_be_loaded_stops_job(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     broken = make_model(tmp_path / "broken", "scalar")
     (Path(broken) / "model.safetensors").write_bytes(b"no weights")
     job = {
@@ -230,7 +228,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_job(local_ray: None, models: di
         ({"replicas": 9}, "need more CPUs than the cluster has"),
     ],
 )
-def test_what_does_not_fit_is_said_before_any_work(
+def test_job_larger_than_cluster_is_refused(
     local_ray: None, models: dict[str, str], tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     job = {

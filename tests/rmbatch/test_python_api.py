@@ -155,7 +155,7 @@ def kinds_of_tables() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["arrow", "batch", "pandas", "polars", "rows"])
-def test_score_takes_tables_of_many_libraries_and_gives_them_back(kind: str) -> None:
+def test_score_takes_and_returns_tables_of_many_libraries(kind: str) -> None:
     table = kinds_of_tables()[kind]
     scored = rmbatch.reward("accuracy").score(table)
     assert type(scored) is type(table)
@@ -192,7 +192,7 @@ def test_score_takes_a_dataset() -> None:
         (lambda rm: rm.evaluate({"respnse": "4", "reference": "4"}), "reads 'response', and the sample has 'respnse'"),
         (lambda rm: rm.best_of_n({"responses": ["4"], "referense": "4"}), "reads 'reference', .* has 'referense'"),
         (lambda rm: rm.score({"response": "4"}), "for one sample, a dict, use evaluate"),
-        (lambda rm: rm.score("rollouts.parquet"), "score takes a table .* got 'rollouts.parquet'; read a file first"),
+        (lambda rm: rm.score("rollouts.parquet"), "a table is needed .* got 'rollouts.parquet'; read a file first"),
     ],
 )
 def test_a_mistake_of_the_caller_is_one_line(call: Any, message: str) -> None:
@@ -201,7 +201,7 @@ def test_a_mistake_of_the_caller_is_one_line(call: Any, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_key_that_is_not_there_is_null_where_no_other_is_like_it() -> None:
+def test_missing_key_is_null_where_no_other_is_like_it() -> None:
     result = rmbatch.reward("accuracy").evaluate({"response": "4", "topic": "sums"})
     assert result == Result(None, "missing_reference: reference is null")
 

@@ -57,7 +57,7 @@ def test_columns_are_found_or_said() -> None:
         call(rmbatch.trl.reward_func("exact_match", columns={"reference": "goold"}), ["4"], gold=["4"])
 
 
-def test_a_job_file_gives_its_total_or_a_function_for_each_reward(tmp_path: Path) -> None:
+def test_job_file_gives_its_total_or_one_function_per_reward(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(JOB)
     completions, gold = ["abcd", "ab"], ["abcd", "abcd"]
@@ -81,7 +81,7 @@ def test_own_functions_and_rewards_are_taken() -> None:
     assert call(rmbatch.trl.reward_func(theirs), said("four"), asked, size=[1]) == [5.0]
 
 
-def test_a_completion_on_which_the_reward_raises_is_none_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_raising_reward_gives_none_and_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     function = rmbatch.trl.reward_func(moody)
     metrics, extras = {}, {}
     with caplog.at_level(logging.WARNING):
@@ -108,7 +108,7 @@ def test_rewards_that_compare_get_the_generations_of_a_prompt() -> None:
         rmbatch.trl.reward_func("majority_vote")
 
 
-def test_a_function_is_called_after_its_reward_and_may_be_pickled() -> None:
+def test_function_is_named_after_its_reward_and_pickles() -> None:
     function = rmbatch.trl.reward_func("exact_match")
     assert function.__name__ == "exact_match"
     assert rmbatch.trl.reward_func("exact_match", name="same").__name__ == "same"

@@ -138,7 +138,7 @@ def test_settings_that_do_not_fit_are_told_before_any_response(settings: dict[st
         rmbatch.verl.scorer(**settings)
 
 
-def test_where_no_judge_answers_any_more_training_does_not_go_on_with_zeros() -> None:
+def test_training_stops_when_no_judge_answers_any_more() -> None:
     def judge(response: str) -> float:
         raise JobError("the budget is used up")
 

@@ -124,7 +124,7 @@ class BatchClient:
         self._stop_if_stopped()
         request, permit = self._requests.get(key), None
         if request is None and self._records.find_holder(key) is None and self._admission is not None:
-            permit = await self._admission.admit(len(post.body), again=False)
+            permit = await self._admission.admit(len(post.body), again=False, max_tokens=post.max_tokens)
         value = None
         try:
             self._stop_if_stopped()
@@ -138,7 +138,7 @@ class BatchClient:
             elif permit is not None:
                 permit.give_back()
             elif value is not None and self._admission is not None and request is not None and request.num_sent:
-                self._admission.paid(value)  # an earlier run has sent it, and its tokens are not counted yet
+                self._admission.count_answer(value)  # an earlier run has sent it, and its tokens are not counted yet
             if request is not None and self._queue.get(key) is request:  # cancelled before it was sent
                 del self._queue[key], self._requests[key]
                 self._queue_bytes -= request.num_bytes

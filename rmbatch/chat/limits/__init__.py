@@ -1,1 +1,1 @@
-"""What holds a client back: rate, budget and the accounts of both."""
+"""The limits of chat requests: rate, budget, and the usage of each account."""

@@ -1,8 +1,8 @@
-"""What is kept beside a job's output about those it asks: the folder of their answers, and what was spent.
+"""The folder of kept answers and the usage of budgets, both beside a job's output.
 
-spent = Spent(ledger.private)
-governor = Governor(rate, budget, price, spent.by_account.get(spec.account))
-spent.keep({spec.account: governor.spent()})         # another run of the job goes on counting from there
+saved = SavedUsage(ledger.private)
+governor = Governor(rate, budget, price, saved.by_account.get(spec.account))
+saved.save({spec.account: governor.usage()})         # the job's next run continues from this
 """
 
 from collections.abc import Mapping
@@ -15,32 +15,41 @@ from connectors.storage import Folder
 from rmbatch.chat.spec import ChatSpec
 
 ANSWERS = "answers"
-"""Folder of the answers, where a spec names no other."""
+"""The folder of the answers, where a spec names no other."""
 FILE = "spent.json"
 
 
-class Spent:
-    """Counts that governors have told, by account."""
+class SavedUsage:
+    """What earlier runs of a job have used, by account: counts of requests and tokens."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self.by_account: dict[str, Any] = orjson.loads(folder.read_if_exists(FILE) or b"{}")
 
-    def keep(self, spent: Mapping[str, Any]) -> None:
-        """Write what is new. Raises OSError."""
-        now = {**self.by_account, **spent}
+    def save(self, usage: Mapping[str, Any]) -> None:
+        """Write the usage of these accounts, if it has changed. Raises OSError."""
+        now = {**self.by_account, **usage}
         if now != self.by_account:
             self._folder.write(FILE, orjson.dumps(now, option=orjson.OPT_INDENT_2))
             self.by_account = now
 
 
 def with_default_cache(spec: ChatSpec, folder: Folder) -> ChatSpec:
-    """The same, its answers kept in the folder if it names no other place."""
-    return spec.model_copy(update={"cache": spec.cache or folder.folder(ANSWERS).url})
+    """Make the spec of the asker's client; answers are kept in the folder if the spec names no other place."""
+    return spec.place().model_copy(update={"cache": spec.cache or folder.folder(ANSWERS).url})
+
+
+def with_service(spec: ChatSpec) -> ChatSpec:
+    """The same; where the job serves the model, with the service's name, which other nodes could not tell, and with
+    patience for a server that loads again."""
+    if spec.serve is None:
+        return spec
+    lost_after_s = max(spec.lost_after_s, spec.serve.patience_s)
+    return spec.model_copy(update={"service": spec.service_name, "lost_after_s": lost_after_s})
 
 
 def check_limits(specs: Mapping[str, ChatSpec]) -> None:
-    """Raises UserError where two, by what people call them, share an account and not its limits."""
+    """Raises UserError where two specs share an account and set different limits. The keys are names for people."""
     known: dict[str, tuple[str, ChatSpec]] = {}
     for name, spec in specs.items():
         other, first = known.setdefault(spec.account, (name, spec))

@@ -1,15 +1,14 @@
-"""When a chat client may send its next request: its side of the governor that holds a job's limits.
+"""Decides when a chat client may send its next request, by asking the governor that holds the job's limits.
 
-It asks the governor a few times a second while something waits, never once per request, and tells it what answers have
-cost. It keeps no limits itself: those are in ``governor.py``, and how many requests are under way at each server is in
-``endpoints/balancer.py``.
+It asks a few times a second while requests wait, not once per request. With each report it tells the usage of answers.
+It holds no limits itself: ``governor.py`` does. ``endpoints/balancer.py`` counts the requests under way at each server.
 
     admission = admission_for(spec)                      # None where the spec has no rate and no budget
     async with ChatClient(spec, admission=admission) as client:
         await client.complete(requests)                  # BudgetExhausted when the budget is used up
     await admission.close()
 
-Tries that were made before go first, for they are the oldest. Where the governor is away for a while, all wait for it.
+Repeated tries go first, because their requests are the oldest. While the governor does not answer, all requests wait.
 """
 
 import asyncio
@@ -22,94 +21,96 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from rmbatch.chat.limits.governor import NOTHING, Governor, Lease, Report, Try, Used
+from rmbatch.chat.limits.governor import NOTHING, Consumption, Governor, Grant, Report, Try
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs.prices import Usage
 from rmbatch.endpoints.errors import ServiceLost
 
 REPORT_S = 0.5
-"""Between reports while something is under way and nothing waits."""
+"""The time between reports while requests are under way and none waits."""
 IDLE_S = 5.0
-"""Between reports while there is nothing to say, so that a governor that has lost its memory hears of this client."""
+"""The time between reports while nothing changes, so that a replaced governor learns of this client."""
 LOST_AFTER_S = 120.0
-"""How long the governor may be away before all is given up."""
+"""The longest time without an answer of the governor, before all requests are given up."""
 _MOST = 1000
-"""Tries in a report."""
+"""The most tries in a report."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _SAME_HOLD_S = 0.25
 _GUESS = 1024
-"""Tokens of an answer before one has come, where they have no bound."""
+"""The tokens of an answer without a bound, before any answer."""
 _BYTES_PER_TOKEN = 4
-"""Of a prompt, before a server has said how many tokens it has."""
+"""The bytes per token of a prompt, before any answer."""
 _FADES = 0.99
-"""What an answer counts for after the next one: means are of about the last hundred."""
+"""The weight of an answer falls to this with each next one, so means cover about the last hundred."""
 _log = logging.getLogger(__name__)
 
 
 class SourceLost(Exception):  # noqa: N818 - it may come back
-    """The governor cannot be asked now."""
+    """The governor does not answer now."""
 
 
-LeaseSource = Callable[[Report], Awaitable[Lease]]
-"""The governor, wherever it is: as ``Governor.lease``. Raises SourceLost."""
+GrantSource = Callable[[Report], Awaitable[Grant]]
+"""``Governor.grant``, wherever the governor is. Raises SourceLost."""
 
 
-class Holding(Protocol):
-    """Who knows which servers have asked to wait: ``Endpoints``."""
+class Servers(Protocol):
+    """The servers that a client asks, some of which have asked to wait: ``Endpoints``."""
 
     def holds(self) -> Mapping[str, float]:
         """The seconds left, by URL."""
 
     def hold(self, url: str, seconds: float) -> None:
-        """Ask a server nothing for so long."""
+        """Send a server nothing for so long."""
 
 
-def here(governor: Governor) -> LeaseSource:
-    """A governor in this process."""
+def local_source(governor: Governor) -> GrantSource:
+    """Ask a governor in this process."""
 
-    async def lease(report: Report) -> Lease:
-        return governor.lease(report)
+    async def grant(report: Report) -> Grant:
+        return governor.grant(report)
 
-    return lease
+    return grant
 
 
-class LeasedAdmission:
-    """Lets requests out as the governor grants them; an ``Admission``, used from one event loop at a time."""
+class GovernedAdmission:
+    """An ``Admission`` that sends requests as the governor grants them. Used from one event loop at a time."""
 
     def __init__(
         self,
-        source: LeaseSource,
+        source: GrantSource,
         *,
-        max_tokens: int | None = None,
-        holding: Holding | None = None,
+        servers: Servers | None = None,
         lost_after_s: float = LOST_AFTER_S,
     ) -> None:
-        """``max_tokens``: of an answer, all its samples together; None: without bound, so budgets hold as far as the
-        longest answer yet tells."""
-        self.holding = holding
-        """Whose holds are shared; may be set later."""
+        self.servers = servers
+        """The servers whose holds are shared. May be set later."""
         self._source = source
-        self._expected = _Expected(max_tokens)
+        self._estimator = _Estimator()
         self._lost_after_s = lost_after_s
         self._name, self._reports, self._numbers = secrets.token_hex(8), itertools.count(), itertools.count()
-        self._again: dict[int, _Waiter] = {}
-        self._first: dict[int, _Waiter] = {}
-        self._offered: dict[int, Try] = {}
-        self._under_way = self._likely = self._spent = self._correction = NOTHING
-        self._told: tuple[Used, ...] = ()
-        self._ended: Exception | None = None
+        self._retries: dict[int, _Waiter] = {}
+        self._new: dict[int, _Waiter] = {}
+        self._reported_tries: dict[int, Try] = {}
+        self._under_way = self._likely = self._used = self._correction = NOTHING
+        self._reported: tuple[Consumption, ...] = ()
+        self._stop_error: Exception | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def admit(self, num_bytes: int, *, again: bool) -> "LeasedPermit":
-        """Waits until one more request may be sent. Raises BudgetExhausted, and ServiceLost where the governor is."""
-        if self._ended is not None:
-            raise self._ended
-        self._begin()
-        queue, number = self._again if again else self._first, next(self._numbers)
-        likely, worst = self._expected.likely(num_bytes), self._expected.worst(num_bytes)
-        waiter = _Waiter(Try(number, likely, worst), num_bytes, asyncio.get_running_loop().create_future())
+    async def admit(self, num_bytes: int, *, again: bool, max_tokens: int | None = None) -> "GovernedPermit":
+        """Wait until one more request may be sent. Raises BudgetExhausted, and ServiceLost where the governor is lost.
+
+        ``max_tokens``: of the answer, all its samples together. None: nothing bounds it. Then the budget reserves as
+        many tokens as the longest answer so far had, and a longer answer may exceed the budget.
+        """
+        if self._stop_error is not None:
+            raise self._stop_error
+        self._start()
+        queue, number = self._retries if again else self._new, next(self._numbers)
+        size = _Size(num_bytes, max_tokens)
+        tried = Try(number, self._estimator.likely(size), self._estimator.worst(size))
+        waiter = _Waiter(tried, size, asyncio.get_running_loop().create_future())
         queue[number] = waiter
         self._wake.set()
         try:
@@ -121,18 +122,18 @@ class LeasedAdmission:
         finally:
             queue.pop(number, None)
 
-    def paid(self, value: object) -> None:
-        """An answer for which no leave was asked here; who sent it has counted its request."""
+    def count_answer(self, value: object) -> None:
+        """Count the tokens of an answer whose request another run or process has sent and counted."""
         usage: Usage | None = getattr(value, "usage", None)
         if usage is not None:
-            self._begin()
-            self._spent += Used(0, usage.prompt, usage.completion, usage.cached)
+            self._start()
+            self._used += Consumption(0, usage.prompt, usage.completion, usage.cached)
             self._wake.set()
 
     async def close(self) -> None:
-        """Tell the governor the last, and let nothing out any more. What is under way then counts as answered."""
+        """Send the governor a last report, and grant nothing more. Requests under way then count as answered."""
         task, self._task = self._task, None
-        self._end(ServiceLost("the endpoints were closed"))
+        self._stop(ServiceLost("the endpoints were closed"))
         if task is not None and self._loop is asyncio.get_running_loop():
             task.cancel()
             await asyncio.wait([task])
@@ -140,30 +141,30 @@ class LeasedAdmission:
             try:
                 await self._source(self._report(leaves=True))
             except SourceLost as lost:
-                _log.warning("the governor has not heard what was used last: %s", lost)
+                _log.warning("the governor did not get the last report of usage: %s", lost)
 
-    def _begin(self) -> None:
-        """Have the task that reports run in this event loop."""
+    def _start(self) -> None:
+        """Start the task that reports, in this event loop."""
         loop = asyncio.get_running_loop()
         if self._task is None or self._loop is not loop:
             self._loop, self._wake = loop, asyncio.Event()
             self._task = loop.create_task(self._work())
-            self._task.add_done_callback(self._has_stopped)
+            self._task.add_done_callback(self._handle_stop)
 
     async def _work(self) -> None:
-        while self._ended is None:
-            lease = await self._leased()
-            self._apply(lease)
-            await asyncio.sleep(lease.again_s)
-            if not self._again and not self._first:
-                is_settled = self._under_way == NOTHING and self._told == self._state
+        while self._stop_error is None:
+            grant = await self._ask_governor()
+            self._apply(grant)
+            await asyncio.sleep(grant.report_in_s)
+            if not self._retries and not self._new:
+                is_settled = self._under_way == NOTHING and self._reported == self._state
                 with suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_S if is_settled else REPORT_S):
                         await self._wake.wait()
             self._wake.clear()
 
-    async def _leased(self) -> Lease:
-        """The answer to a report; a new one is made for each try. Raises ServiceLost."""
+    async def _ask_governor(self) -> Grant:
+        """Report until the governor answers, each time with the current state. Raises ServiceLost."""
         loop, pause_s, since = asyncio.get_running_loop(), _PAUSE_S, None
         while True:
             try:
@@ -176,132 +177,147 @@ class LeasedAdmission:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _report(self, leaves: bool = False) -> Report:
-        waiting = itertools.chain(self._again.values(), self._first.values())
+        waiting = itertools.chain(self._retries.values(), self._new.values())
         tries = tuple(each.tried for each in itertools.islice(waiting, _MOST))
-        self._offered = {each.number: each for each in tries}
-        self._told = self._state
-        holds = {} if self.holding is None else dict(self.holding.holds())
+        self._reported_tries = {each.number: each for each in tries}
+        self._reported = self._state
+        holds = {} if self.servers is None else dict(self.servers.holds())
         return Report(self._name, next(self._reports), tries, *self._state, holds=holds, leaves=leaves)
 
     @property
-    def _state(self) -> tuple[Used, Used, Used, Used]:
-        return self._spent, self._under_way, self._likely, self._correction
+    def _state(self) -> tuple[Consumption, Consumption, Consumption, Consumption]:
+        return self._used, self._under_way, self._likely, self._correction
 
-    def _apply(self, lease: Lease) -> None:
-        for number in lease.granted:
-            waiter = self._again.pop(number, None) or self._first.pop(number, None)
-            if waiter is None or waiter.permit.done():  # it was cancelled while the report was on its way
-                self._correction -= self._offered[number].likely
+    def _apply(self, grant: Grant) -> None:
+        for number in grant.numbers:
+            waiter = self._retries.pop(number, None) or self._new.pop(number, None)
+            if waiter is None or waiter.permit.done():  # it was cancelled after the report was sent
+                self._correction -= self._reported_tries[number].likely
             else:
-                self._grant(waiter)
-        if self.holding is not None:
-            known = self.holding.holds()
-            for url, wait_s in lease.holds.items():
+                self._release(waiter)
+        if self.servers is not None:
+            known = self.servers.holds()
+            for url, wait_s in grant.holds.items():
                 if wait_s > known.get(url, 0.0) + _SAME_HOLD_S:
-                    with suppress(KeyError):  # a server that only others ask
-                        self.holding.hold(url, wait_s)
-        if lease.exhausted:
+                    with suppress(KeyError):  # a server that only other clients ask
+                        self.servers.hold(url, wait_s)
+        if grant.exhausted:
             from rmbatch.endpoints.balancer import BudgetExhausted  # loads aiohttp
 
-            self._end(BudgetExhausted(lease.exhausted))
+            self._stop(BudgetExhausted(grant.exhausted))
 
-    def _grant(self, waiter: "_Waiter") -> None:
+    def _release(self, waiter: "_Waiter") -> None:
         tried = waiter.tried
-        self._spent += Used(requests=1)
+        self._used += Consumption(requests=1)
         self._under_way += tried.worst
         self._likely += tried.likely
-        waiter.permit.set_result(LeasedPermit(self, tried, waiter.num_bytes))
+        waiter.permit.set_result(GovernedPermit(self, tried, waiter.size))
 
-    def _has_settled(self, permit: "LeasedPermit", used: Used) -> None:
-        """``used``: of it one request, or none where it was not sent."""
+    def _settle(self, permit: "GovernedPermit", used: Consumption) -> None:
+        """Count a request that has ended. ``used``: one request and its tokens, or nothing if it was not sent."""
         tried = permit.tried
         self._under_way -= tried.worst
         self._likely -= tried.likely
-        self._spent += used - Used(requests=1)
+        self._used += used - Consumption(requests=1)
         self._correction += used - tried.likely
 
-    def _has_stopped(self, task: "asyncio.Task[None]") -> None:
-        """Whatever has ended the task ends all who wait for it."""
+    def _handle_stop(self, task: "asyncio.Task[None]") -> None:
+        """Raise the error of the task in all that wait for it."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._end(error if isinstance(error, Exception) else ServiceLost(str(error)))
+            self._stop(error if isinstance(error, Exception) else ServiceLost(str(error)))
 
-    def _end(self, error: Exception) -> None:
-        self._ended = self._ended or error
-        for waiter in (*self._again.values(), *self._first.values()):
+    def _stop(self, error: Exception) -> None:
+        self._stop_error = self._stop_error or error
+        for waiter in (*self._retries.values(), *self._new.values()):
             if not waiter.permit.done():
-                waiter.permit.set_exception(self._ended)
+                waiter.permit.set_exception(self._stop_error)
 
 
-class LeasedPermit:
-    """That one request may be sent; a ``Permit``."""
+class GovernedPermit:
+    """A ``Permit`` for one request."""
 
-    def __init__(self, admission: LeasedAdmission, tried: Try, num_bytes: int) -> None:
+    def __init__(self, admission: GovernedAdmission, tried: Try, size: "_Size") -> None:
         self.tried = tried
-        self._admission: LeasedAdmission | None = admission
-        self._num_bytes = num_bytes
+        self._admission: GovernedAdmission | None = admission
+        self._size = size
 
     def settle(self, value: object | None, *, may_have_cost: bool = False) -> None:
-        """It was sent. Of a failed try the request counts, and its likely tokens where the server may have worked on
-        it; where an answer does not say its tokens, the likely ones."""
+        """Count a request that was sent. A failed try counts as one request. Its likely tokens count too where the
+        server may have worked on it, or where the answer does not tell its tokens."""
         admission, self._admission = self._admission, None
         if admission is None:
             return
         usage: Usage | None = getattr(value, "usage", None)
         if usage is not None:
-            admission._expected.learn(self._num_bytes, usage)
-            used = Used(1, usage.prompt, usage.completion, usage.cached)
+            admission._estimator.learn(self._size, usage)
+            used = Consumption(1, usage.prompt, usage.completion, usage.cached)
         else:
-            used = self.tried.likely if value is not None or may_have_cost else Used(requests=1)
-        admission._has_settled(self, used)
+            used = self.tried.likely if value is not None or may_have_cost else Consumption(requests=1)
+        admission._settle(self, used)
         if value is None:
-            admission._wake.set()  # the server may have asked to wait, which the others should hear
+            admission._wake.set()  # the server may have asked to wait, and other clients should know
 
     def give_back(self) -> None:
-        """It was not sent, and will not be."""
+        """Give back the grant of a request that was not sent."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission._has_settled(self, NOTHING)
+            admission._settle(self, NOTHING)
 
 
-def admission_for(spec: ChatSpec, source: LeaseSource | None = None) -> LeasedAdmission | None:
-    """Who holds a spec's rate and budget; None where it has neither. ``source``: None is a governor of its own."""
+def admission_for(spec: ChatSpec, source: GrantSource | None = None) -> GovernedAdmission | None:
+    """The admission for a spec's rate and budget. None: it has neither. Without ``source`` it gets its own governor."""
     if spec.rate is None and spec.budget is None:
         return None
-    written = spec.extra_body.get("max_completion_tokens", spec.max_tokens)
-    bound = written * spec.n if isinstance(written, int) else None
-    return LeasedAdmission(source or here(Governor(spec.rate, spec.budget, spec.price)), max_tokens=bound)
+    return GovernedAdmission(source or local_source(Governor(spec.rate, spec.budget, spec.price)))
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What is known of a request's tokens before it is sent."""
+
+    num_bytes: int
+    max_tokens: int | None
+    """Of its answer."""
 
 
 @dataclass(eq=False)
 class _Waiter:
     tried: Try
-    num_bytes: int
-    permit: "asyncio.Future[LeasedPermit]"
+    size: _Size
+    permit: "asyncio.Future[GovernedPermit]"
 
 
-class _Expected:
-    """What requests will use, from what answers have used."""
+class _Estimator:
+    """Estimates the usage of requests from the usage of answers."""
 
-    def __init__(self, max_tokens: int | None) -> None:
-        self._bound = max_tokens
+    def __init__(self) -> None:
         self._num = self._bytes = self._prompt = self._completion = self._cached = 0.0
-        self._most_completion = 0
+        self._most_completion = self._most_beyond = 0
         self._most_per_byte = 1.0
 
-    def likely(self, num_bytes: int) -> Used:
-        """The mean for a request of so many bytes; before there is one, the bound, or a guess."""
+    def likely(self, size: _Size) -> Consumption:
+        """The mean of answered requests; before any is answered, the request's own bound, or a guess."""
         if not self._num:
-            return Used(1, num_bytes // _BYTES_PER_TOKEN, self._bound or _GUESS)
+            return Consumption(1, size.num_bytes // _BYTES_PER_TOKEN, size.max_tokens or _GUESS)
         per_byte = self._prompt / self._bytes if self._bytes else 1 / _BYTES_PER_TOKEN
-        prompt, cached = per_byte * num_bytes, self._cached / self._prompt if self._prompt else 0.0
-        return Used(1, round(prompt), round(self._completion / self._num), round(prompt * cached))
+        prompt, cached = per_byte * size.num_bytes, self._cached / self._prompt if self._prompt else 0.0
+        completion = min(round(self._completion / self._num), self._longest(size))
+        return Consumption(1, round(prompt), completion, round(prompt * cached))
 
-    def worst(self, num_bytes: int) -> Used:
-        """No text has more tokens than bytes; what does, for it has pictures, is learnt."""
-        bound = self._bound or _GUESS
-        return Used(1, round(num_bytes * self._most_per_byte), max(bound, self._most_completion))
+    def worst(self, size: _Size) -> Consumption:
+        """The most that it may use. No text has more tokens than bytes; a prompt with pictures may, which is learnt."""
+        return Consumption(1, round(size.num_bytes * self._most_per_byte), self._longest(size))
 
-    def learn(self, num_bytes: int, usage: Usage) -> None:
+    def _longest(self, size: _Size) -> int:
+        """The most tokens of an answer. Where a server has answered beyond the bound, it may do so again."""
+        if size.max_tokens is None:
+            return max(_GUESS, self._most_completion)
+        return size.max_tokens + self._most_beyond
+
+    def learn(self, size: _Size, usage: Usage) -> None:
+        num_bytes = size.num_bytes
+        if size.max_tokens is not None:
+            self._most_beyond = max(self._most_beyond, usage.completion - size.max_tokens)
         self._num = self._num * _FADES + 1
         self._bytes = self._bytes * _FADES + num_bytes
         self._prompt = self._prompt * _FADES + usage.prompt

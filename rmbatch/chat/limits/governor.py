@@ -1,27 +1,27 @@
-"""Who may send a chat request next, when a job has limits per minute and a budget: one governor for all its workers.
+"""Decides which worker may send the next chat request. One governor holds a job's limits per minute and its budget.
 
-Pure logic with a clock: it neither waits nor sends. Workers ask through ``admission.py``, across processes through
-``pipeline/actors/governor.py``. It does not slow down after a 429: each worker does so itself, for each server
-(``endpoints/balancer.py``: 0.7 of the requests under way, and more again as it serves), as senders on a shared line do
-without talking to each other. What workers do tell each other through it is how long a server has asked to wait.
+It is pure logic with a clock: it neither waits nor sends. Workers ask it through ``admission.py``, and across processes
+through ``pipeline/actors/governor.py``. It does not slow down after a 429: each worker does that itself for each server
+(``endpoints/balancer.py``: it falls to 0.7 of the requests under way, and rises as the server serves). Through the
+governor workers only tell each other how long a server has asked to wait.
 
-    governor = Governor(Limits(requests=1200), Limits(usd=50), price, spent=before)
-    lease = governor.lease(Report("worker 7", 1, waiting=(Try(1, likely, worst),)))
-    lease.granted, lease.again_s, lease.exhausted
-    governor.spent()                                     # plain counts: keep them, and give them to the next run's
+    governor = Governor(Limits(requests=1200), Limits(usd=50), price, used_before=before)
+    grant = governor.grant(Report("worker 7", 1, waiting=(Try(1, likely, worst),)))
+    grant.numbers, grant.report_in_s, grant.exhausted
+    governor.usage()                                     # plain counts: save them for the governor of the next run
 
-Per minute: what is limited refills evenly, at 98.5 % of the limit, and 0.75 s of it may gather. So no minute has more
-requests than its limit, and none has less than 98 % of it while requests wait. Tokens and money are taken by an
-estimate and corrected when the answer says what it cost; a debt is waited off, so a minute may have more of them by
-what its last request was underestimated, or by that request where one is large against the limit.
+Rate: a limit refills evenly, at 98.5 % of its value, and at most 0.75 s of it gathers. So no minute has more requests
+than its limit, and none has less than 98 % of it while requests wait. Tokens and money are taken by an estimate, and
+corrected when the answer tells its usage. After an underestimate the governor waits until the debt is refilled. So a
+minute may exceed the limit by the error of its last estimate, or by its last request where that is large.
 
-Budget: a request is granted only if what is spent, the worst case of all that is under way and its own worst case fit
-together. So requests are exact, and tokens and money hold as far as ``worst`` is the worst. When not even one fits and
-nothing is under way any more, the budget is exhausted, for good.
+Budget: a request is granted only if three things fit into the budget together: the usage so far, the worst case of all
+that is under way, and its own worst case. So the limit on requests is exact. The limits on tokens and money hold as far
+as ``worst`` is the worst case. When no request fits and nothing is under way, the budget is exhausted for good.
 
-Grants are for requests that wait, by number, in turns between the workers in proportion to what waits there. A report
-has a worker's whole state, with totals instead of changes. So one that is lost, comes twice or meets a new governor
-does no harm. Of a worker that has died, ungranted shares go back within 2 s; what it had under way counts as answered.
+Grants go to waiting requests, by number. Workers take turns, in proportion to the requests that wait there. A report
+holds a worker's whole state, as totals. So a report that is lost, comes twice or meets a new governor does no harm.
+When a worker dies, what was set aside for it goes back within 2 s. What it had under way counts as answered.
 """
 
 import heapq
@@ -35,46 +35,46 @@ from rmbatch.chat.spec import Limits
 from rmbatch.costs.prices import Price, cost
 
 SHARE = 0.985
-"""Of a limit per minute, what is given out."""
+"""The part of a limit per minute that is granted."""
 BURST_S = 0.75
-"""What may gather while nobody takes it, in seconds of the limit; longer than workers wait between two reports."""
+"""The most that gathers while nobody takes it, in seconds of the limit. Workers wait less between two reports."""
 SOON_S, LATER_S, LATEST_S = 0.02, 0.2, 0.5
-"""Until a worker asks again: where it got all it asked for, where it did not, and at most."""
+"""The time until a worker's next report: where it got all it asked for, where it did not, and at most."""
 REPORTS_PER_S = 400
-"""Of all workers together; with many, each asks less often."""
+"""The reports of all workers together. With many workers each reports less often."""
 AWAY_S = 2.0
-"""A worker that was not heard of for so long has no turn."""
+"""A worker without a report for this long gets no turn."""
 GONE_S = 30.0
-"""After that it counts as dead."""
+"""A worker without a report for this long counts as dead."""
 GATHER_S = 6.0
-"""How long a governor that has lost its memory only listens; all workers report within that."""
+"""The time for which a replacement only reads reports. All workers report within it."""
 _SAME_HOLD_S = 0.5
-"""A hold that is longer by less than this is the same one, late by its way."""
+"""A hold that is longer by less than this is the same hold, delayed on its way."""
 
 What = Literal["requests", "tokens", "usd"]
 _WHATS: tuple[What, ...] = ("requests", "tokens", "usd")
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """Counts of what was used, or may be; they add and subtract."""
+class Consumption:
+    """Counts of requests and tokens, used or expected. They add and subtract."""
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt tokens, what the provider had cached."""
+    """The prompt tokens that the provider had cached."""
 
-    def __add__(self, other: "Used") -> "Used":
-        return Used(
+    def __add__(self, other: "Consumption") -> "Consumption":
+        return Consumption(
             self.requests + other.requests,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
         )
 
-    def __sub__(self, other: "Used") -> "Used":
-        return Used(
+    def __sub__(self, other: "Consumption") -> "Consumption":
+        return Consumption(
             self.requests - other.requests,
             self.prompt_tokens - other.prompt_tokens,
             self.completion_tokens - other.completion_tokens,
@@ -92,7 +92,7 @@ class Used:
         return cost(asdict(self), price).known_usd
 
 
-NOTHING = Used()
+NOTHING = Consumption()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,47 +100,47 @@ class Try:
     """One request that waits to be sent."""
 
     number: int
-    """Its own, in its worker."""
-    likely: Used
-    """What it will use, for the limits per minute."""
-    worst: Used
-    """The most that it may use, for the budget."""
+    """Unique in its worker."""
+    likely: Consumption
+    """The expected usage, for the limits per minute."""
+    worst: Consumption
+    """The highest possible usage, for the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A worker's state; all counts are totals since the worker began."""
+    """A worker's state. All counts are totals since the worker began."""
 
     worker: str
-    """A name of its own, which no other has had."""
+    """A unique name."""
     number: int
-    """Of this report; it grows."""
+    """The number of this report. It grows."""
     waiting: tuple[Try, ...] = ()
-    """In the order in which they should be sent."""
-    spent: Used = NOTHING
-    """Requests that were granted and not given back; tokens of answers."""
-    under_way: Used = NOTHING
-    """The worst case of what is under way."""
-    likely: Used = NOTHING
-    """The likely case of the same."""
-    correction: Used = NOTHING
-    """What answers have used beyond the likely, less what was granted and given back."""
+    """The waiting requests, in the order in which to send them."""
+    used: Consumption = NOTHING
+    """Requests that were granted and not given back, and the tokens of answers."""
+    under_way: Consumption = NOTHING
+    """The worst case of the requests under way."""
+    likely: Consumption = NOTHING
+    """The likely usage of the requests under way."""
+    correction: Consumption = NOTHING
+    """The usage of answers beyond their likely usage, less the grants that were given back."""
     holds: Mapping[str, float] = field(default_factory=dict)
-    """Servers that have asked to wait, and the seconds left."""
+    """By server that has asked to wait: the seconds left."""
     leaves: bool = False
     """It is the worker's last."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class Grant:
     """What a worker may do until its next report."""
 
-    granted: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
     """The tries to send now."""
-    again_s: float = LATER_S
-    """Until its next report."""
+    report_in_s: float = LATER_S
+    """The time until its next report."""
     holds: Mapping[str, float] = field(default_factory=dict)
-    """Servers that nobody should ask, and the seconds left."""
+    """By server that nobody should ask: the seconds left."""
     exhausted: str = ""
     """Why nothing will be granted any more; else empty."""
 
@@ -153,84 +153,84 @@ class Governor:
         rate: Limits | None,
         budget: Limits | None,
         price: Price | None = None,
-        spent: Mapping[str, int] | None = None,
+        used_before: Mapping[str, int] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        has_forgotten: bool = False,
+        is_replacement: bool = False,
     ) -> None:
-        """``spent``: by earlier runs, as ``spent()`` has told; ``has_forgotten``: it takes the place of one that has
-        died, so it hears all workers before it grants anything. Raises ValueError for usd without a price."""
+        """``used_before``: the ``usage()`` of an earlier run. ``is_replacement``: it replaces a dead one, so it reads
+        the reports of all workers before it grants anything. Raises ValueError for usd without a price."""
         if price is None and any(limits is not None and limits.usd is not None for limits in (rate, budget)):
             raise ValueError("usd: what a request costs is not known; give its price")
         self._buckets = {what: _Bucket(limit) for what, limit in _limits(rate)}
         self._caps = dict(_limits(budget))
         self._price = price
-        self._before = Used(**(spent or {}))
-        self._committed = self._before
-        """What was used, and may be by what was granted."""
+        self._used_before = Consumption(**(used_before or {}))
+        self._committed = self._used_before
+        """The usage so far, and the worst case of all grants under way."""
         self._clock = clock
         self._filled_at = clock()
-        self._opens_at = self._filled_at + (GATHER_S if has_forgotten else 0.0)
+        self._opens_at = self._filled_at + (GATHER_S if is_replacement else 0.0)
         self._workers: dict[str, _Worker] = {}
         self._turn = 0.0
         self._holds: dict[str, float] = {}
         self._exhausted = ""
 
-    def lease(self, report: Report) -> Lease:
-        """Hear a worker, and what it may send now."""
+    def grant(self, report: Report) -> Grant:
+        """Read a worker's report, and grant what it may send now."""
         now = self._clock()
         self._fill(now)
         worker = self._workers.setdefault(report.worker, _Worker())
-        granted: tuple[int, ...] = ()
-        if report.number > worker.number:  # else it was overtaken by a later one
-            self._hear(worker, report, now)
-            self._miss(now)
+        numbers: tuple[int, ...] = ()
+        if report.number > worker.number:  # else a later report has overtaken it
+            self._read_report(worker, report, now)
+            self._drop_absent(now)
             if now >= self._opens_at and not self._exhausted:
                 self._allot()
-            granted = self._fetched(worker)
+            numbers = self._deliver(worker)
         holds = {url: until - now for url, until in self._holds.items() if until > now}
-        return Lease(granted, self._again_s(worker, now), holds, self._exhausted)
+        return Grant(numbers, self._next_report_s(worker, now), holds, self._exhausted)
 
-    def spent(self) -> dict[str, int]:
-        """What was used, the earlier runs' included: requests that were granted, tokens of answers.
+    def usage(self) -> dict[str, int]:
+        """Requests that were granted and tokens of answers, in this run and earlier ones.
 
-        What is under way is in it when it is answered, or its worker is dead.
+        The tokens of a request under way count when it is answered, or when its worker is dead.
         """
         return asdict(self._total())
 
-    def memory(self) -> dict[str, Used]:
-        """What each worker has used, for a governor that takes the place of this one."""
-        return {name: worker.spent for name, worker in self._workers.items()}
+    def memory(self) -> dict[str, Consumption]:
+        """The usage of each worker, for a governor that replaces this one."""
+        return {name: worker.used for name, worker in self._workers.items()}
 
-    def remember(self, memory: Mapping[str, Used]) -> None:
-        """Know what workers have used that may be dead; those that are not say so themselves."""
+    def remember(self, memory: Mapping[str, Consumption]) -> None:
+        """Count the usage of workers that may be dead. Workers that live report their usage themselves."""
         for name in memory.keys() - self._workers.keys():
-            worker = self._workers[name] = _Worker(spent=memory[name], is_gone=True)
+            worker = self._workers[name] = _Worker(used=memory[name], is_gone=True)
             self._count(worker, worker.at_worst())
 
-    def _hear(self, worker: "_Worker", report: Report, now: float) -> None:
+    def _read_report(self, worker: "_Worker", report: Report, now: float) -> None:
         if not worker.waiting:
-            worker.turn = max(worker.turn, self._turn)  # who comes does not catch up on what it has not asked for
+            worker.turn = max(worker.turn, self._turn)  # it gets no credit for the time in which it asked for nothing
         if worker.number < 0:
-            worker.correction = report.correction  # what came before was corrected in another governor's life
+            worker.correction = report.correction  # another governor has applied the corrections up to now
         for what, bucket in self._buckets.items():
             bucket.level -= (report.correction - worker.correction).measure(what, self._price)
-        self._give_back(worker.hear(report, now))
+        self._give_back(worker.update(report, now))
         for url, wait_s in report.holds.items():
             if now + wait_s > self._holds.get(url, now) + _SAME_HOLD_S:
                 self._holds[url] = now + wait_s
         if report.leaves:
-            self._give_back(worker.lose())
+            self._give_back(worker.mark_dead())
         self._count(worker, worker.at_worst())
 
-    def _miss(self, now: float) -> None:
-        """Take back what waits for workers that do not come for it."""
+    def _drop_absent(self, now: float) -> None:
+        """Take back grants that are set aside for workers that no longer report."""
         for worker in self._workers.values():
             if now - worker.heard_at > AWAY_S and (worker.waiting or worker.allotted):
                 self._give_back(worker.forget_waiting())
                 self._count(worker, worker.at_worst())
             if now - worker.heard_at > GONE_S and not worker.is_gone:
-                self._give_back(worker.lose())
+                self._give_back(worker.mark_dead())
                 self._count(worker, worker.at_worst())
 
     def _fill(self, now: float) -> None:
@@ -239,7 +239,7 @@ class Governor:
         self._filled_at = now
 
     def _allot(self) -> None:
-        """Set aside for workers what may be sent now, each in its turn."""
+        """Set aside grants for workers, each in its turn, as far as the limits allow."""
         turns = [(worker.turn, name) for name, worker in self._workers.items() if worker.waiting]
         heapq.heapify(turns)
         while turns and all(bucket.level >= 0 for bucket in self._buckets.values()):
@@ -247,7 +247,7 @@ class Governor:
             first = worker.waiting[0]
             if (what := self._cap_broken_by(self._committed + first.worst)) is not None:
                 if not any(each.has_under_way for each in self._workers.values()):
-                    self._exhausted = self._told(what, first)
+                    self._exhausted = self._explain_exhausted(what, first)
                 return
             worker.allot()
             self._turn = worker.turn
@@ -259,12 +259,12 @@ class Governor:
             else:
                 heapq.heappop(turns)
 
-    def _count(self, worker: "_Worker", at_worst: Used) -> None:
+    def _count(self, worker: "_Worker", at_worst: Consumption) -> None:
         self._committed += at_worst - worker.counted
         worker.counted = at_worst
 
-    def _fetched(self, worker: "_Worker") -> tuple[int, ...]:
-        """What a worker may send now: what was set aside for it, and what a lease had that has not come."""
+    def _deliver(self, worker: "_Worker") -> tuple[int, ...]:
+        """Return a worker's grants: those set aside for it, and those of a grant that did not arrive."""
         for each in worker.allotted.values():
             for what, bucket in self._buckets.items():
                 bucket.kept -= each.likely.measure(what, self._price)
@@ -277,36 +277,36 @@ class Governor:
             for what, bucket in self._buckets.items():
                 bucket.keep(-each.likely.measure(what, self._price))
 
-    def _again_s(self, worker: "_Worker", now: float) -> float:
+    def _next_report_s(self, worker: "_Worker", now: float) -> float:
         num_here = sum(now - each.heard_at <= AWAY_S for each in self._workers.values())
         wait_s = SOON_S
         if worker.waiting:
             wait_s = max(LATER_S, *(bucket.wait_s for bucket in self._buckets.values()), self._opens_at - now)
         return min(LATEST_S, max(wait_s, num_here / REPORTS_PER_S))
 
-    def _total(self) -> Used:
-        return sum((worker.spent for worker in self._workers.values()), self._before)
+    def _total(self) -> Consumption:
+        return sum((worker.used for worker in self._workers.values()), self._used_before)
 
-    def _cap_broken_by(self, used: Used) -> What | None:
+    def _cap_broken_by(self, used: Consumption) -> What | None:
         return next((what for what, cap in self._caps.items() if used.measure(what, self._price) > cap), None)
 
-    def _told(self, what: What, first: Try) -> str:
-        spent, cap = self._total().measure(what, self._price), self._caps[what]
+    def _explain_exhausted(self, what: What, first: Try) -> str:
+        used, cap = self._total().measure(what, self._price), self._caps[what]
         more = first.worst.measure(what, self._price)
         return (
-            f"the budget is used up: {_shown(spent, what)} of {_shown(cap, what)} are spent, and the next request may "
-            f"take {_shown(more, what)}; raise budget.{what} and run the same command, which goes on from here"
+            f"the budget is used up: {_format(used, what)} of {_format(cap, what)} are spent, and the next request may "
+            f"take {_format(more, what)}; raise budget.{what} and run the same command, which goes on from here"
         )
 
 
 class _Bucket:
-    """What may be used of one thing; it refills evenly, and may be taken from while there is no debt."""
+    """What is left of one limit per minute. It refills evenly, and grants are taken from it while there is no debt."""
 
     def __init__(self, per_minute: float) -> None:
         self._per_s = SHARE * per_minute / 60
         self.level = self._most = BURST_S * self._per_s
         self.kept = 0.0
-        """Set aside for workers that have not come for it yet."""
+        """Set aside for workers that have not fetched it yet."""
 
     def fill(self, seconds: float) -> None:
         self.level = min(self.level + seconds * self._per_s, self._most - self.kept)
@@ -317,56 +317,56 @@ class _Bucket:
 
     @property
     def wait_s(self) -> float:
-        """Until there is no debt."""
+        """The time until there is no debt."""
         return max(0.0, -self.level / self._per_s)
 
 
 @dataclass
 class _Worker:
-    """What is known of one."""
+    """What the governor knows of one worker."""
 
     number: int = -1
     heard_at: float = 0.0
     turn: float = 0.0
-    """It is the turn of the worker with the lowest; each grant raises it, by less where more waits."""
+    """The worker with the lowest value has its turn. Each grant raises it, by less where more requests wait."""
     is_gone: bool = False
     waiting: deque[Try] = field(default_factory=deque)
     allotted: dict[int, Try] = field(default_factory=dict)
-    """Set aside, for its next report to fetch."""
+    """Set aside for its next report."""
     delivered: dict[int, Try] = field(default_factory=dict)
-    """Granted in the last lease, of which it is not known yet whether that has come."""
-    spent: Used = NOTHING
-    under_way: Used = NOTHING
-    likely: Used = NOTHING
-    correction: Used = NOTHING
-    counted: Used = NOTHING
-    """``at_worst()``, as it is in the governor's sum."""
+    """Granted in the last grant, which may not have arrived."""
+    used: Consumption = NOTHING
+    under_way: Consumption = NOTHING
+    likely: Consumption = NOTHING
+    correction: Consumption = NOTHING
+    counted: Consumption = NOTHING
+    """The ``at_worst()`` that the governor's sum holds."""
     _weight: int = 1
 
     @property
     def has_under_way(self) -> bool:
         return bool(self.under_way.requests or self.allotted or self.delivered)
 
-    def at_worst(self) -> Used:
-        """What it has used, and may use of what was granted."""
-        total = self.spent + self.under_way - Used(self.under_way.requests)  # which are in both
+    def at_worst(self) -> Consumption:
+        """Its usage so far, and the worst case of its grants."""
+        total = self.used + self.under_way - Consumption(self.under_way.requests)  # those are in both
         for each in (*self.allotted.values(), *self.delivered.values()):
             total += each.worst
         return total
 
-    def hear(self, report: Report, now: float) -> list[Try]:
-        """Know what a report says; returns what was set aside for tries that wait no more."""
+    def update(self, report: Report, now: float) -> list[Try]:
+        """Take over the state of a report. Return the grants set aside for tries that no longer wait."""
         listed = {each.number for each in report.waiting}
         given_up = [each for each in self.allotted.values() if each.number not in listed]
         self.allotted = {number: each for number, each in self.allotted.items() if number in listed}
-        # What was delivered and waits nonetheless was in a lease that has not come: it is granted again.
+        # A try that was delivered and still waits was in a grant that did not arrive: it is granted again.
         self.delivered = {number: each for number, each in self.delivered.items() if number in listed}
         self.waiting = deque(
             each for each in report.waiting if each.number not in self.allotted and each.number not in self.delivered
         )
         self._weight = max(1, len(report.waiting))
         self.number, self.heard_at, self.is_gone = report.number, now, False
-        self.spent, self.under_way, self.likely = report.spent, report.under_way, report.likely
+        self.used, self.under_way, self.likely = report.used, report.under_way, report.likely
         self.correction = report.correction
         return given_up
 
@@ -376,16 +376,16 @@ class _Worker:
         self.turn += 1 / self._weight
 
     def forget_waiting(self) -> list[Try]:
-        """It does not come; returns what was set aside for it."""
+        """Drop its waiting tries. Return the grants set aside for it."""
         kept, self.allotted = list(self.allotted.values()), {}
         self.waiting.clear()
         return kept
 
-    def lose(self) -> list[Try]:
-        """It is dead: what was under way counts as answered. Returns what was set aside for it."""
+    def mark_dead(self) -> list[Try]:
+        """Count all that was under way as answered. Return the grants set aside for it."""
         for each in self.delivered.values():
-            self.spent += each.likely
-        self.spent += self.likely - Used(self.likely.requests)
+            self.used += each.likely
+        self.used += self.likely - Consumption(self.likely.requests)
         self.delivered, self.under_way, self.likely, self.is_gone = {}, NOTHING, NOTHING, True
         return self.forget_waiting()
 
@@ -395,5 +395,5 @@ def _limits(limits: Limits | None) -> list[tuple[What, float]]:
     return [(what, limit) for what, limit in found if limit is not None]
 
 
-def _shown(number: float, what: What) -> str:
+def _format(number: float, what: What) -> str:
     return f"${number:,.4f}" if what == "usd" else f"{number:,.0f} {what}"

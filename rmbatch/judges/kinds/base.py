@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, ClassVar, cast
 
 from connectors.errors import UserError
+from rmbatch.chat.templates import read_template
 from rmbatch.judges.asking import Question, Vote
 from rmbatch.judges.form import Form
 from rmbatch.judges.kinds import KINDS
@@ -18,7 +19,7 @@ from rmbatch.judges.kinds.outcomes import Outcome
 from rmbatch.judges.kinds.responses import Responses
 from rmbatch.judges.library import LIBRARY, library_defaults
 from rmbatch.judges.principles import PrincipleSet
-from rmbatch.judges.prompt import Prompt, make_mark, read_packaged, read_template
+from rmbatch.judges.prompt import Prompt, make_mark, read_packaged
 from rmbatch.judges.spec import JudgeSpec
 from rmbatch.settings.mistakes import validate
 from rmbatch.settings.names import nearest

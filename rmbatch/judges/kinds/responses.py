@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rmbatch.chat.templates import format_conversation
 from rmbatch.judges.kinds.outcomes import Outcome
-from rmbatch.judges.prompt import format_conversation
 
 
 class Responses:

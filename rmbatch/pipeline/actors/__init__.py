@@ -1,1 +1,1 @@
-"""Ray actors that hold engines, clients and limits for the tasks of a job."""
+"""Ray actors that hold engines, chat clients and limits for the tasks of a job."""

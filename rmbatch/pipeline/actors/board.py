@@ -26,7 +26,7 @@ class RayBoard:
         return why
 
     def counts(self) -> dict[str, int]:
-        """The sum of what tasks have reported; empty where Ray is lost, of which the job itself will hear."""
+        """The sum of all reports of tasks. Empty where Ray is lost: then the job itself stops."""
         with suppress(RayError):
             found: dict[str, int] = ray.get(self.actor.counts.remote())
             return found

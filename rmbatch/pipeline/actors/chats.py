@@ -1,11 +1,11 @@
-"""Chat clients on the cluster, each an asynchronous actor with many requests in flight, and the way to them from tasks.
+"""Chat clients on the cluster, each an asynchronous actor with many requests in flight, and their connections to tasks.
 
-Tasks keep the rows; what they send is questions, and what comes back is answers. A request goes to the actor that its
-text leads to, so equal requests of all tasks meet there and are one. An actor that was lost begins anew and is asked
-again; what had been answered is kept (``rmbatch/stores/answers.py``) and not paid again.
+Tasks keep the rows: they send questions and get answers. A hash of a request chooses its actor, so equal requests of
+all tasks meet there and are sent once. Ray restarts a lost actor, and tasks ask it again. Its answers are kept
+(``rmbatch/stores/answers.py``), so none is paid for twice.
 
     with start_chats({spec.client_key: ("kind", spec)}, options, usage, say=print, save_usage=…) as chats:
-        ...                                             # tasks reach them by chats.connections
+        ...                                             # chats.connections are for tasks
 """
 
 import asyncio
@@ -26,36 +26,40 @@ from rmbatch.chat.client import ChatClient, ChatRequest
 from rmbatch.chat.completion import Completion
 from rmbatch.chat.connect import ChatConnection, open_client
 from rmbatch.chat.limits.accounts import check_limits
+from rmbatch.chat.serve import Directory
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from rmbatch.pipeline.actors.governor import GovernorActor
+from rmbatch.pipeline.actors.governor import GovernorHandle
 from rmbatch.pipeline.actors.pools import TASK_CPUS
 
 ACTOR_CPUS = 0.1
-"""What an actor takes of the cluster: it waits for servers most of the time."""
+"""The CPUs of an actor, which mostly waits for servers."""
 CHUNK = 256
-"""Requests that a task sends at a time."""
+"""Requests in one message of a task."""
 GATHER_S = 0.1
-"""Completions are sent so often to a task that takes them as they come: each message costs about a millisecond."""
+"""The time between messages to a task that takes completions as they come. Each costs about a millisecond."""
 MAX_LOSSES = 30
-"""Times that a task asks again, a second apart, when an actor was lost: starting anew takes one some seconds."""
+"""The most times that a task asks again, a second apart, after an actor was lost. A restart takes some seconds."""
 AGAIN_S = 1.0
 MIN_BLOCK_ROWS = 128
 CLOSE_S, COMPACT_S = 30.0, 600.0
 PLACED_S, LONGEST_S = 60.0, 600.0
-"""How long actors may take to start and look at their servers before that is told, and then before the job stops."""
+"""The times that actors may take to start and check their servers: until a message, and then until the job stops."""
 _log = logging.getLogger(__name__)
 
 
 class ChatActor:
-    """One client; an asynchronous Ray actor."""
+    """One client, as an asynchronous Ray actor."""
 
-    def __init__(self, spec: ChatSpec, options: StorageOptions, governor: GovernorActor | None) -> None:
-        self._spec, self._options, self._governor = spec, options, governor
+    def __init__(
+        self, spec: ChatSpec, options: StorageOptions, governor: GovernorHandle | None, directory: Directory | None
+    ) -> None:
+        """``directory``: of servers of the job's own."""
+        self._spec, self._options, self._governor, self._directory = spec, options, governor, directory
         self._client: ChatClient | None = None
 
     async def load(self) -> str:
-        """Open the client and look whether a server is there; why that is impossible, or empty."""
+        """Open the client and check that a server answers. Return why that is impossible, or an empty text."""
         try:
             await self._open_client().start()
         except (ServiceError, UserError, JobError) as error:
@@ -63,14 +67,14 @@ class ChatActor:
         return ""
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        """As in ``ChatClient``; raises JobError where all must stop."""
+        """As in ``ChatClient``. Raises JobError where all must stop."""
         try:
             return await self._open_client().complete(requests)
         except (ServiceError, ServiceLost) as error:
             raise JobError(f"model {self._spec.model!r}: {error}") from None
 
     async def as_completed(self, requests: Sequence[ChatRequest]) -> AsyncIterator[list[tuple[int, Completion]]]:
-        """As in ``ChatClient``, what comes within GATHER_S together; raises JobError where all must stop."""
+        """As in ``ChatClient``, with the completions of GATHER_S together. Raises JobError where all must stop."""
         found: list[tuple[int, Completion]] = []
         is_there = asyncio.Event()
 
@@ -99,7 +103,7 @@ class ChatActor:
             work.cancel()
 
     async def compact(self) -> None:
-        """Tidy up where answers are kept."""
+        """Merge the small files of kept answers."""
         await self._open_client().compact()
 
     async def close(self) -> None:
@@ -109,13 +113,13 @@ class ChatActor:
 
     def _open_client(self) -> ChatClient:
         if self._client is None:
-            source = self._governor.lease if self._governor else None
-            self._client = open_client(self._spec, self._options, source)
+            source = self._governor.grant if self._governor else None
+            self._client = open_client(self._spec, self._options, source, self._directory)
         return self._client
 
 
 class ActorConnection(ChatConnection):
-    """The way from a task to the actors of one client. Travels to tasks."""
+    """A connection to the actors of one client. It travels to tasks."""
 
     def __init__(self, spec: ChatSpec, actors: Sequence[Any]) -> None:
         self._spec, self._actors = spec, list(actors)
@@ -126,7 +130,7 @@ class ActorConnection(ChatConnection):
         for _ in range(MAX_LOSSES):
             streams = {
                 self._stream(actor, [requests[place] for place in places]): places
-                for actor, places in self._by_actor(requests, left).items()
+                for actor, places in self._group_by_actor(requests, left).items()
             }
             try:
                 while streams:
@@ -145,19 +149,19 @@ class ActorConnection(ChatConnection):
             if not left:
                 return
             time.sleep(AGAIN_S)
-        raise self._gone()
+        raise self._report_loss()
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        """As in ``ChatConnection``; in a few large messages, where ``as_completed`` has many small ones."""
+        """As in ``ChatConnection``. It uses a few large messages, where ``as_completed`` uses many small ones."""
         chunks = [
             (actor, mine[start : start + CHUNK])
-            for actor, mine in self._by_actor(requests, range(len(requests))).items()
+            for actor, mine in self._group_by_actor(requests, range(len(requests))).items()
             for start in range(0, len(mine), CHUNK)
         ]
         found: dict[int, Completion] = {}
         for _ in range(MAX_LOSSES):
-            asked = [self._actors[actor].complete.remote([requests[each] for each in chunk]) for actor, chunk in chunks]
-            under_way, chunks = list(zip(chunks, asked)), []
+            calls = [self._actors[actor].complete.remote([requests[each] for each in chunk]) for actor, chunk in chunks]
+            under_way, chunks = list(zip(chunks, calls)), []
             for (actor, chunk), reference in under_way:
                 try:
                     found.update(zip(chunk, ray.get(reference), strict=True))
@@ -166,36 +170,36 @@ class ActorConnection(ChatConnection):
             if not chunks:
                 return [found[place] for place in range(len(requests))]
             time.sleep(AGAIN_S)
-        raise self._gone()
+        raise self._report_loss()
 
     def _stream(self, actor: int, requests: Sequence[ChatRequest]) -> Any:
         return self._actors[actor].as_completed.options(num_returns="streaming").remote(requests)
 
-    def _by_actor(self, requests: Sequence[ChatRequest], places: Iterable[int]) -> dict[int, list[int]]:
-        """The places of each actor's requests, by the actor's number."""
-        found: dict[int, list[int]] = {}
+    def _group_by_actor(self, requests: Sequence[ChatRequest], places: Iterable[int]) -> dict[int, list[int]]:
+        """Group the places of requests by the number of their actor."""
+        groups: dict[int, list[int]] = {}
         for place in places:
-            found.setdefault(self._owner(requests[place]), []).append(place)
-        return found
+            groups.setdefault(self._choose_actor(requests[place]), []).append(place)
+        return groups
 
-    def _owner(self, request: ChatRequest) -> int:
+    def _choose_actor(self, request: ChatRequest) -> int:
         if len(self._actors) == 1:
             return 0
         try:
             text = orjson.dumps(request)
-        except orjson.JSONEncodeError:  # the client says so of this request
+        except orjson.JSONEncodeError:  # the client refuses this request
             return 0
         return xxhash.xxh3_64_intdigest(text) % len(self._actors)
 
-    def _gone(self) -> JobError:
+    def _report_loss(self) -> JobError:
         return JobError(f"model {self._spec.model!r}: the process that asks it is gone and does not come back")
 
 
 class Chats:
-    """All chat clients of a job, as the driver sees them."""
+    """All chat clients of a job, seen from the driver."""
 
     def __init__(
-        self, actors: Mapping[str, tuple[ChatSpec, Sequence[Any]]], governors: Mapping[str, GovernorActor]
+        self, actors: Mapping[str, tuple[ChatSpec, Sequence[Any]]], governors: Mapping[str, GovernorHandle]
     ) -> None:
         self._actors, self._governors = actors, governors
 
@@ -206,9 +210,9 @@ class Chats:
 
     @property
     def block_rows(self) -> int:
-        """Rows that a task should take at a time: all tasks together have twice as many as may be asked about at once.
+        """The rows that a task should take at a time: those of all tasks are twice the requests that may be in flight.
 
-        With batches that is twice what one batch may hold.
+        With batches they are twice the requests of a batch.
         """
         num_tasks = max(int(ray.cluster_resources().get("CPU", 1.0) / TASK_CPUS), 1)
         at_once = [
@@ -218,15 +222,15 @@ class Chats:
         return max(2 * max(at_once) // num_tasks, MIN_BLOCK_ROWS)
 
     def usage(self) -> dict[str, Any]:
-        """By account: what its governor has counted, in this run and those before."""
-        return {account: governor.spent() for account, governor in self._governors.items()}
+        """By account: the usage in this run and earlier ones."""
+        return {account: governor.usage() for account, governor in self._governors.items()}
 
     def compact(self) -> None:
-        """Tidy up where answers are kept."""
+        """Merge the small files of kept answers."""
         try:
             ray.get([actors[0].compact.remote() for _, actors in self._actors.values()], timeout=COMPACT_S)
-        except RayError as error:  # they are as good as before, only in more pieces
-            _log.warning("kept answers were not tidied up: %s", str(error).strip().splitlines()[-1])
+        except RayError as error:  # the answers are complete all the same
+            _log.warning("the files of kept answers were not merged: %s", str(error).strip().splitlines()[-1])
 
 
 @contextmanager
@@ -236,13 +240,15 @@ def start_chats(
     usage: Mapping[str, Any],
     say: Callable[[str], None],
     save_usage: Callable[[Mapping[str, Any]], None],
+    find_directory: Callable[[ChatSpec], Directory | None] = lambda _: None,
 ) -> Iterator[Chats]:
-    """The clients of these keys, each with the name of a reward that asks it.
+    """Start a client for each key, and close it at the end. The values hold a reward's name and the spec.
 
-    ``options``: of the stores where answers are kept. ``usage``: by account, as ``save_usage`` was given it before;
-    that is called once more at the end, when nobody asks any more. Raises UserError where no server is there.
+    ``options``: of the stores where answers are kept. ``usage``: by account, as ``save_usage`` saved it before. At the
+    end ``save_usage`` is called once more, when all clients are closed. ``find_directory``: of the servers that the job
+    has started for a spec. Raises UserError where no server answers.
     """
-    governors: dict[str, GovernorActor] = {}
+    governors: dict[str, GovernorHandle] = {}
     actors: dict[str, tuple[ChatSpec, list[Any]]] = {}
     check_limits({f"reward {name!r}": spec for name, spec in specs.values()})
     _check_fits(specs)
@@ -250,13 +256,13 @@ def start_chats(
         for key, (_, spec) in specs.items():
             account = spec.account
             if (spec.rate or spec.budget) and account not in governors:
-                governors[account] = GovernorActor.start(spec.rate, spec.budget, spec.price, usage.get(account))
+                governors[account] = GovernorHandle.start(spec.rate, spec.budget, spec.price, usage.get(account))
             make = ray.remote(ChatActor).options(
                 num_cpus=ACTOR_CPUS, max_restarts=-1, max_task_retries=0, max_concurrency=10_000
             )
             actors[key] = (
                 spec,
-                [make.remote(spec, options, governors.get(account)) for _ in range(spec.actors)],
+                [make.remote(spec, options, governors.get(account), find_directory(spec)) for _ in range(spec.actors)],
             )
         for key, (name, spec) in specs.items():
             for why in _load(name, actors[key][1], say):
@@ -272,7 +278,7 @@ def start_chats(
 
 
 def _load(name: str, actors: Sequence[Any], say: Callable[[str], None]) -> list[str]:
-    """What each actor says of its servers, empty where they are there. Raises JobError where none has found a place."""
+    """Load the actors. Return what is wrong with each; empty where its servers answer. Raises JobError for no CPUs."""
     loading = [actor.load.remote() for actor in actors]
     for seconds in (PLACED_S, LONGEST_S):
         ready, _ = ray.wait(loading, num_returns=len(loading), timeout=seconds)
@@ -283,13 +289,13 @@ def _load(name: str, actors: Sequence[Any], say: Callable[[str], None]) -> list[
 
 
 def _check_fits(specs: Mapping[str, tuple[str, ChatSpec]]) -> None:
-    """Raises UserError where actors would leave no CPU for a task: they would wait for each other."""
-    there = ray.cluster_resources().get("CPU", 0.0)
+    """Raises UserError where actors would leave no CPU for a task: actors and tasks would wait for each other."""
+    cpus = ray.cluster_resources().get("CPU", 0.0)
     taken = sum(spec.actors for _, spec in specs.values()) * ACTOR_CPUS
-    if taken + TASK_CPUS > there:
+    if taken + TASK_CPUS > cpus:
         raise UserError(
-            f"the judges' actors take {taken:g} CPUs and the rows {TASK_CPUS:g}, and the cluster has {there:g}; "
-            "set fewer actors, or let judges share their settings and so their client"
+            f"the judges' actors take {taken:g} CPUs and the rows {TASK_CPUS:g}, and the cluster has {cpus:g}; "
+            "set fewer actors, or let those who ask one model name it in models:, and so share its client"
         )
 
 

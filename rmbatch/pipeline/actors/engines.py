@@ -1,10 +1,10 @@
-"""The way from the tasks that hold the rows to engines on the cluster, each an actor (``replica.py``).
+"""Connects tasks to engines on the cluster. Each engine is an actor (``replica.py``).
 
-Tasks send token ids and get outputs; rows, scores and ledger stay with them, so a reward model behind a gate or in a
-sum is asked like any other part. A Ray Data actor pool would move the rows themselves between operators, which gathers
-and cuts blocks (through groups too), and would repeat a row that kills its engine for ever. Here the requests of all
-tasks are in flight together, and what a lost engine was working on is asked again, in halves, down to the conversation
-that kills engines: that one has no score and says why.
+Tasks send token ids and get outputs. Rows, scores and ledger stay in the task, so a reward model can stand behind a
+gate or in a sum. A Ray Data actor pool would move the rows between operators, which gathers and cuts blocks, and would
+repeat a row that kills its engine for ever. Here the requests of all tasks are in flight together.
+When an engine is lost, its chunks are asked again in halves, down to the conversation that kills engines. That one gets
+no score and an error.
 
     outputs = Pool(spec, replicas).ask(ids, prompt)
 """
@@ -28,58 +28,58 @@ from rmbatch.reward_models.spec import RewardModelSpec
 from rmbatch.stores.scores import VALUES
 
 CHUNK_TOKENS = 16_384
-"""What a task sends at a time; a prompt's responses are not parted for it."""
+"""The tokens of a chunk, about: the responses of one prompt stay together."""
 DEPTH = 4
-"""Chunks of one task that are under way at one replica, so that it need not wait for the next."""
-DEATHS_TO_BURY = 2
-"""Deaths of an engine over one conversation alone."""
+"""The most chunks of one task under way at one replica, so that it need not wait for the next."""
+DEATHS_TO_GIVE_UP = 2
+"""The deaths of engines over a single conversation, after which it gets no score."""
 MAX_DEATHS = 24
-"""Engines lost without one answer in between, before the job stops: they die of something else than a row."""
+"""The most engines lost without an answer between them. Then the job stops: they do not die of a row."""
 ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of a call's conversations."""
+    """Some conversations of a call."""
 
     rows: np.ndarray
     alone: bool = False
-    """A single conversation that is asked while nothing else is."""
+    """Whether it is a single conversation that is asked while nothing else is in flight."""
     deaths: int = 0
-    """Engines that died over it alone."""
+    """The engines that died over it alone."""
 
-    def after_a_death(self) -> list["Chunk"]:
-        """In what form to ask again; nothing: it is the one that kills."""
+    def split_after_death(self) -> list["Chunk"]:
+        """Return the chunks to ask again. Empty: this conversation kills engines."""
         if len(self.rows) > 1:
             middle = len(self.rows) // 2
             return [Chunk(self.rows[:middle]), Chunk(self.rows[middle:])]
-        if not self.alone:  # it may have died of a neighbour
+        if not self.alone:  # the engine may have died of another chunk
             return [Chunk(self.rows, alone=True)]
-        return [replace(self, deaths=self.deaths + 1)] if self.deaths + 1 < DEATHS_TO_BURY else []
+        return [replace(self, deaths=self.deaths + 1)] if self.deaths + 1 < DEATHS_TO_GIVE_UP else []
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A chunk that is under way."""
+class InFlight:
+    """A chunk under way."""
 
     replica: int
     chunk: Chunk
     waits: bool
-    """For its turn to be alone; not yet with the engine."""
+    """Whether it still waits for exclusive access, and has not reached the engine."""
 
 
-def _of(ids: pa.Array, chunk: Chunk) -> pa.Array:
+def _take(ids: pa.Array, chunk: Chunk) -> pa.Array:
     return ids.take(pa.array(chunk.rows))
 
 
 class Pool:
-    """The replicas of one model, as a task reaches them: a ``Connection``. Travels to tasks."""
+    """A ``Connection`` to the replicas of one model. It travels to tasks."""
 
     def __init__(self, spec: RewardModelSpec, replicas: Sequence[Any]) -> None:
         self._spec, self._replicas = spec, list(replicas)
-        self._greetings: dict[int, Any] = {}
+        self._loads: dict[int, Any] = {}
         self._up: set[int] = set()
-        self._asked_at = 0.0
+        self._checked_at = 0.0
         self._gone: set[int] = set()
         self._num_deaths = 0
 
@@ -87,54 +87,54 @@ class Pool:
         return Pool, (self._spec, self._replicas)
 
     def ask(self, ids: pa.Array, prompt: np.ndarray) -> Outputs:
-        """As in ``Connection``: conversations of one prompt at one replica, longest first, lost ones again."""
+        """As in ``Connection``. A prompt's conversations go to one replica, longest first. Lost ones go again."""
         lengths = np.asarray(ids.value_lengths())
         answers = _Answers(len(ids))
-        queues = self._queues(lengths, prompt)
-        under_way: dict[Any, Asked] = {}
+        queues = self._fill_queues(lengths, prompt)
+        under_way: dict[Any, InFlight] = {}
         while under_way or any(queues.values()):
-            self._greet(wait=not under_way)
+            self._find_replicas(wait=not under_way)
             for replica in self._up:
-                while sum(asked.replica == replica for asked in under_way.values()) < DEPTH:
-                    chunk = _next(queues, replica)
+                while sum(each.replica == replica for each in under_way.values()) < DEPTH:
+                    chunk = _take_next(queues, replica)
                     if chunk is None:
                         break
                     actor = self._replicas[replica]
-                    reference = actor.reserve.remote() if chunk.alone else actor.score.remote(_of(ids, chunk))
-                    under_way[reference] = Asked(replica, chunk, waits=chunk.alone)
+                    reference = actor.reserve.remote() if chunk.alone else actor.score.remote(_take(ids, chunk))
+                    under_way[reference] = InFlight(replica, chunk, waits=chunk.alone)
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=ASK_AGAIN_S) if under_way else ([], [])
             for reference in done:
-                asked = under_way.pop(reference)
-                ticket = self._settle(reference, asked, answers, queues)
+                done_one = under_way.pop(reference)
+                ticket = self._settle(reference, done_one, answers, queues)
                 if ticket is not None:
-                    reference = self._replicas[asked.replica].score_alone.remote(_of(ids, asked.chunk), ticket)
-                    under_way[reference] = replace(asked, waits=False)
+                    reference = self._replicas[done_one.replica].score_alone.remote(_take(ids, done_one.chunk), ticket)
+                    under_way[reference] = replace(done_one, waits=False)
         return answers.outputs()
 
-    def _settle(self, reference: Any, asked: Asked, answers: "_Answers", queues: dict[int, deque[Chunk]]) -> Any:
-        """Keep a chunk's answers, or ask again what was lost with its engine; a ticket where its turn has come."""
+    def _settle(self, reference: Any, done: InFlight, answers: "_Answers", queues: dict[int, deque[Chunk]]) -> Any:
+        """Add a chunk's answers, or queue it again if its engine is lost. A ticket: it has got exclusive access."""
         try:
             answer = ray.get(reference)
-            if asked.waits:
+            if done.waits:
                 return answer
             if answer is None:
-                queues.setdefault(asked.replica, deque()).appendleft(asked.chunk)
+                queues.setdefault(done.replica, deque()).appendleft(done.chunk)
                 return None
-            answers.keep(asked.chunk.rows, answer)
+            answers.add(done.chunk.rows, answer)
             self._num_deaths = 0
         except (RayActorError, ServiceLost) as lost:
-            self._lose(asked.replica, lost)
-            again = [asked.chunk] if asked.waits else asked.chunk.after_a_death()
+            self._record_death(done.replica, lost)
+            again = [done.chunk] if done.waits else done.chunk.split_after_death()
             if not again:
-                answers.give_up(asked.chunk.rows, "killed_engine: engines died each time they read this conversation")
-            queues.setdefault(asked.replica, deque()).extendleft(reversed(again))
+                answers.give_up(done.chunk.rows, "killed_engine: engines died each time they read this conversation")
+            queues.setdefault(done.replica, deque()).extendleft(reversed(again))
         except ServiceError as error:
-            raise JobError(f"model {self._spec.model!r}: {_said(error)}") from error
+            raise JobError(f"model {self._spec.model!r}: {_summarise_error(error)}") from error
         return None
 
-    def _queues(self, lengths: np.ndarray, prompt: np.ndarray) -> dict[int, deque[Chunk]]:
-        """The conversations as chunks, each prompt's at the replica that this prompt always prefers."""
-        owner = preferred(prompt, len(self._replicas))
+    def _fill_queues(self, lengths: np.ndarray, prompt: np.ndarray) -> dict[int, deque[Chunk]]:
+        """Cut the conversations into chunks, in the queue of the replica that their prompt belongs to."""
+        owner = choose_replicas(prompt, len(self._replicas))
         queues: dict[int, deque[Chunk]] = {}
         for replica in range(len(self._replicas)):
             mine = np.flatnonzero(owner == replica)
@@ -142,74 +142,74 @@ class Pool:
             queues[replica] = deque(Chunk(mine[piece]) for piece in pieces)
         return queues
 
-    def _greet(self, wait: bool) -> None:
-        """Learn which replicas answer; ``wait``: until one does. Raises JobError where none can any more."""
+    def _find_replicas(self, wait: bool) -> None:
+        """Find the replicas that answer. ``wait``: until one does. Raises JobError where none is left."""
         began = time.monotonic()
         while True:
-            if time.monotonic() - self._asked_at > ASK_AGAIN_S or (wait and not self._up):
-                self._asked_at = time.monotonic()
-                self._look()
+            if time.monotonic() - self._checked_at > ASK_AGAIN_S or (wait and not self._up):
+                self._checked_at = time.monotonic()
+                self._check_replicas()
             if self._up or not wait:
                 return
             if time.monotonic() - began > self._spec.startup_timeout_s:
                 raise JobError(f"model {self._spec.model!r}: no engine for {self._spec.startup_timeout_s:.0f} s")
 
-    def _look(self) -> None:
+    def _check_replicas(self) -> None:
         for index, replica in enumerate(self._replicas):
-            if index not in self._up | self._gone and index not in self._greetings:
-                self._greetings[index] = replica.load.remote()
-        if not self._greetings:
+            if index not in self._up | self._gone and index not in self._loads:
+                self._loads[index] = replica.load.remote()
+        if not self._loads:
             return
         waiting = 0.0 if self._up else ASK_AGAIN_S
-        ready, _ = ray.wait(list(self._greetings.values()), num_returns=len(self._greetings), timeout=waiting)
-        for index, greeting in list(self._greetings.items()):
-            if greeting not in ready:
+        ready, _ = ray.wait(list(self._loads.values()), num_returns=len(self._loads), timeout=waiting)
+        for index, load in list(self._loads.items()):
+            if load not in ready:
                 continue
-            del self._greetings[index]
+            del self._loads[index]
             try:
-                why = ray.get(greeting)
+                why = ray.get(load)
             except ActorDiedError as died:  # for good: the job has ended it
                 self._gone.add(index)
                 if len(self._gone) == len(self._replicas):
                     raise JobError(f"model {self._spec.model!r}: no engine is left") from died
                 continue
-            except RayActorError:  # it died, and begins anew
+            except RayActorError:  # it died, and Ray restarts it
                 time.sleep(ASK_AGAIN_S / 4)
                 continue
             if why:
                 raise JobError(f"model {self._spec.model!r} cannot be served: {why}")
             self._up.add(index)
 
-    def _lose(self, replica: int, lost: Exception) -> None:
+    def _record_death(self, replica: int, lost: Exception) -> None:
         if replica in self._up:
             self._up.discard(replica)
             self._num_deaths += 1
         if self._num_deaths > MAX_DEATHS:
             raise JobError(
-                f"model {self._spec.model!r}: {self._num_deaths} engines died in a row: {_said(lost)}"
+                f"model {self._spec.model!r}: {self._num_deaths} engines died in a row: {_summarise_error(lost)}"
             ) from lost
 
 
-def _said(error: Exception) -> str:
-    """What an error from an actor says, in one line; Ray's own text is a traceback."""
-    said = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
-    return said[0]
+def _summarise_error(error: Exception) -> str:
+    """Summarise an actor's error in one line. Ray's own text is a traceback."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
 
 
 class _Answers:
-    """The answers to one call, as they come."""
+    """Collects the answers to one call."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
         self._rows: list[np.ndarray] = []
         self._parts: list[Outputs] = []
 
-    def keep(self, rows: np.ndarray, outputs: Outputs) -> None:
+    def add(self, rows: np.ndarray, outputs: Outputs) -> None:
         self._rows.append(rows)
         self._parts.append(outputs)
 
     def give_up(self, rows: np.ndarray, why: str) -> None:
-        self.keep(rows, Outputs(pa.nulls(len(rows), VALUES), pa.array([why] * len(rows), pa.string())))
+        self.add(rows, Outputs(pa.nulls(len(rows), VALUES), pa.array([why] * len(rows), pa.string())))
 
     def outputs(self) -> Outputs:
         rows = np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
@@ -225,8 +225,8 @@ class _Answers:
         return Outputs(values, error, usage)
 
 
-def preferred(prompt: np.ndarray, num_replicas: int) -> np.ndarray:
-    """The replica of each prompt (int64 hashes): rendezvous hashing, so that all tasks agree without talking."""
+def choose_replicas(prompt: np.ndarray, num_replicas: int) -> np.ndarray:
+    """Choose the replica of each prompt (int64 hashes) by rendezvous hashing, so that all tasks choose the same."""
     seeds = np.arange(1, num_replicas + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = prompt.astype(np.uint64)[:, None] ^ seeds[None, :]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -234,7 +234,7 @@ def preferred(prompt: np.ndarray, num_replicas: int) -> np.ndarray:
     return np.asarray((mixed ^ (mixed >> np.uint64(31))).argmax(axis=1), dtype=np.int64)
 
 
-def _next(queues: dict[int, deque[Chunk]], replica: int) -> Chunk | None:
-    """The next chunk for a replica: of its own, or of the one that has the most left."""
+def _take_next(queues: dict[int, deque[Chunk]], replica: int) -> Chunk | None:
+    """Take the next chunk for a replica: its own, or one of the longest queue."""
     queue = queues.get(replica) or max(queues.values(), key=len, default=None)
     return queue.popleft() if queue else None

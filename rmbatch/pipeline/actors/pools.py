@@ -1,9 +1,9 @@
-"""The engines of a job, as its driver sees them: what fits the cluster, starting, loading, metering, ending.
+"""The engines of a job, seen from its driver: it counts, starts, loads, meters and ends them.
 
-How tasks reach them is ``engines.py``; the actor itself is ``replica.py``.
+``engines.py`` connects tasks to them. ``replica.py`` is the actor itself.
 
-    with started({"rm": spec}, say=print, may_grow=False) as pools:
-        ...                                             # tasks reach them by pools.connections
+    with start_engines({"rm": spec}, say=print, may_grow=False) as pools:
+        ...                                             # pools.connections are for tasks
 """
 
 import math
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
@@ -22,13 +22,29 @@ from rmbatch.pipeline.actors.replica import Replica
 from rmbatch.reward_models.spec import RewardModelSpec
 
 TASK_CPUS = 0.25
-"""What a task that waits for engines takes of the cluster."""
+"""The CPUs of a task that mostly waits for engines."""
 CLOSE_S = 10.0
 METER_EVERY_S = 5.0
 
 
+class Replicated(Protocol):
+    """Something that runs in several replicas on the cluster."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of one."""
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of one."""
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """The fewest and the most of them."""
+
+
 class Pools:
-    """All pools of a job, as the driver sees them."""
+    """All pools of a job, seen from the driver."""
 
     def __init__(self, replicas: Mapping[str, tuple[RewardModelSpec, Sequence[Any]]]) -> None:
         self._replicas = replicas
@@ -39,46 +55,46 @@ class Pools:
 
     @property
     def connections(self) -> dict[str, Pool]:
-        """By engine key, for ``connected``."""
+        """By engine key, for ``use_connections``."""
         return {key: Pool(spec, replicas) for key, (spec, replicas) in self._replicas.items()}
 
     @property
-    def max_tasks(self) -> int:
-        """How many tasks leave the engines their CPUs: one that dies needs them again to come back."""
-        there = ray.cluster_resources()
-        taken = 0.0
+    def cpus(self) -> float:
+        """The CPUs of all engines that have a place. A restarted engine needs them again."""
+        resources = ray.cluster_resources()
+        engine_cpus = 0.0
         for spec, replicas in self._replicas.values():
             placed = len(replicas)
             if spec.num_gpus:
-                placed = min(placed, max(int(there.get("GPU", 0.0) / spec.num_gpus), spec.replica_range[0]))
-            taken += spec.cpus * placed
-        return max(int((there.get("CPU", 1.0) - taken) / TASK_CPUS), 1)
+                placed = min(placed, max(int(resources.get("GPU", 0.0) / spec.num_gpus), spec.replica_range[0]))
+            engine_cpus += spec.cpus * placed
+        return engine_cpus
 
     def meters(self, max_age_s: float = METER_EVERY_S) -> dict[str, dict[str, float]]:
         """By engine key: ``busy_s`` and ``idle_s`` of all its engines since they were loaded, and ``replicas``."""
         if time.monotonic() - self._read_at > max_age_s:
             self._read_at = time.monotonic()
             self._read_meters()
-        found: dict[str, dict[str, float]] = {}
+        totals: dict[str, dict[str, float]] = {}
         for (key, _), meter in [*self._meters.items(), *self._before.items()]:
-            total = found.setdefault(key, {"busy_s": 0.0, "idle_s": 0.0, "replicas": 0.0})
+            total = totals.setdefault(key, {"busy_s": 0.0, "idle_s": 0.0, "replicas": 0.0})
             for name, value in meter.items():
                 total[name] += value
-        return found
+        return totals
 
     def _read_meters(self) -> None:
-        asked = {
+        calls = {
             (key, index): replica.meter.remote()
             for key, (_, replicas) in self._replicas.items()
             for index, replica in enumerate(replicas)
         }
-        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=0.5) if asked else ([], [])
-        for place, reference in asked.items():
+        ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=0.5) if calls else ([], [])
+        for place, reference in calls.items():
             if reference in ready:
-                self._note(place, reference)
+                self._update_meter(place, reference)
 
     def devices(self) -> dict[str, str]:
-        """By engine key: the device that its first engine runs on."""
+        """By engine key: the device of its first engine."""
         for key, (_, replicas) in self._replicas.items():
             if key not in self._devices:
                 try:
@@ -89,35 +105,43 @@ class Pools:
                     self._devices[key] = device
         return self._devices
 
-    def _note(self, place: tuple[str, int], reference: Any) -> None:
+    def _update_meter(self, place: tuple[str, int], reference: Any) -> None:
         try:
             meter = {**ray.get(reference), "replicas": 1.0}
         except RayError:
             return
         last = self._meters.get(place)
-        if last is not None and last["busy_s"] + last["idle_s"] > meter["busy_s"] + meter["idle_s"]:  # it began anew
-            kept = self._before.setdefault(place, {"busy_s": 0.0, "idle_s": 0.0})
-            for name in kept:
-                kept[name] += last[name]
+        if last is not None and last["busy_s"] + last["idle_s"] > meter["busy_s"] + meter["idle_s"]:  # it was restarted
+            before = self._before.setdefault(place, {"busy_s": 0.0, "idle_s": 0.0})
+            for name in before:
+                before[name] += last[name]
         self._meters[place] = meter
 
 
 @contextmanager
-def started(models: Mapping[str, RewardModelSpec], *, say: Callable[[str], None], may_grow: bool) -> Iterator[Pools]:
-    """The engines of these models (by reward), as many as fit; those of `endpoint` run elsewhere already.
+def start_engines(
+    models: Mapping[str, RewardModelSpec],
+    *,
+    say: Callable[[str], None],
+    may_grow: bool,
+    taken: Mapping[str, float] | None = None,
+) -> Iterator[Pools]:
+    """Start the engines of these models (by reward), as many as fit, and end them at the end.
 
-    They have their places on the cluster, and load while tasks begin to read. ``may_grow``: the cluster may get nodes
-    that are not there yet. Raises UserError for what the cluster cannot hold, and for a model that cannot be loaded.
+    Returns when they have their places on the cluster; they load while tasks begin to read. Engines of ``endpoint`` run
+    elsewhere. ``may_grow``: the cluster may get more nodes later. ``taken``: the resources of other servers. Raises
+    UserError for models that are too large for the cluster, and for a model that cannot be loaded.
     """
     named = {spec.engine_key: (name, spec) for name, spec in models.items() if not spec.is_remote}
-    fitting = fit(dict(named.values()), ray.cluster_resources(), may_grow)
+    resources = {kind: amount - (taken or {}).get(kind, 0.0) for kind, amount in ray.cluster_resources().items()}
+    num_replicas = count_replicas(dict(named.values()), resources, may_grow)
     actors: dict[str, tuple[RewardModelSpec, list[Any]]] = {}
     try:
         for key, (name, spec) in named.items():
             make = ray.remote(Replica).options(
                 num_cpus=spec.cpus, num_gpus=spec.num_gpus, max_restarts=-1, max_task_retries=0, max_concurrency=1000
             )
-            actors[key] = (spec, [make.remote(spec) for _ in range(fitting[name])])
+            actors[key] = (spec, [make.remote(spec) for _ in range(num_replicas[name])])
         for key, (name, spec) in named.items():
             _await_placed(name, spec, actors[key][1])
         with _Loading([(name, spec, actors[key][1]) for key, (name, spec) in named.items()], say):
@@ -127,18 +151,18 @@ def started(models: Mapping[str, RewardModelSpec], *, say: Callable[[str], None]
 
 
 def _close(replicas: Sequence[Any]) -> None:
-    """Engines let go of what they hold, shared memory above all; one that does not answer is killed all the same."""
+    """Close the engines, so that they free their shared memory. Then kill them, also those that do not answer."""
     with suppress(RayError):
         ray.wait([replica.close.remote() for replica in replicas], num_returns=len(replicas), timeout=CLOSE_S)
     for replica in replicas:
         ray.kill(replica)
 
 
-def fit(models: Mapping[str, RewardModelSpec], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
-    """How many replicas of each model to start. Raises UserError where even the fewest are too many.
+def count_replicas(models: Mapping[str, Replicated], resources: Mapping[str, float], may_grow: bool) -> dict[str, int]:
+    """Count the replicas of each model to start. Raises UserError where even the fewest do not fit.
 
-    ``may_grow``: nothing is too many, and engines on GPUs may wait for GPUs to come. None may wait for CPUs alone: it
-    would take those of the tasks.
+    ``may_grow``: any number fits, and engines may wait for GPUs of later nodes. An engine without GPUs may not wait: it
+    would take the CPUs of the tasks.
     """
     counts = {name: spec.replica_range[0] for name, spec in models.items()}
     left = {"CPU": resources.get("CPU", 0.0) - TASK_CPUS, "GPU": resources.get("GPU", 0.0)}
@@ -146,10 +170,10 @@ def fit(models: Mapping[str, RewardModelSpec], resources: Mapping[str, float], m
     for kind in left:
         left[kind] -= sum(counts[name] * needs[name][kind] for name in models)
         if left[kind] < -1e-9 and not may_grow:
-            asked = ", ".join(f"{name} {counts[name]} x {needs[name][kind]:g}" for name in models)
+            wanted = ", ".join(f"{name} {counts[name]} x {needs[name][kind]:g}" for name in models)
             cure = "gpus: 0 runs a model on CPUs" if kind == "GPU" else "set fewer replicas or cpus"
             raise UserError(
-                f"the reward models need more {kind}s than the cluster has ({asked}, {TASK_CPUS:g} CPU for the rows; "
+                f"the job's models need more {kind}s than the cluster has ({wanted}, {TASK_CPUS:g} CPU for the rows; "
                 f"the cluster has {resources.get(kind, 0.0):g} {kind}s); {cure}"
             )
     for name, spec in models.items():
@@ -165,7 +189,7 @@ def fit(models: Mapping[str, RewardModelSpec], resources: Mapping[str, float], m
 
 
 def _await_placed(name: str, spec: RewardModelSpec, replicas: Sequence[Any]) -> None:
-    """Until the fewest replicas have their CPUs and GPUs: tasks that wait for them would take these, and for ever."""
+    """Wait until the fewest replicas have their CPUs and GPUs. Tasks that run before would take these for ever."""
     wanted = min(spec.replica_range[0], len(replicas))
     waiting = [replica.alive.remote() for replica in replicas]
     placed, _ = ray.wait(waiting, num_returns=wanted, timeout=spec.startup_timeout_s)
@@ -177,7 +201,7 @@ def _await_placed(name: str, spec: RewardModelSpec, replicas: Sequence[Any]) -> 
 
 
 class _Loading:
-    """Engines that load while tasks begin; what stops them is raised in the place of what the tasks say about it."""
+    """Loads engines while tasks begin. An error of loading replaces the error that tasks raise because of it."""
 
     def __init__(
         self, models: Sequence[tuple[str, RewardModelSpec, Sequence[Any]]], say: Callable[[str], None]
@@ -208,7 +232,7 @@ class _Loading:
 
 
 def _await_loaded(name: str, spec: RewardModelSpec, replicas: Sequence[Any], say: Callable[[str], None]) -> None:
-    """Until the fewest replicas that are asked for have loaded the model."""
+    """Wait until the fewest replicas have loaded the model."""
     began, wanted = time.monotonic(), min(spec.replica_range[0], len(replicas))
     say(f"{name}: loading {spec.model} with {spec.engine}, {len(replicas)} replica{'s' * (len(replicas) > 1)}")
     waiting = [replica.load.remote() for replica in replicas]
@@ -223,7 +247,7 @@ def _await_loaded(name: str, spec: RewardModelSpec, replicas: Sequence[Any], say
             )
         try:
             why = ray.get(ready[0])
-        except ActorUnavailableError as lost:  # it died, and begins anew
+        except ActorUnavailableError as lost:  # it died, and Ray restarts it
             raise JobError(
                 f"reward {name!r}: an engine of {spec.model!r} died while it was loading, perhaps for want of "
                 f"memory: {str(lost).strip().splitlines()[0]}"

@@ -1,7 +1,7 @@
-"""The actor that holds one engine: loads it when first asked, keeps all calls in flight together, dies when it is lost.
+"""The actor that holds one engine. It loads the engine at its first call, and has all calls in flight together.
 
-Its process is the unit of failure: an engine that died or hangs takes its process along, and Ray starts a new one that
-loads the model again. Who asked sees a lost actor, and asks again (``engines.py``).
+Its process is the unit of failure. When the engine dies or hangs, the process ends, and Ray starts a new one that loads
+the model again. A task that had asked it sees a lost actor, and asks again (``engines.py``).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from rmbatch.reward_models.spec import RewardModelSpec
 
 WATCH_S = 10.0
 RESERVED_S = 60.0
-"""How long a reservation lasts whose owner does not come, for it may have died."""
+"""The time after which an unused reservation ends, because its owner may have died."""
 LOG_CHARACTERS = 65_536
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
 
@@ -35,7 +35,7 @@ class Replica:
         self._spec = spec
         self._engine: Engine | None = None
         self._loading = asyncio.Lock()
-        self._door = Door()
+        self._lock = SharedLock()
         self._reservation: asyncio.TimerHandle | None = None
         self._num_reservations = 0
         self._meter = Meter()
@@ -44,13 +44,13 @@ class Replica:
         """Answers when the actor has its place on the cluster."""
 
     async def load(self) -> str:
-        """Load the engine unless it is there; why that is impossible, or empty."""
+        """Load the engine if it is not loaded. Return why that is impossible, or an empty text."""
         async with self._loading:
             if self._engine is None:
                 try:
                     self._engine = DeduplicatedEngine(await asyncio.to_thread(open_engine, self._spec))
                 except ServiceError as error:
-                    return f"{error}{logged_cause() if 'stack trace' in str(error) else ''}"
+                    return f"{error}{find_logged_error() if 'stack trace' in str(error) else ''}"
                 except ModuleNotFoundError as missing:
                     return f"engine: {self._spec.engine} needs the package {missing.name!r}, not installed there"
                 self._meter.begin()
@@ -59,23 +59,23 @@ class Replica:
 
     async def score(self, ids: pa.Array) -> Outputs:
         """The engine's outputs."""
-        await self._loaded()
-        async with self._door.together():
+        await self._ensure_loaded()
+        async with self._lock.share():
             return await self._score(ids)
 
     async def reserve(self) -> tuple[int, int]:
-        """A ticket, when nothing is in flight; nothing will be, until ``score_alone`` has been answered.
+        """Wait until nothing is in flight, and return a ticket. Other calls wait until ``score_alone`` has answered.
 
-        Apart from it, so that who waits here knows: an engine that dies meanwhile died of something else.
+        This is a call of its own, so that a task knows: an engine that dies before it returns died of another call.
         """
-        await self._loaded()
-        await self._door.close()
+        await self._ensure_loaded()
+        await self._lock.acquire()
         self._num_reservations += 1
         self._reservation = asyncio.get_running_loop().call_later(RESERVED_S, self._end_reservation)
         return os.getpid(), self._num_reservations
 
     async def score_alone(self, ids: pa.Array, ticket: tuple[int, int]) -> Outputs | None:
-        """The engine's outputs, in the time that was reserved; None: it is over."""
+        """The engine's outputs, with nothing else in flight. None: the reservation has ended."""
         if self._reservation is None or ticket != (os.getpid(), self._num_reservations):
             return None
         self._reservation.cancel()
@@ -86,9 +86,9 @@ class Replica:
 
     def _end_reservation(self) -> None:
         self._reservation = None
-        self._door.open()
+        self._lock.release()
 
-    async def _loaded(self) -> None:
+    async def _ensure_loaded(self) -> None:
         why = await self.load()
         if why:
             raise ServiceError(why)
@@ -105,16 +105,16 @@ class Replica:
             self._meter.leave()
 
     async def close(self) -> None:
-        """Let go of the engine in good order, before the actor is killed."""
+        """Close the engine properly, before the actor is killed."""
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
 
     async def meter(self) -> dict[str, float]:
-        """Seconds since the engine was loaded, with work (busy_s) and without (idle_s)."""
+        """Seconds since the engine was loaded: with work (busy_s) and without (idle_s)."""
         return self._meter.read()
 
     async def device(self) -> str:
-        """The name of the GPU that it runs on, or "cpu"; empty before the engine is loaded."""
+        """The name of its GPU, or "cpu". Empty before the engine is loaded."""
         if self._engine is None:
             return ""
         import torch
@@ -129,9 +129,9 @@ class Replica:
 
 
 def die() -> None:
-    """End this process and all that it has started, at once and without asking them.
+    """Kill this process and all its children at once.
 
-    Only Python's own resource tracker lives on for a moment: it removes the shared memory of those that were killed.
+    Only Python's resource tracker lives on for a moment: it removes the shared memory of the killed processes.
     """
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -140,8 +140,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def logged_cause() -> str:
-    """The last error that this process and its children have logged; for errors that only say "see the log"."""
+def find_logged_error() -> str:
+    """Find the last error in the log of this process and its children, for errors that only say "see the log"."""
     for stream in (1, 2):
         log = Path(f"/proc/self/fd/{stream}").resolve()
         if log.is_file():
@@ -152,8 +152,11 @@ def logged_cause() -> str:
     return ""
 
 
-class Door:
-    """Lets in any number together, or is closed for one who wants to be alone; nobody passes one who waits for that."""
+class SharedLock:
+    """A lock that many calls share, or one call has exclusively.
+
+    Once somebody waits for exclusive access, new calls queue behind it.
+    """
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -161,7 +164,8 @@ class Door:
         self._left = asyncio.Condition()
 
     @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
+    async def share(self) -> AsyncIterator[None]:
+        """Hold the lock together with others."""
         async with self._turn:
             self._inside += 1
         try:
@@ -171,20 +175,20 @@ class Door:
                 self._inside -= 1
                 self._left.notify_all()
 
-    async def close(self) -> None:
-        """Returns when all have left; nobody comes in before ``open``."""
+    async def acquire(self) -> None:
+        """Get exclusive access, once all others have released the lock."""
         await self._turn.acquire()
         async with self._left:
             await self._left.wait_for(lambda: self._inside == 0)
 
-    def open(self) -> None:
-        """Let others in again."""
+    def release(self) -> None:
+        """End exclusive access."""
         if self._turn.locked():
             self._turn.release()
 
 
 class Meter:
-    """How long an engine had work, and how long it had none."""
+    """Measures how long an engine had work, and how long it had none."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -193,21 +197,21 @@ class Meter:
         self._has_begun = False
 
     def begin(self) -> None:
-        """The engine is loaded: time counts from here."""
+        """Start to measure: the engine is loaded."""
         self._turn()
         self._busy_s = self._idle_s = 0.0
         self._finished = self._since
         self._has_begun = True
 
     def enter(self) -> None:
-        """A call has come."""
+        """Count a call that begins."""
         self._turn()
         if self._inside == 0:
             self._finished = self._since
         self._inside += 1
 
     def leave(self) -> None:
-        """A call has ended."""
+        """Count a call that ends."""
         self._turn()
         self._inside -= 1
         self._finished = self._since
@@ -220,7 +224,7 @@ class Meter:
         return {"busy_s": self._busy_s, "idle_s": self._idle_s}
 
     def stuck_s(self) -> float:
-        """How long calls have been under way without any that ended."""
+        """The seconds for which calls have been under way and none has ended."""
         return time.monotonic() - self._finished if self._inside else 0.0
 
     def _turn(self) -> None:

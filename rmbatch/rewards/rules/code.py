@@ -1,6 +1,6 @@
 """Rewards that read code without running it: ``code_syntax_check``, ``code_style``, ``code_patch_similarity``.
 
-What runs it is the sandbox.
+``code_execution.py`` runs programs, in the sandbox.
 """
 
 import ast
@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Verdict, as_scores, per_different_pair, per_text, series, too_long
+from rmbatch.rewards.rules.texts import RowScore, map_different_pairs, map_texts, score_too_long, series, to_scores
 
 try:
     import cydifflib
@@ -29,9 +29,9 @@ MAX_CODE = 1_000_000
 MAX_STEPS = 20_000_000
 """Steps of difflib that one comparison may take; some seconds."""
 MAX_FAST_STEPS = 500_000_000
-"""Steps that cydifflib is given at the worst; a second or two."""
+"""Steps that cydifflib may take at worst; a second or two."""
 MAX_PATCH = 1_000_000
-"""Characters of a patch that are compared at all."""
+"""Characters up to which a patch is compared."""
 
 _BLOCK = re.compile(r"```(?:python)?\n(.*?)\n```", re.DOTALL)
 _FENCED = r"(?s)```(?:python)?\n.*?\n```"
@@ -58,8 +58,8 @@ def code_syntax_check(response: pa.Array) -> Scores:
     Deviation: over 1,000,000 characters of code are null with a code, where RM-Gallery takes minutes and gigabytes.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the code that is judged, not about us
-        return as_scores(per_text(response, _syntax))
+        warnings.simplefilter("ignore")  # they concern the response's code, not ours
+        return to_scores(map_texts(response, _score_syntax))
 
 
 @reward("code_style")
@@ -116,24 +116,24 @@ def code_patch_similarity(response: pa.Array, reference: pa.Array) -> Scores:
     Deviation: a missing reference is null; RM-Gallery compares with "".
     Deviation: over 1,000,000 characters or 20,000,000 steps are null with a code, where RM-Gallery takes up to hours.
     """
-    # What it knows of a reference is kept for the next candidates of the prompt.
+    # The matcher keeps its index of a reference for the next candidates of the prompt.
     matcher = lru_cache(maxsize=1)(lambda gold: cydifflib.SequenceMatcher(None, "", gold))
-    scored = per_different_pair(response, reference, lambda text, gold: _patch(text, gold, matcher))
-    return as_scores(scored, reasons=False)
+    scored = map_different_pairs(response, reference, lambda text, gold: _score_patch(text, gold, matcher))
+    return to_scores(scored, reasons=False)
 
 
-def _blocks(text: str) -> list[str]:
+def _find_blocks(text: str) -> list[str]:
     # Without a closing fence, each opening one would have the rest of the text searched again.
     end = text.rfind("\n```")
     return _BLOCK.findall(text, 0, end + 4) if end >= 0 else []
 
 
-def _syntax(text: str) -> Verdict:
-    blocks = _blocks(text)
+def _score_syntax(text: str) -> RowScore:
+    blocks = _find_blocks(text)
     if not blocks:
         return 0.0, None, "no code blocks"
     if (size := sum(map(len, blocks))) > MAX_CODE:
-        return too_long("characters of code", size, MAX_CODE)
+        return score_too_long("characters of code", size, MAX_CODE)
     num_valid = 0
     for block in blocks:
         try:
@@ -155,15 +155,15 @@ def _parse(code: str) -> None:
         ast.parse(code)
 
 
-def _patch(text: str, gold: str, matcher: Callable[[str], Any]) -> Verdict:
+def _score_patch(text: str, gold: str, matcher: Callable[[str], Any]) -> RowScore:
     if (longest := max(len(text), len(gold))) > MAX_PATCH:
-        return too_long("characters", longest, MAX_PATCH)
+        return score_too_long("characters", longest, MAX_PATCH)
     text, gold = text.strip(), gold.strip()
     ratio = _fast_ratio(text, gold, matcher) if cydifflib else None
     try:
-        return _Counted(None, text, gold).ratio() if ratio is None else ratio, None, None
+        return _BoundedMatcher(None, text, gold).ratio() if ratio is None else ratio, None, None
     except _TooManyStepsError as fault:
-        return too_long("steps of difflib", fault.args[0], MAX_STEPS)
+        return score_too_long("steps of difflib", fault.args[0], MAX_STEPS)
 
 
 def _fast_ratio(text: str, gold: str, matcher: Callable[[str], Any]) -> float | None:
@@ -183,8 +183,8 @@ class _TooManyStepsError(Exception):
     """A comparison that would take too long."""
 
 
-class _Counted(difflib.SequenceMatcher[str]):
-    """A SequenceMatcher that stops when it has taken MAX_STEPS: it is quadratic, and cubic on bad days."""
+class _BoundedMatcher(difflib.SequenceMatcher[str]):
+    """A SequenceMatcher that stops after MAX_STEPS: it takes quadratic time, and cubic at worst."""
 
     a: str  # typeshed leaves these three out
     b: str

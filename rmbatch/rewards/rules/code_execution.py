@@ -1,35 +1,93 @@
 """The reward for programs: ``code_execution``, the share of an exercise's tests that a program passes in a sandbox.
 
-Finding the program in a response and bringing verdicts to columns is done here; running it is ``rmbatch/sandbox``.
+This module finds the program in a response and brings its results to columns; ``rmbatch/sandbox`` runs it.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rows.messages import TEXT
+from rmbatch.rewards.rules.texts import NO_SCORE, RowScore, to_scores
 from rmbatch.sandbox.cases import Cases, NoTestsError, UnreadableTestsError, read_cases
-from rmbatch.sandbox.judging import Limits, judge
 from rmbatch.sandbox.pool import Protection, SandboxError
+from rmbatch.sandbox.runner import Limits, run_tests
 
 _THOUGHT = re.compile(r"\s*<think>.*?(?:</think>|\Z)|.*?^[ \t]*</think>", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 """A thought at the beginning; its opening tag may stand in the prompt, then the closing one begins a line."""
 _PYTHON = re.compile(r"py(?:thon)?[0-9.]*")
 _LANGUAGE = re.compile(r"[\s{.]*([^\W_][^\s:,{}]*)")
-"""Of ```` ```python:main.py ```` and ```` ```{.python} ````."""
+"""The language of ```` ```python:main.py ```` and ```` ```{.python} ````."""
 
-_Result = tuple[float | None, str | None, str | None]
-"""Score, error, reason."""
+
+R = TypeVar("R")
+Run = Callable[[str, Cases, Limits, Protection, bool], R]
+"""What is done with a program and its tests: a function of ``rmbatch/sandbox/runner.py``."""
+
+
+class ProgramRunner:
+    """How programs are run; the knobs are those of ``code_execution``."""
+
+    def __init__(
+        self,
+        *,
+        timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0,
+        memory_mb: Annotated[int, Field(ge=16)] = 512,
+        max_tests: Annotated[int, Field(ge=1)] | None = None,
+        protection: Protection = "auto",
+        packages: bool = False,
+        workers: Annotated[int, Field(ge=1, le=256)] = 1,
+    ) -> None:
+        self._limits = Limits(timeout_s, memory_mb)
+        self._max_tests, self._protection, self._packages = max_tests, protection, packages
+        self._workers = workers
+
+    def run_each(self, response: pa.Array, tests: pa.Array, run: Run[R]) -> list[R | RowScore]:
+        """What ``run`` gives for the program in each response, or the row of a null or an error.
+
+        Equal programs with equal tests are run once.
+        """
+        jobs: dict[tuple[str, int], Cases] = {}
+        rows: list[tuple[str, int] | RowScore] = []
+        readable = _Reader(self._max_tests, self._packages)
+        for text, value in zip(response.to_pylist(), tests.to_pylist()):
+            if text is None or value is None:
+                rows.append(NO_SCORE)
+                continue
+            place, cases = readable(value)
+            if isinstance(cases, str):
+                rows.append((None, cases, None))
+            else:
+                job = (extract_program(text), place)
+                jobs[job] = cases
+                rows.append(job)
+        results = dict(zip(jobs, self._run_jobs(jobs.items(), run)))
+        return [results[row] if len(row) == 2 else row for row in rows]
+
+    def _run_jobs(self, jobs: Iterable[tuple[tuple[str, int], Cases]], run: Run[R]) -> list[R | RowScore]:
+        def run_job(item: tuple[tuple[str, int], Cases]) -> R | RowScore:
+            (program, _), cases = item
+            try:
+                return run(program, cases, self._limits, self._protection, self._packages)
+            except SandboxError as fault:
+                return None, f"sandbox_failed: {fault}", None
+            except UnreadableTestsError as fault:
+                return None, f"unreadable_tests: {fault}", None
+
+        work = list(jobs)
+        if self._workers == 1 or len(work) < 2:
+            return [run_job(item) for item in work]
+        with ThreadPoolExecutor(min(self._workers, len(work))) as pool:
+            return list(pool.map(run_job, work))
 
 
 @reward("code_execution")
-class CodeExecution:
+class CodeExecution(ProgramRunner):
     """The share of the tests that the program in the response passes, in a sandbox; 1.0 if all do.
 
     response[n] text; tests[n] a list of assert statements, Python text with test functions or classes,
@@ -61,60 +119,18 @@ class CodeExecution:
     Deviation: ``timeout_s`` is processor time; RM-Gallery's is 5 s for all tests, then 10 s each, on the clock.
     """
 
-    def __init__(
-        self,
-        *,
-        timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0,
-        memory_mb: Annotated[int, Field(ge=16)] = 512,
-        max_tests: Annotated[int, Field(ge=1)] | None = None,
-        protection: Protection = "auto",
-        packages: bool = False,
-        workers: Annotated[int, Field(ge=1, le=256)] = 1,
-    ) -> None:
-        self._limits = Limits(timeout_s, memory_mb)
-        self._max_tests, self._protection, self._packages = max_tests, protection, packages
-        self._workers = workers
-
     def __call__(self, response: pa.Array, tests: pa.Array) -> Scores:
-        """As the class says; equal programs with equal tests are run once."""
-        jobs: dict[tuple[str, int], Cases] = {}
-        rows: list[tuple[str, int] | _Result] = []
-        readable = _Reader(self._max_tests, self._packages)
-        for text, value in zip(response.to_pylist(), tests.to_pylist()):
-            if text is None or value is None:
-                rows.append((None, None, None))
-                continue
-            place, cases = readable(value)
-            if isinstance(cases, str):
-                rows.append((None, cases, None))
-            else:
-                job = (program_of(text), place)
-                jobs[job] = cases
-                rows.append(job)
-        results = dict(zip(jobs, self._verdicts(jobs.items())))
-        done = [results[row] if len(row) == 2 else row for row in rows]
-        score, error, reason = zip(*done) if done else ((), (), ())
-        return Scores(pa.array(score, pa.float64()), pa.array(error, TEXT), pa.array(reason, TEXT))
-
-    def _verdicts(self, jobs: Iterable[tuple[tuple[str, int], Cases]]) -> list[_Result]:
-        work = [(program, cases) for (program, _), cases in jobs]
-        if self._workers == 1 or len(work) < 2:
-            return [self._verdict(*item) for item in work]
-        with ThreadPoolExecutor(min(self._workers, len(work))) as pool:
-            return list(pool.map(lambda item: self._verdict(*item), work))
-
-    def _verdict(self, program: str, cases: Cases) -> _Result:
-        try:
-            verdict = judge(program, cases, self._limits, self._protection, self._packages)
-        except SandboxError as fault:
-            return None, f"sandbox_failed: {fault}", None
-        except UnreadableTestsError as fault:
-            return None, f"unreadable_tests: {fault}", None
-        return verdict.share, None, verdict.failure or f"all {len(verdict.passed)} tests passed"
+        """As the class says."""
+        return to_scores(
+            (each.share, None, each.failure or f"all {len(each.passed)} tests passed")
+            if not isinstance(each, tuple)
+            else each
+            for each in self.run_each(response, tests, run_tests)
+        )
 
 
 class _Reader:
-    """Reads tests, those of the row before only once: the candidates of a prompt share them."""
+    """Reads tests, and those of the previous row only once: the candidates of a prompt share them."""
 
     def __init__(self, max_tests: int | None, packages: bool) -> None:
         self._max_tests, self._packages = max_tests, packages
@@ -135,15 +151,15 @@ class _Reader:
         return self._place, self._cases
 
 
-def program_of(response: str) -> str:
-    """The last fenced block that says it is Python, else the last that says nothing, else all of it.
+def extract_program(response: str) -> str:
+    """The last fenced block marked as Python, else the last one without a language, else the whole text.
 
     A thought (``<think>``) at the beginning is left out. A block may be indented, and the last one unclosed.
     """
     text = response.removeprefix("\ufeff").replace("\r\n", "\n")
     if thought := _THOUGHT.match(text):
         text = text[thought.end() :]
-    blocks = [(language, block) for language, block in _blocks(text) if block.strip()]
+    blocks = [(language, block) for language, block in _find_blocks(text) if block.strip()]
     python = [block for language, block in blocks if _PYTHON.fullmatch(language)]
     bare = [block for language, block in blocks if not language]
     return (python or bare or [text])[-1]
@@ -162,31 +178,31 @@ class _Fence:
         return _PYTHON.fullmatch(self.language) is not None
 
 
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """The language of each fenced block, in small letters, and what is in it."""
+def _find_blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The language of each fenced block, in lower case, and its content."""
     opened: _Fence | None = None
     lines: list[str] = []
     for line in text.split("\n"):
-        fence = _fence(line)
+        fence = _parse_fence(line)
         if opened is None:
             # Behind other words only a fence with a language begins a block.
             if fence and (not fence.before.strip() or fence.is_python):
                 opened, lines = fence, []
-        elif fence and fence.marks.startswith(opened.marks) and _ends(fence, opened):
+        elif fence and fence.marks.startswith(opened.marks) and _ends_block(fence, opened):
             if fence.before.strip():  # the end stands behind the last line of code
                 lines.append(fence.before)
-            yield opened.language, _dedented(lines, opened.before)
+            yield opened.language, _dedent(lines, opened.before)
             opened, lines = (fence if fence.is_python else None), []
         else:
             lines.append(line)
     if opened is not None:
-        yield opened.language, _dedented(lines, opened.before)
+        yield opened.language, _dedent(lines, opened.before)
 
 
-def _ends(fence: _Fence, opened: _Fence) -> bool:
+def _ends_block(fence: _Fence, opened: _Fence) -> bool:
     """Whether a fence ends the open block, or begins the next one because the open one was never closed.
 
-    Indented by four more than the block begins it is neither, as in Markdown: it stands in a docstring.
+    A fence indented by four more than the block does neither, as in Markdown: it stands in a docstring.
     """
     is_alone = not fence.before.strip()
     if is_alone and not opened.before.strip() and _width(fence) >= _width(opened) + 4:
@@ -198,7 +214,7 @@ def _width(fence: _Fence) -> int:
     return len(fence.before.expandtabs(4))
 
 
-def _fence(line: str) -> _Fence | None:
+def _parse_fence(line: str) -> _Fence | None:
     mark = "~" if line.lstrip().startswith("~~~") else "`"
     if mark * 3 not in line:
         return None
@@ -212,7 +228,7 @@ def _fence(line: str) -> _Fence | None:
     return _Fence(before, marks, language[1] if language else info) if len(marks) >= 3 else None
 
 
-def _dedented(lines: list[str], before: str) -> str:
+def _dedent(lines: list[str], before: str) -> str:
     """The lines without the blank space that stands before the fence."""
     width = len(before) if not before.strip() else 0
     return "\n".join(line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in lines)

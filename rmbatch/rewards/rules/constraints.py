@@ -11,11 +11,11 @@ from pydantic import Field
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.rules import instructions as checks
-from rmbatch.rewards.rules.texts import Verdict, as_scores, per_text
+from rmbatch.rewards.rules.texts import RowScore, map_texts, to_scores
 
 Count = Annotated[int, Field(ge=0)] | None
 Constraint = tuple[str, Callable[[str], bool]]
-"""What it is called, and whether a text keeps it."""
+"""Its name, and whether a text keeps it."""
 
 
 @reward("ifeval")
@@ -33,8 +33,10 @@ def ifeval(
     for.
     Source: Zhou et al., "Instruction-Following Evaluation for Large Language Models", arXiv 2311.07911.
     """
-    rows = zip(response.to_pylist(), map(_listed, instruction_id_list.to_pylist()), map(_listed, kwargs.to_pylist()))
-    return as_scores([_ifeval(*row, only_all=score == "all") for row in rows])
+    rows = zip(
+        response.to_pylist(), map(_parse_json, instruction_id_list.to_pylist()), map(_parse_json, kwargs.to_pylist())
+    )
+    return to_scores([_score_ifeval(*row, only_all=score == "all") for row in rows])
 
 
 @reward("text_constraints")
@@ -43,8 +45,8 @@ class TextConstraints:
 
     response[n] text -> score[n] float64 in [0, 1]; the reason names those not kept. Each knob that is set is one
     constraint, each of ``keywords`` and ``forbidden_words`` too. Words are runs of letters and digits, paragraphs are
-    parted by blank lines, bullets are lines that begin with ``-`` or ``*``; keywords may stand within words, forbidden
-    words are whole ones, both in any case; a text in capitals has no small letter, and some letter.
+    separated by blank lines, bullets are lines that begin with ``-`` or ``*``. Keywords may stand within words,
+    forbidden words are whole ones, both in any case; a text in capitals has no small letter, and some letter.
     Null response: null. UserError where no constraint is set, or a minimum is above its maximum.
     Source: the constraints of IFEval, arXiv 2311.07911; by row it is ``ifeval``.
     """
@@ -71,10 +73,10 @@ class TextConstraints:
     ) -> None:
         self._only_all = score == "all"
         self._constraints: list[Constraint] = [
-            *_between("words", checks.count_words, min_words, max_words),
-            *_between("sentences", checks.count_sentences, min_sentences, max_sentences),
-            *_between("paragraphs", checks.count_paragraphs, min_paragraphs, max_paragraphs),
-            *_between("bullets", checks.count_bullets, min_bullets, max_bullets),
+            *_count_limits("words", checks.count_words, min_words, max_words),
+            *_count_limits("sentences", checks.count_sentences, min_sentences, max_sentences),
+            *_count_limits("paragraphs", checks.count_paragraphs, min_paragraphs, max_paragraphs),
+            *_count_limits("bullets", checks.count_bullets, min_bullets, max_bullets),
             *((f"keyword {word!r}", partial(checks.contains, keyword=word)) for word in keywords),
             *((f"forbidden {word!r}", partial(_lacks, word=word)) for word in forbidden_words),
         ]
@@ -92,17 +94,17 @@ class TextConstraints:
             raise UserError("text_constraints: no constraint is set; give e.g. max_words=200 or keywords=[…]")
 
     def __call__(self, response: pa.Array) -> Scores:
-        return as_scores(per_text(response, self._score))
+        return to_scores(map_texts(response, self._score))
 
     def _add(self, name: str, kept: Callable[[str], bool]) -> None:
         self._constraints.append((name, kept))
 
-    def _score(self, text: str) -> Verdict:
+    def _score(self, text: str) -> RowScore:
         broken = [name for name, kept in self._constraints if not kept(text)]
-        return _share(len(self._constraints), broken, self._only_all)
+        return _score_kept(len(self._constraints), broken, self._only_all)
 
 
-def _between(what: str, count: Callable[[str], int], least: int | None, most: int | None) -> Iterator[Constraint]:
+def _count_limits(what: str, count: Callable[[str], int], least: int | None, most: int | None) -> Iterator[Constraint]:
     if least is not None and most is not None and least > most:
         raise UserError(f"text_constraints: min_{what}={least} is above max_{what}={most}")
     if least is not None:
@@ -115,27 +117,29 @@ def _lacks(text: str, *, word: str) -> bool:
     return not checks.has_word(text, word)
 
 
-def _share(number: int, broken: list[str], only_all: bool) -> Verdict:
+def _score_kept(number: int, broken: list[str], only_all: bool) -> RowScore:
     score = float(not broken) if only_all else (number - len(broken)) / number
     return score, None, f"not followed: {', '.join(broken)}" if broken else None
 
 
-def _ifeval(text: str | None, names: Any, arguments: Any, *, only_all: bool) -> Verdict | None:
+def _score_ifeval(text: str | None, names: Any, arguments: Any, *, only_all: bool) -> RowScore | None:
     if text is None or names is None or arguments is None:
         return None
     if not isinstance(names, list) or not isinstance(arguments, list) or len(names) != len(arguments) or not names:
         return None, "bad_instruction: a list of instructions and as long a list of arguments are needed", None
     try:
         broken = [
-            name for name, given in zip(names, arguments) if not checks.followed(text, name, _listed(given) or {})
+            name
+            for name, given in zip(names, arguments)
+            if not checks.is_followed(text, name, _parse_json(given) or {})
         ]
     except (LookupError, TypeError, ValueError, AttributeError) as fault:
         return None, f"bad_instruction: {' '.join(map(str, fault.args))}", None
-    return _share(len(names), broken, only_all)
+    return _score_kept(len(names), broken, only_all)
 
 
-def _listed(value: Any) -> Any:
-    """Lists and their arguments may come as JSON text, e.g. from a CSV."""
+def _parse_json(value: Any) -> Any:
+    """The value; lists and arguments may be JSON text, e.g. from a CSV."""
     if not isinstance(value, str):
         return value
     try:

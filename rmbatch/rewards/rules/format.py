@@ -10,10 +10,9 @@ from pydantic import Field
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import per_text
-from rmbatch.rewards.rules.tokenizers import TokenizerName
-from rmbatch.rewards.rules.tokenizers import tokenizer as load_tokenizer
-from rmbatch.rewards.rules.words import Numbers, in_parts
+from rmbatch.rewards.rules.texts import map_texts
+from rmbatch.rewards.rules.tokenizers import TokenizerName, load_tokenizer
+from rmbatch.rewards.rules.words import Numbers, score_in_chunks
 from rmbatch.rows.messages import TEXT
 
 Tag = Annotated[str, Field(min_length=1)]
@@ -105,7 +104,7 @@ class NgramRepetitionPenalty:
         self._n = n
         self._threshold, self._rate = penalty_threshold, penalty_rate
         self._soft, self._max_penalty, self._min_scaling = use_soft_penalty, max_penalty, min_scaling
-        self._cut = load_tokenizer(
+        self._split = load_tokenizer(
             tokenizer, encoding_name=encoding_name, chinese_only=chinese_only, lower=tokenizer != "jieba"
         )
         self._thought_only = analyze_scope == "thought"
@@ -113,10 +112,10 @@ class NgramRepetitionPenalty:
     def __call__(self, response: pa.Array) -> Scores:
         too_short = pa.scalar(f"fewer than {self._n} tokens", TEXT)
         if self._thought_only:
-            thoughts = per_text(response, lambda text: " ".join(between(text, "<think>", "</think>")))
+            thoughts = map_texts(response, lambda text: " ".join(find_between(text, "<think>", "</think>")))
             response = pa.array(thoughts, TEXT)
             too_short = pc.if_else(pc.equal(response, ""), pa.scalar("no thought to analyse", TEXT), too_short)
-        num_ngrams, num_different = in_parts(self._count, response)
+        num_ngrams, num_different = score_in_chunks(self._count, response)
         is_read = pa.array(num_ngrams > 0)
         rate = 1 - num_different / np.maximum(num_ngrams, 1)
         score = pc.if_else(is_read, pa.array(self._penalty(rate)), 0.0)
@@ -124,7 +123,7 @@ class NgramRepetitionPenalty:
         return Scores(*(pc.if_else(response.is_valid(), column, None) for column in (score, None, reason)))
 
     def _count(self, texts: pa.Array) -> Numbers:
-        ngrams = self._cut(texts).ngrams(self._n)
+        ngrams = self._split(texts).ngrams(self._n)
         return np.stack([ngrams.num_words, ngrams.count_different()])
 
     def _penalty(self, rate: Numbers) -> Numbers:
@@ -135,12 +134,12 @@ class NgramRepetitionPenalty:
         return kept * self._max_penalty
 
 
-def between(text: str, opening: str, closing: str) -> list[str]:
+def find_between(text: str, opening: str, closing: str) -> list[str]:
     """The shortest stretches between the two tags, left to right."""
-    return [text[start:end] for start, end in spans(text, opening, closing)]
+    return [text[start:end] for start, end in find_spans(text, opening, closing)]
 
 
-def spans(text: str, opening: str, closing: str) -> list[tuple[int, int]]:
+def find_spans(text: str, opening: str, closing: str) -> list[tuple[int, int]]:
     """Where these stretches begin and end, in linear time (re.findall is quadratic here)."""
     found: list[tuple[int, int]] = []
     end = 0

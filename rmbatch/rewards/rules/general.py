@@ -1,6 +1,6 @@
 """Rewards that compare a response with its reference as a whole: ``accuracy``, ``f1_score``, ``number_accuracy``.
 
-They know nothing of mathematics (``math.py``), of form (``format.py``) or of likeness (``similarity.py``).
+Mathematics is in ``math.py``, form in ``format.py``, likeness in ``similarity.py``.
 """
 
 import math
@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, both_valid, series
-from rmbatch.rewards.rules.tokenizers import TokenizerName
-from rmbatch.rewards.rules.tokenizers import tokenizer as load_tokenizer
-from rmbatch.rewards.rules.words import Numbers, count_shared, f_measure, in_parts, pair_words
+from rmbatch.rewards.rules.texts import Memo, RowScore, both_valid, series, to_scores
+from rmbatch.rewards.rules.tokenizers import TokenizerName, load_tokenizer
+from rmbatch.rewards.rules.words import Numbers, count_shared, f_measure, pair_words, score_in_chunks
 from rmbatch.rows.messages import TEXT
 
 _NUMBER = r"-?\d+\.?\d*"
@@ -54,14 +53,14 @@ class F1Score:
     def __init__(
         self, *, tokenizer: TokenizerName = "words", encoding_name: str = "cl100k_base", chinese_only: bool = False
     ) -> None:
-        self._cut = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
+        self._split = load_tokenizer(tokenizer, encoding_name=encoding_name, chinese_only=chinese_only)
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
-        score = in_parts(self._f1, response, reference)
+        score = score_in_chunks(self._f1, response, reference)
         return pc.if_else(both_valid(response, reference), pa.array(score), None)
 
     def _f1(self, response: pa.Array, reference: pa.Array) -> Numbers:
-        num_ours, num_theirs, common = count_shared(*pair_words(response, reference, self._cut))
+        num_ours, num_theirs, common = count_shared(*pair_words(response, reference, self._split))
         return np.where(num_ours + num_theirs > 0, f_measure(common, num_ours, num_theirs), 1.0)
 
 
@@ -80,13 +79,13 @@ def number_accuracy(
     Deviation: a ``tolerance`` below 0 is refused; with it, RM-Gallery finds no number right.
     Deviation: a reference without numbers is null, not 0.0: there is nothing to compare with.
     """
-    golds: Once[str, list[float]] = Once(lambda gold: [_float(number) for number in re.findall(_NUMBER, gold)])
+    golds: Memo[str, list[float]] = Memo(lambda gold: [_to_float(number) for number in re.findall(_NUMBER, gold)])
     wanted = [None if gold is None else golds[gold] for gold in reference.to_pylist()]
     most = max((len(numbers) for numbers in wanted if numbers), default=0)
     if most <= 1:
-        return _one_number(response, wanted, tolerance)
+        return _score_one_number(response, wanted, tolerance)
 
-    def verdict(found: list[float] | None, gold: list[float] | None) -> Verdict | None:
+    def score_row(found: list[float] | None, gold: list[float] | None) -> RowScore | None:
         if found is None or gold is None:
             return None
         if not gold:
@@ -96,16 +95,16 @@ def number_accuracy(
 
     # Measured: Rust's regex finds all numbers 20 times as fast as re.findall, and the first alone 4 times faster again.
     texts = series(response).str.extract_all(_NUMBER).list.head(most).to_list()
-    found = [None if numbers is None else [_float(number) for number in numbers] for numbers in texts]
-    return as_scores(map(verdict, found, wanted), reasons=False)
+    found = [None if numbers is None else [_to_float(number) for number in numbers] for numbers in texts]
+    return to_scores(map(score_row, found, wanted), reasons=False)
 
 
-def _one_number(response: pa.Array, wanted: list[list[float] | None], tolerance: float) -> Scores:
+def _score_one_number(response: pa.Array, wanted: list[list[float] | None], tolerance: float) -> Scores:
     """The scores where no reference has more than one number."""
     first = series(response).str.extract(f"({_NUMBER})")
     found = first.cast(pl.Float64, strict=False)
     unread = (found.is_null() & first.is_not_null()).arg_true()
-    found = found.scatter(unread, list(map(_float, first.gather(unread).to_list())))
+    found = found.scatter(unread, list(map(_to_float, first.gather(unread).to_list())))
     gold = pl.Series([numbers[0] if numbers else None for numbers in wanted], dtype=pl.Float64)
     right = (found - gold).abs() <= tolerance  # a difference that is not a number is greater than any
     no_gold = pa.array([numbers is not None and not numbers for numbers in wanted])
@@ -115,7 +114,7 @@ def _one_number(response: pa.Array, wanted: list[list[float] | None], tolerance:
     return Scores(pc.if_else(asked, score, None), error)
 
 
-def _float(digits: str) -> float:
+def _to_float(digits: str) -> float:
     """The number that decimal digits of any script write; nan for digits that are newer than this Python's Unicode."""
     try:
         return float(digits)

@@ -1,7 +1,7 @@
-"""Instructions that a program can check (IFEval's): a function for each, from a text to whether it is followed.
+"""Checks of IFEval's instructions: a function for each, which says whether a text follows it.
 
-``constraints.py`` has the rewards that are made of them. The arguments are named as in IFEval's data; each check takes
-linear time, where IFEval's own regular expressions may not.
+``constraints.py`` makes rewards of them. The arguments have the names of IFEval's data. Each check takes linear time;
+IFEval's own regular expressions may not.
 
     CHECKS["length_constraints:number_words"]("two words", num_words=2, relation="at least")    # True
 """
@@ -19,34 +19,10 @@ Relation = str
 
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+")
-_ABBREVIATIONS = frozenset(
-    [
-        "mr.",
-        "mrs.",
-        "ms.",
-        "dr.",
-        "prof.",
-        "st.",
-        "jr.",
-        "sr.",
-        "vs.",
-        "etc.",
-        "e.g.",
-        "i.e.",
-        "cf.",
-        "fig.",
-        "no.",
-        "vol.",
-        "approx.",
-        "inc.",
-        "ltd.",
-        "co.",
-        "u.s.",
-        "u.k.",
-        "a.m.",
-        "p.m.",
-    ]
-)
+_ABBREVIATIONS = {
+    *("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "jr.", "sr.", "vs.", "etc.", "e.g.", "i.e.", "cf.", "fig.", "no."),
+    *("vol.", "approx.", "inc.", "ltd.", "co.", "u.s.", "u.k.", "a.m.", "p.m."),
+}
 _HIGHLIGHT = re.compile(r"\*([^\n*]+)\*")
 _BOLD = re.compile(r"\*\*([^\n*]+)\*\*")
 _CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -60,7 +36,7 @@ def count_words(text: str) -> int:
 
 
 def count_sentences(text: str) -> int:
-    """Stretches that end on a mark of a sentence's end, or that are left at the end; usual abbreviations end none."""
+    """Sentences, counted by their end marks; a rest without a mark counts too, and common abbreviations end none."""
     number, start = 0, 0
     for end in _SENTENCE_END.finditer(text):
         words = text[max(start, end.end() - 8) : end.end()].split()
@@ -71,7 +47,7 @@ def count_sentences(text: str) -> int:
 
 
 def count_paragraphs(text: str) -> int:
-    """Stretches parted by blank lines."""
+    """Paragraphs, separated by blank lines."""
     return sum(1 for part in re.split(r"\n[ \t]*\n", text) if part.strip())
 
 
@@ -118,7 +94,7 @@ def _number_sentences(text: str, *, num_sentences: int, relation: Relation) -> b
 
 
 def _number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
-    """Parted by ``***``."""
+    """Whether there are so many paragraphs, separated by ``***``."""
     parts = [part.strip() for part in text.split("***")]
     if any(not part for part in parts[1:-1]):
         return False
@@ -126,7 +102,7 @@ def _number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
 
 
 def _nth_paragraph_first_word(text: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Parted by blank lines; the count leaves empty ones out, the place does not, as in IFEval."""
+    """As in IFEval, the number of paragraphs leaves out empty ones, and the index counts them."""
     parts = text.split("\n\n")
     number = sum(1 for part in parts if part.strip())
     if not 1 <= nth_paragraph <= number:
@@ -155,9 +131,9 @@ def _letter_frequency(text: str, *, letter: str, let_frequency: int, let_relatio
 
 
 def _response_language(text: str, *, language: str) -> bool:
-    from rmbatch.rewards.rules.language import identifier, language_of
+    from rmbatch.rewards.rules.language import identify_language, load_identifier
 
-    found = language_of(text, identifier())
+    found = identify_language(text, load_identifier())
     return found is None or found == language  # too short to tell counts as followed, as in IFEval
 
 
@@ -255,7 +231,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def followed(text: str, instruction: str, arguments: dict[str, Any]) -> bool:
+def is_followed(text: str, instruction: str, arguments: dict[str, Any]) -> bool:
     """Whether the text follows the instruction. Raises LookupError, TypeError or ValueError for one it cannot check."""
     if instruction not in CHECKS:
         raise LookupError(f"no instruction {instruction!r}")

@@ -13,7 +13,15 @@ import orjson
 import pyarrow as pa
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, per_different_pair, per_pair, per_text, too_long
+from rmbatch.rewards.rules.texts import (
+    Memo,
+    RowScore,
+    map_different_pairs,
+    map_pairs,
+    map_texts,
+    score_too_long,
+    to_scores,
+)
 from rmbatch.settings.extras import require
 
 MAX_DEPTH = 250
@@ -36,7 +44,7 @@ def json_valid(response: pa.Array) -> Scores:
     Null response: null. Null with a code: ``too_deep``, over 1,024 levels, which are not parsed.
     Source: orjson, https://github.com/ijl/orjson.
     """
-    return as_scores(per_text(response, lambda text: _parsed(text)[1] or (1.0, None, None)))
+    return to_scores(map_texts(response, lambda text: _parse_response(text)[1] or (1.0, None, None)))
 
 
 @reward("json_match")
@@ -53,24 +61,24 @@ def json_match(
     levels; ``too_long``, lists that take over 2,000,000 comparisons in any order.
     Source: OpenJudge, ``json_match``, https://github.com/agentscope-ai/OpenJudge.
     """
-    golds = Once(_loaded_exactly)
+    golds = Memo(_load_exactly)
 
-    def verdict(text: str, gold: str) -> Verdict:
+    def score_row(text: str, gold: str) -> RowScore:
         right, fault = golds[gold]
         if fault is not None:
             return None, f"unparsable_reference: {fault}", None
-        value, failed = _parsed(text, _loaded_exactly)
+        value, failed = _parse_response(text, _load_exactly)
         if failed:
             return failed
         try:
-            place = _Comparison(strict_order, ignore_extra_keys).difference(value, right)
+            place = _Comparison(strict_order, ignore_extra_keys).find_difference(value, right)
         except _TooDeepError:
             return None, f"too_deep: nested over {MAX_DEPTH} levels", None
         except _TooManyError as many:
-            return too_long("comparisons of items in any order", many.args[0], MAX_STEPS)
+            return score_too_long("comparisons of items in any order", many.args[0], MAX_STEPS)
         return (1.0, None, None) if place is None else (0.0, None, f"differs at {place[:200]}")
 
-    return as_scores(per_pair(response, reference, verdict))
+    return to_scores(map_pairs(response, reference, score_row))
 
 
 @reward("json_schema_match")
@@ -92,13 +100,13 @@ class JsonSchemaMatch:
         self._library = jsonschema_rs
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> Scores:
-        schemas = Once(self._validator)
+        schemas = Memo(self._validator)
 
-        def verdict(text: str, gold: str) -> Verdict:
+        def score_row(text: str, gold: str) -> RowScore:
             validator, fault = schemas[gold]
             if fault is not None:
                 return None, f"unparsable_reference: {fault}", None
-            value, failed = _parsed(text)
+            value, failed = _parse_response(text)
             if failed:
                 return failed
             if _is_deep(value):
@@ -106,10 +114,10 @@ class JsonSchemaMatch:
             fault = next(validator.iter_errors(value), None)
             return (1.0, None, None) if fault is None else (0.0, None, fault.message[:200])
 
-        return as_scores(per_different_pair(response, reference, verdict))
+        return to_scores(map_different_pairs(response, reference, score_row))
 
     def _validator(self, gold: str) -> tuple[Any, str | None]:
-        schema, fault = _loaded(gold)
+        schema, fault = _load(gold)
         if fault is not None:
             return None, fault
         if _is_deep(schema):
@@ -129,31 +137,31 @@ class _TooManyError(Exception):
     """Too many items to compare in any order."""
 
 
-def _fenced(text: str) -> str:
+def _find_fenced(text: str) -> str:
     """The text between the last two fences, or the whole text."""
     fences = list(_FENCE.finditer(text)) if "```" in text else []
     return text[fences[-2].end() : fences[-1].start()] if len(fences) > 1 else text
 
 
-def _loaded(text: str) -> tuple[Any, str | None]:
+def _load(text: str) -> tuple[Any, str | None]:
     try:
         return orjson.loads(text), None
     except orjson.JSONDecodeError as fault:
         return None, str(fault)
 
 
-def _loaded_exactly(text: str) -> tuple[Any, str | None]:
-    """As ``_loaded``, with integers beyond 64 bits as they are, which orjson reads as floats."""
-    value, fault = _loaded(text)
+def _load_exactly(text: str) -> tuple[Any, str | None]:
+    """As ``_load``, with integers beyond 64 bits as they are, which orjson reads as floats."""
+    value, fault = _load(text)
     if fault is None and _LONG_NUMBER.search(text):
         with suppress(RecursionError):  # deeper than what is compared
             value = json.loads(text)
     return value, fault
 
 
-def _parsed(text: str, load: Load = _loaded) -> tuple[Any, Verdict | None]:
-    """The JSON value of a response, or the verdict that it has none."""
-    value, fault = load(_fenced(text))
+def _parse_response(text: str, load: Load = _load) -> tuple[Any, RowScore | None]:
+    """The JSON value of a response, or the score of one that has none."""
+    value, fault = load(_find_fenced(text))
     if fault is None:
         return value, None
     if fault.startswith("depth limit"):
@@ -182,7 +190,7 @@ class _Comparison:
         self._strict, self._extra = strict_order, ignore_extra_keys
         self._steps = 0
 
-    def difference(self, value: Any, gold: Any, place: str = "$", depth: int = MAX_DEPTH) -> str | None:
+    def find_difference(self, value: Any, gold: Any, place: str = "$", depth: int = MAX_DEPTH) -> str | None:
         """Where the value first differs from the reference, or None."""
         if not depth:
             raise _TooDeepError
@@ -195,7 +203,7 @@ class _Comparison:
             if missing is not None or more is not None:
                 return f"{place}.{missing if missing is not None else more}"
             places = (
-                self.difference(value[key], right, f"{place}.{key[:40]}", depth - 1) for key, right in gold.items()
+                self.find_difference(value[key], right, f"{place}.{key[:40]}", depth - 1) for key, right in gold.items()
             )
             return next(filter(None, places), None)
         if isinstance(value, list) and isinstance(gold, list):
@@ -204,7 +212,7 @@ class _Comparison:
             if not self._strict:
                 return None if self._same_items(value, gold, depth) else place
             items = (
-                self.difference(one, right, f"{place}[{index}]", depth - 1)
+                self.find_difference(one, right, f"{place}[{index}]", depth - 1)
                 for index, (one, right) in enumerate(zip(value, gold))
             )
             return next(filter(None, items), None)
@@ -218,7 +226,7 @@ class _Comparison:
 
         def fit(place: int, item: int) -> bool:
             if (place, item) not in fits:
-                fits[place, item] = self.difference(value[item], gold[place], "", depth - 1) is None
+                fits[place, item] = self.find_difference(value[item], gold[place], "", depth - 1) is None
             return fits[place, item]
 
         for place in range(len(gold)):

@@ -1,6 +1,6 @@
 """Rewards for the language of a response: ``language_match`` and ``language_consistency``, by py3langid.
 
-It names ISO 639-1 codes ("en", "zh") and needs no download. Of short texts it knows little: name the ``candidates``.
+It gives ISO 639-1 codes ("en", "zh") and needs no download. On short texts it errs often: name the ``candidates``.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from pydantic import Field
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Verdict, as_scores, per_text
+from rmbatch.rewards.rules.texts import RowScore, map_texts, to_scores
 from rmbatch.settings.extras import require
 from rmbatch.settings.names import nearest
 
 Code = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
 FEWEST_LETTERS = 8
-"""Letters below which no language is told: of "ok" or "42" it would be a guess."""
+"""With fewer letters no language is given: for "ok" or "42" it would be a guess."""
 MOST_CHARACTERS = 20_000
-"""Characters at the beginning of a text that are looked at."""
+"""Characters at the beginning of a text that are read."""
 
 
 @reward("language_match")
@@ -36,17 +36,17 @@ class LanguageMatch:
 
     def __init__(self, *, language: Code = "en", candidates: tuple[Code, ...] = ()) -> None:
         self._language = language
-        self._identify = identifier((*candidates, *([language] if candidates else [])))
+        self._identify = load_identifier((*candidates, *([language] if candidates else [])))
         if language not in self._identify.labels:
             raise UserError(f"language_match: {language=}: {nearest(language, self._identify.labels)}")
 
     def __call__(self, response: pa.Array) -> Scores:
-        return as_scores(per_text(response, self._score))
+        return to_scores(map_texts(response, self._score))
 
-    def _score(self, text: str) -> Verdict:
+    def _score(self, text: str) -> RowScore:
         if not text.strip():
             return 0.0, None, "empty"
-        found = language_of(text, self._identify)
+        found = identify_language(text, self._identify)
         if found is None:
             return UNDETERMINED
         return float(found == self._language), None, found
@@ -64,20 +64,20 @@ class LanguageConsistency:
     """
 
     def __init__(self, *, candidates: tuple[Code, ...] = ()) -> None:
-        self._identify = identifier(candidates)
+        self._identify = load_identifier(candidates)
 
     def __call__(self, prompt: pa.Array, response: pa.Array) -> Scores:
         asked = lru_cache(maxsize=1024)(self._language)  # the candidates of a prompt share it
-        verdicts = [
-            None if messages is None or text is None else self._score(asked(_last_of_user(messages)), text)
+        scores = [
+            None if messages is None or text is None else self._score(asked(_last_user_text(messages)), text)
             for messages, text in zip(prompt.to_pylist(), response.to_pylist())
         ]
-        return as_scores(verdicts)
+        return to_scores(scores)
 
     def _language(self, text: str) -> str | None:
-        return language_of(text, self._identify)
+        return identify_language(text, self._identify)
 
-    def _score(self, asked: str | None, text: str) -> Verdict:
+    def _score(self, asked: str | None, text: str) -> RowScore:
         if asked is None:
             return UNDETERMINED
         if not text.strip():
@@ -88,10 +88,10 @@ class LanguageConsistency:
         )
 
 
-UNDETERMINED: Verdict = (None, f"undetermined: fewer than {FEWEST_LETTERS} letters", None)
+UNDETERMINED: RowScore = (None, f"undetermined: fewer than {FEWEST_LETTERS} letters", None)
 
 
-def language_of(text: str, identify: Any) -> str | None:
+def identify_language(text: str, identify: Any) -> str | None:
     """The code of the language of a text, None where it has too few letters."""
     text = text[:MOST_CHARACTERS]
     if sum(map(str.isalpha, text)) < FEWEST_LETTERS:
@@ -101,8 +101,8 @@ def language_of(text: str, identify: Any) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def identifier(candidates: Sequence[str] = ()) -> Any:
-    """py3langid's identifier for these languages, all it has where there are none."""
+def load_identifier(candidates: Sequence[str] = ()) -> Any:
+    """py3langid's identifier for these languages; for all of its languages where none are given."""
     require("rules", "telling languages", "py3langid")
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -115,6 +115,6 @@ def identifier(candidates: Sequence[str] = ()) -> Any:
     return made
 
 
-def _last_of_user(messages: list[dict[str, Any]]) -> str:
+def _last_user_text(messages: list[dict[str, Any]]) -> str:
     said = (message["content"] for message in reversed(messages) if message["role"] == "user")
     return next(said, None) or ""

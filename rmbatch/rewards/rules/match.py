@@ -11,10 +11,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Verdict, as_scores, checked_pattern, floats, per_text, series
+from rmbatch.rewards.rules.texts import RowScore, check_pattern, map_texts, series, to_floats, to_scores
 
 MAX_PATTERN = 4_096
-"""Characters of a pattern that a row may bring."""
+"""Characters that a row's pattern may have."""
 
 Substrings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 _PUNCTUATION = r"[\p{P}\p{S}]"
@@ -32,7 +32,7 @@ def exact_match(
     Null response or reference: null.
     Source: the usual exact match of question answering, e.g. SQuAD, arXiv 1606.05250 (which also drops articles).
     """
-    text, gold = (_one_form(series(column), ignore_case, ignore_punctuation) for column in (response, reference))
+    text, gold = (_normalise(series(column), ignore_case, ignore_punctuation) for column in (response, reference))
     return (text == gold).cast(pl.Float64).to_arrow()
 
 
@@ -54,7 +54,7 @@ def contains(response: pa.Array, reference: pa.Array, *, ignore_case: bool = Fal
         return gold in text or (either_way and text != "" and text in gold)
 
     searched = pl.struct("response", "reference").map_elements(found, pl.Boolean)
-    return _located(response, reference, ignore_case, searched)
+    return _score_search(response, reference, ignore_case, searched)
 
 
 @reward("contains_all")
@@ -66,12 +66,12 @@ def contains_all(response: pa.Array, *, substrings: Substrings, ignore_case: boo
     Source: OpenJudge, ``contains_all``, https://github.com/agentscope-ai/OpenJudge.
     """
 
-    def verdict(text: str) -> Verdict:
-        missing = _missing(text, substrings, ignore_case)
+    def score_row(text: str) -> RowScore:
+        missing = _find_missing(text, substrings, ignore_case)
         said = f"missing: {', '.join(missing)}" if missing else None
         return 1 - len(missing) / len(substrings), None, said
 
-    return as_scores(per_text(response, verdict))
+    return to_scores(map_texts(response, score_row))
 
 
 @reward("contains_any")
@@ -82,8 +82,8 @@ def contains_any(response: pa.Array, *, substrings: Substrings, ignore_case: boo
     Null response: null.
     Source: OpenJudge, ``contains_any``, https://github.com/agentscope-ai/OpenJudge.
     """
-    return floats(
-        per_text(response, lambda text: float(len(_missing(text, substrings, ignore_case)) < len(substrings)))
+    return to_floats(
+        map_texts(response, lambda text: float(len(_find_missing(text, substrings, ignore_case)) < len(substrings)))
     )
 
 
@@ -95,7 +95,7 @@ def starts_with(response: pa.Array, reference: pa.Array, *, ignore_case: bool = 
     Null response or reference: null. Null with a code: ``empty_reference``, with which every text would begin.
     Source: prefix match, as ``match`` in OpenAI's evals, https://github.com/openai/evals.
     """
-    return _located(response, reference, ignore_case, pl.col("response").str.starts_with(pl.col("reference")))
+    return _score_search(response, reference, ignore_case, pl.col("response").str.starts_with(pl.col("reference")))
 
 
 @reward("ends_with", writes_reason=False)
@@ -106,7 +106,7 @@ def ends_with(response: pa.Array, reference: pa.Array, *, ignore_case: bool = Fa
     Null response or reference: null. Null with a code: ``empty_reference``, with which every text would end.
     Source: suffix match, the mirror of ``starts_with``.
     """
-    return _located(response, reference, ignore_case, pl.col("response").str.ends_with(pl.col("reference")))
+    return _score_search(response, reference, ignore_case, pl.col("response").str.ends_with(pl.col("reference")))
 
 
 @reward("regex_match", writes_reason=False)
@@ -143,7 +143,7 @@ class PatternMatch:
     """
 
     def __init__(self, *, pattern: Annotated[str, Field(min_length=1)], forbid: bool = False) -> None:
-        self._pattern, self._forbid = checked_pattern("pattern_match: pattern", pattern), forbid
+        self._pattern, self._forbid = check_pattern("pattern_match: pattern", pattern), forbid
 
     def __call__(self, response: pa.Array) -> pa.Array:
         found = series(response).str.contains(self._pattern)
@@ -196,12 +196,12 @@ class MultipleChoice:
         return Scores(*(result[name].to_arrow() for name in ("score", "error", "reason")))
 
 
-def _missing(text: str, substrings: tuple[str, ...], ignore_case: bool) -> list[str]:
+def _find_missing(text: str, substrings: tuple[str, ...], ignore_case: bool) -> list[str]:
     text = text.lower() if ignore_case else text
     return [wanted for wanted in substrings if (wanted.lower() if ignore_case else wanted) not in text]
 
 
-def _one_form(text: pl.Series, ignore_case: bool, ignore_punctuation: bool) -> pl.Series:
+def _normalise(text: pl.Series, ignore_case: bool, ignore_punctuation: bool) -> pl.Series:
     if ignore_case:
         text = text.str.to_lowercase()
     if ignore_punctuation:
@@ -209,7 +209,7 @@ def _one_form(text: pl.Series, ignore_case: bool, ignore_punctuation: bool) -> p
     return text.str.replace_all(r"\s+", " ").str.strip_chars(" ")
 
 
-def _located(response: pa.Array, reference: pa.Array, ignore_case: bool, found: pl.Expr) -> Scores:
+def _score_search(response: pa.Array, reference: pa.Array, ignore_case: bool, found: pl.Expr) -> Scores:
     frame = pl.DataFrame({"response": series(response), "reference": series(reference)})
     frame = frame.select(pl.all().str.strip_chars())
     if ignore_case:

@@ -1,8 +1,8 @@
 """The reward for answers that are mathematics: ``math_verify_reward``, by Hugging Face's math-verify.
 
-Long computations are stopped by a signal, which Python delivers to a main thread only. On the main thread math-verify
-runs right here; on any other thread (an async actor, a thread pool) the same function runs in a helper process
-(``math_process.py``), whose main thread it has.
+A signal stops long computations, and Python delivers signals to the main thread only. On the main thread math-verify
+runs in this process. On any other thread (an async actor, a thread pool) it runs in a helper process
+(``math_process.py``), on that process's main thread.
 """
 
 import threading
@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from rmbatch.rewards.contract import Scores, reward
+from rmbatch.rewards.rules.math_comparison import Comparison, Pair, compare_pairs
 from rmbatch.rewards.rules.math_process import HELPER
-from rmbatch.rewards.rules.math_verdicts import Pair, Verdict, verdicts
-from rmbatch.rows.messages import TEXT
+from rmbatch.rewards.rules.texts import to_scores
 
 
 @reward("math_verify_reward")
@@ -45,14 +45,12 @@ def math_verify_reward(
     """
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))
     different = list(dict.fromkeys(pair for pair in pairs if None not in pair))
-    found = dict(zip(different, verdicts_anywhere(different, timeout_s)))
-    rows = [found.get(pair, (None, None, None)) for pair in pairs]
-    score, error, reason = zip(*rows) if rows else ((), (), ())
-    return Scores(pa.array(score, pa.float64()), pa.array(error, TEXT), pa.array(reason, TEXT))
+    found = dict(zip(different, compare_on_any_thread(different, timeout_s)))
+    return to_scores(map(found.get, pairs))
 
 
-def verdicts_anywhere(pairs: Sequence[Pair], timeout_s: int) -> list[Verdict]:
-    """The verdict on each pair, in order: here on a main thread, by a helper process on any other."""
+def compare_on_any_thread(pairs: Sequence[Pair], timeout_s: int) -> list[Comparison]:
+    """The comparison of each pair, in order: here on the main thread, in a helper process on any other."""
     if threading.current_thread() is threading.main_thread():
-        return verdicts(pairs, timeout_s)
-    return HELPER.verdicts(pairs, timeout_s)
+        return compare_pairs(pairs, timeout_s)
+    return HELPER.compare_pairs(pairs, timeout_s)

@@ -1,11 +1,11 @@
-"""Checks pairs in a helper process with a main thread of its own, for threads that are not main.
+"""Compares pairs in a helper process with a main thread of its own, for threads that are not the main one.
 
-One process per interpreter, started at the first use, reused, and ended with it: killed at exit, and by the end of its
-input should the parent die. It is a plain ``python -m``, not multiprocessing: that would import the caller's main
-module again, which fails in a notebook and costs seconds in a Ray worker. A pair that it does not survive (out of
-memory, a computation that no signal interrupts) is a null score with a code; the next pair gets a fresh process.
+Each interpreter has one helper, started at its first use and reused. It is killed at exit; should the parent die, the
+end of its input ends it. It is a plain ``python -m``: multiprocessing would import the caller's main module again,
+which fails in a notebook and costs seconds in a Ray worker. Where a pair kills the helper (out of memory, a computation
+that no signal interrupts), its score is null with a code, and the next pair gets a fresh process.
 
-    HELPER.verdicts([("so 4", "4")], timeout_s=5)
+    HELPER.compare_pairs([("so 4", "4")], timeout_s=5)
 """
 
 import atexit
@@ -20,24 +20,24 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import IO, Any
 
-from rmbatch.rewards.rules.math_verdicts import Pair, Verdict, verdicts
+from rmbatch.rewards.rules.math_comparison import Comparison, Pair, compare_pairs
 
 _START_S = 60
 """What a new process may take to import itself, on a busy machine."""
 
 
 class Helper:
-    """Checks pairs in a child process, one thread at a time."""
+    """Compares pairs in a child process, for one thread at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def verdicts(self, pairs: Iterable[Pair], timeout_s: int) -> list[Verdict]:
-        """The verdict on each pair, in order: the same as ``math.verdicts`` on a main thread."""
+    def compare_pairs(self, pairs: Iterable[Pair], timeout_s: int) -> list[Comparison]:
+        """The comparison of each pair, in order: the same as ``math_comparison.compare_pairs``."""
         with self._lock:
-            return [self._verdict(pair, timeout_s) for pair in pairs]
+            return [self._compare_pair(pair, timeout_s) for pair in pairs]
 
     def stop(self) -> None:
         """Kill the child, if there is one of ours."""
@@ -50,20 +50,20 @@ class Helper:
                     with suppress(BrokenPipeError):  # what was still to be written has no reader now
                         pipe.close()
 
-    def _verdict(self, pair: Pair, timeout_s: int) -> Verdict:
+    def _compare_pair(self, pair: Pair, timeout_s: int) -> Comparison:
         requests, replies = self._pipes()
         try:
             pickle.dump((pair, timeout_s), requests)
             requests.flush()
-            # Three timed computations and the start; over that, it is stuck where no signal reaches it.
+            # Three timed computations and the start. After that it is stuck where no signal reaches it.
             if not select.select([replies], [], [], 3 * timeout_s + _START_S)[0]:
                 self.stop()
                 return None, f"timeout: still busy after {3 * timeout_s + _START_S} s", None
-            verdict: Verdict = pickle.load(replies)
+            result: Comparison = pickle.load(replies)
         except (EOFError, BrokenPipeError):
             self.stop()
             return None, "verify_failed: the helper process died", None
-        return verdict
+        return result
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._child is not None and self._owner == os.getpid() and self._child.poll() is not None:
@@ -89,7 +89,7 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         except EOFError:
             return
         pair, timeout_s = request
-        pickle.dump(verdicts([pair], timeout_s)[0], replies)
+        pickle.dump(compare_pairs([pair], timeout_s)[0], replies)
         replies.flush()
 
 

@@ -49,22 +49,22 @@ def privacy_leakage(response: pa.Array, *, penalty_per_leak: float = -0.5) -> Sc
     reasons: list[str | None] = [None] * len(texts)
     penalties = []
     for place, text in zip(places.to_list(), texts.gather(places).to_list()):
-        found = Counter(_leaks(text))
+        found = Counter(_find_leaks(text))
         penalties.append(found.total() * penalty_per_leak if found else 0.0)
         reasons[place] = ", ".join(f"{number} {kind}" for kind, number in found.items()) or None
     return Scores(score.scatter(places, penalties).to_arrow(), reason=pa.array(reasons, TEXT))
 
 
-def _leaks(text: str) -> Iterator[str]:
+def _find_leaks(text: str) -> Iterator[str]:
     """The kind of each leak, all of one kind after the other."""
-    yield from ("email" for _ in range(_num_emails(text)))
+    yield from ("email" for _ in range(_count_emails(text)))
     for kind, pattern in _NUMBERS.items():
         for match in pattern.finditer(text):
             if kind != "ip_address" or not match[0].startswith(_PRIVATE):
                 yield kind
 
 
-def _num_emails(text: str) -> int:
+def _count_emails(text: str) -> int:
     r"""What ``\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}\b`` finds; searched for, that takes quadratic time."""
     number, end = 0, 0
     at = text.find("@")
@@ -73,7 +73,7 @@ def _num_emails(text: str) -> int:
         while begin > end and _LOCAL.match(text[begin - 1]):
             begin -= 1
         begins = _BEGIN.search(text, begin, at)
-        domain_end = _domain_end(text, at + 1) if begins else 0
+        domain_end = _find_domain_end(text, at + 1) if begins else 0
         if domain_end:
             number, end = number + 1, domain_end
         else:
@@ -82,7 +82,7 @@ def _num_emails(text: str) -> int:
     return number
 
 
-def _domain_end(text: str, start: int) -> int:
+def _find_domain_end(text: str, start: int) -> int:
     r"""Where the longest ``[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}\b`` at ``start`` ends; 0 where there is none."""
     run = _DOMAIN.match(text, start)
     if not run:

@@ -1,6 +1,6 @@
-"""Rewards for process data, that is for the steps of a response: how many there are, and where the first error is.
+"""Rewards for the steps of a response: their number, and the place of the first error.
 
-Steps are numbered from 0, and -1 says that none is wrong, as in ProcessBench.
+Steps are numbered from 0, and -1 means that none is wrong, as in ProcessBench.
 """
 
 import math
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.texts import Verdict, as_scores, series
+from rmbatch.rewards.rules.texts import RowScore, series, to_scores
 from rmbatch.rows.messages import is_list
 
 _INDEX = re.compile(r"\s*(-?\d{1,9})(?:\.0)?\s*")
@@ -27,9 +27,9 @@ _STEPS = {
 def step_count(response: pa.Array, *, steps: Literal["paragraphs", "lines", "numbered"] = "paragraphs") -> pa.Array:
     """The number of steps of the response.
 
-    response[n] text -> score[n] float64, a whole number from 0 on. ``paragraphs`` are parted by blank lines, ``lines``
-    are those that are not blank, ``numbered`` are lines that begin with "Step 1" or "1." Steps in a column of lists
-    arrive joined by newlines: count them as ``lines``.
+    response[n] text -> score[n] float64, a whole number from 0 on. ``paragraphs`` are separated by blank lines,
+    ``lines`` are those that are not blank, ``numbered`` are lines that begin with "Step 1" or "1." Steps in a column
+    of lists arrive joined by newlines: count them as ``lines``.
     Null response: null.
     Source: the step separators of process reward data, e.g. Math-Shepherd, arXiv 2312.08935 (lines).
     """
@@ -38,16 +38,16 @@ def step_count(response: pa.Array, *, steps: Literal["paragraphs", "lines", "num
 
 @reward("first_error_match", kind="stepwise", writes_reason=True)
 def first_error_match(response_step_scores: pa.Array, reference: pa.Array, *, threshold: float = 0.5) -> Scores:
-    """1.0 where the first step that a process reward model holds wrong is the reference's, else 0.0.
+    """1.0 where the first step that a process reward model finds wrong is the reference's, else 0.0.
 
     response_step_scores[n] list of numbers, one per step; reference[n] index of the first wrong step, -1 for none ->
-    score[n] float64 in {0, 1}; the reason names the step. A step is held wrong below ``threshold``; no steps: -1.
+    score[n] float64 in {0, 1}; the reason names the step. A step counts as wrong below ``threshold``; no steps: -1.
     Null response_step_scores or reference: null. Null with a code: ``unparsable_reference``, it is no whole number;
     ``unparsable_steps``, a step's score is null or no number.
     Source: ProcessBench, arXiv 2412.06559.
     """
     rows = zip(_step_lists(response_step_scores), reference.to_pylist())
-    return as_scores([_first_error(steps, gold, threshold) for steps, gold in rows])
+    return to_scores([_score_first_error(steps, gold, threshold) for steps, gold in rows])
 
 
 @reward("critic_first_error_match", kind="pointwise")
@@ -63,12 +63,12 @@ def critic_first_error_match(response: pa.Array, reference: pa.Array) -> Scores:
     texts = series(response)
     inside = texts.str.extract_all(boxed).list.last().str.extract(boxed).to_list()
 
-    def verdict(said: str | None, gold: str | None, is_null: bool) -> Verdict | None:
+    def score_row(said: str | None, gold: str | None, is_null: bool) -> RowScore | None:
         if is_null or gold is None:
             return None
-        return _compared(_index(said), gold)
+        return _compare_index(_parse_index(said), gold)
 
-    return as_scores(map(verdict, inside, reference.to_pylist(), texts.is_null().to_list()))
+    return to_scores(map(score_row, inside, reference.to_pylist(), texts.is_null().to_list()))
 
 
 def _step_lists(column: pa.Array) -> list[list[Any] | None]:
@@ -81,22 +81,22 @@ def _step_lists(column: pa.Array) -> list[list[Any] | None]:
     return list(column.to_pylist())
 
 
-def _first_error(steps: list[Any] | None, gold: Any, threshold: float) -> Verdict | None:
+def _score_first_error(steps: list[Any] | None, gold: Any, threshold: float) -> RowScore | None:
     if steps is None or gold is None:
         return None
     if not all(isinstance(step, int | float) and not math.isnan(step) for step in steps):
         return None, "unparsable_steps: a step's score is no number", None
-    return _compared(next((index for index, step in enumerate(steps) if step < threshold), -1), gold)
+    return _compare_index(next((index for index, step in enumerate(steps) if step < threshold), -1), gold)
 
 
-def _compared(found: int | None, gold: str) -> Verdict:
-    right = _index(gold)
+def _compare_index(found: int | None, gold: str) -> RowScore:
+    right = _parse_index(gold)
     if right is None:
         return None, "unparsable_reference: the index of a step, or -1, is needed", None
     said = "no step named" if found is None else f"step {found}" if found >= 0 else "no step wrong"
     return float(found == right), None, said
 
 
-def _index(text: str | None) -> int | None:
+def _parse_index(text: str | None) -> int | None:
     match = _INDEX.fullmatch(text) if text else None
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""The reward that finds refusals: ``no_refusal``. By fixed phrases, so it sees what models say, not what they mean."""
+"""The reward that finds refusals: ``no_refusal``. It looks for fixed phrases, so it misses refusals in other words."""
 
 import polars as pl
 import pyarrow as pa

@@ -1,7 +1,7 @@
-"""Rewards for how alike a response and its reference are as text: shared sequences and n-grams, edits, sets of words.
+"""Rewards for the likeness of a response and its reference as text: shared sequences and n-grams, edits, sets of words.
 
-``rouge`` is RM-Gallery's; ``rouge1``, ``rouge2`` and ``rougeL`` count as the rouge-score package does; BLEU and chrF
-are sacrebleu's, the fuzzy ratios RapidFuzz's. Equal or not, as a whole: ``general.py``; as strings: ``match.py``.
+``rouge`` is RM-Gallery's; ``rouge1`` to ``rouge5`` and ``rougeL`` count as the rouge-score package does; BLEU and chrF
+are sacrebleu's, the fuzzy ratios RapidFuzz's. ``general.py`` compares whole texts, ``match.py`` looks for strings.
 """
 
 import inspect
@@ -17,24 +17,24 @@ import pyarrow.compute as pc
 
 from rmbatch.rewards.contract import Scores, reward
 from rmbatch.rewards.rules.texts import (
-    Once,
-    Verdict,
-    as_scores,
+    Memo,
+    RowScore,
     both_valid,
-    per_different_pair,
-    per_pair,
+    map_different_pairs,
+    map_pairs,
+    score_too_long,
     series,
-    too_long,
+    to_scores,
 )
 from rmbatch.rewards.rules.words import (
-    Cut,
     Measure,
     Numbers,
+    Splitter,
     count_shared,
     f_measure,
-    in_parts,
     letter_words,
     pair_words,
+    score_in_chunks,
     white_space_words,
 )
 from rmbatch.rows.messages import TEXT
@@ -59,72 +59,36 @@ def rouge(response: pa.Array, reference: pa.Array) -> Scores:
     Source: RM-Gallery, ``rouge``, https://github.com/modelscope/RM-Gallery.
     Deviation: a missing reference is null; RM-Gallery compares with "".
     """
-    return _scores(response, reference, *_rouge_l(response, reference, white_space_words, "f1"))
+    return _mask_scores(response, reference, *_score_rouge_l(response, reference, white_space_words, "f1"))
 
 
-@reward("rouge1", writes_reason=False)
-def rouge1(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
-    """ROUGE-1 as the rouge-score package counts it: words that both texts hold, each as often as both have it.
+def _declare_rouge_n(n: int) -> Callable[..., Scores]:
+    """The reward ``rouge<n>``."""
+
+    def rouge_n(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
+        def score(text: pa.Array, gold: pa.Array) -> Numbers:
+            ours, theirs = pair_words(text, gold, letter_words, n)
+            common = count_shared(ours, theirs, repeats=True)[2]
+            return f_measure(common, ours.num_words, theirs.num_words, measure)
+
+        return _mask_scores(response, reference, score_in_chunks(score, response, reference), _find_wordless(reference))
+
+    counted = "words" if n == 1 else f"runs of {n} adjacent words"
+    note = f" OpenJudge's ``rouge{n}`` cuts words by jieba and drops stop words." if n > 2 else ""
+    rouge_n.__name__ = rouge_n.__qualname__ = f"rouge{n}"
+    rouge_n.__doc__ = f"""ROUGE-{n} as the rouge-score package counts it: {counted} that both texts hold.
 
     response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words are runs of the letters a to z and digits,
-    lower-cased, without stemming; other scripts have none.
+    lower-cased, without stemming; other scripts have none. A text of too few words scores 0.0;
+    a repeated one counts as often as both texts hold it.
     Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
     Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
-    (rouge).
+    (rouge).{note}
     """
-    return _rouge_n(response, reference, 1, measure)
+    return reward(f"rouge{n}", writes_reason=False)(rouge_n)
 
 
-@reward("rouge2", writes_reason=False)
-def rouge2(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
-    """ROUGE-2 as the rouge-score package counts it: adjacent pairs of words that both texts hold.
-
-    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of one word has no
-    pair, and scores 0.0.
-    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
-    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
-    (rouge).
-    """
-    return _rouge_n(response, reference, 2, measure)
-
-
-@reward("rouge3", writes_reason=False)
-def rouge3(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
-    """ROUGE-3 as the rouge-score package counts it: 3 adjacent words that both texts hold.
-
-    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
-    scores 0.0.
-    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
-    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
-    (rouge). OpenJudge's ``rouge3`` cuts words by jieba and drops stop words.
-    """
-    return _rouge_n(response, reference, 3, measure)
-
-
-@reward("rouge4", writes_reason=False)
-def rouge4(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
-    """ROUGE-4 as the rouge-score package counts it: 4 adjacent words that both texts hold.
-
-    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
-    scores 0.0.
-    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
-    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
-    (rouge). OpenJudge's ``rouge4`` cuts words by jieba and drops stop words.
-    """
-    return _rouge_n(response, reference, 4, measure)
-
-
-@reward("rouge5", writes_reason=False)
-def rouge5(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1") -> Scores:
-    """ROUGE-5 as the rouge-score package counts it: 5 adjacent words that both texts hold.
-
-    response[n] text, reference[n] text -> score[n] float64 in [0, 1]. Words as in ``rouge1``; a text of fewer words
-    scores 0.0.
-    Null response or reference: null. Null with a code: ``unparsable_reference``, it holds no such word (0.0 there).
-    Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
-    (rouge). OpenJudge's ``rouge5`` cuts words by jieba and drops stop words.
-    """
-    return _rouge_n(response, reference, 5, measure)
+rouge1, rouge2, rouge3, rouge4, rouge5 = map(_declare_rouge_n, range(1, 6))
 
 
 @reward("word_overlap")
@@ -137,7 +101,7 @@ def word_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool =
     Source: OpenJudge, ``word_overlap``, https://github.com/agentscope-ai/OpenJudge, which cuts words by jieba, drops
     Chinese stop words, and gives 0.0 where the reference has no word.
     """
-    return _overlap(response, reference, ignore_case, lambda text: set(_WORDS.findall(text)), "word")
+    return _score_overlap(response, reference, ignore_case, lambda text: set(_WORDS.findall(text)), "word")
 
 
 @reward("char_overlap")
@@ -149,7 +113,7 @@ def char_overlap(response: pa.Array, reference: pa.Array, *, ignore_case: bool =
     Null response or reference: null. Null with a code: ``unparsable_reference``, it is empty (0.0 in OpenJudge).
     Source: OpenJudge, ``char_overlap``, https://github.com/agentscope-ai/OpenJudge.
     """
-    return _overlap(response, reference, ignore_case, set, "character")
+    return _score_overlap(response, reference, ignore_case, set, "character")
 
 
 @reward("rougeL", writes_reason=False)
@@ -163,8 +127,8 @@ def rouge_l(response: pa.Array, reference: pa.Array, *, measure: Measure = "f1")
     Source: Lin, "ROUGE", https://aclanthology.org/W04-1013; https://github.com/google-research/google-research
     (rouge).
     """
-    score, too_long_error = _rouge_l(response, reference, letter_words, measure)
-    return _scores(response, reference, score, pc.coalesce(_without_words(reference), too_long_error))
+    score, too_long_error = _score_rouge_l(response, reference, letter_words, measure)
+    return _mask_scores(response, reference, score, pc.coalesce(_find_wordless(reference), too_long_error))
 
 
 @reward("bleu")
@@ -180,11 +144,11 @@ class Bleu:
     """
 
     def __init__(self, *, tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a", lowercase: bool = False):
-        bleu = _sacrebleu().BLEU
-        self._with = partial(bleu, tokenize=tokenize, lowercase=lowercase, effective_order=True)
+        bleu = _load_sacrebleu().BLEU
+        self._metric = partial(bleu, tokenize=tokenize, lowercase=lowercase, effective_order=True)
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
-        return _sacrebleu_scores(response, reference, self._with)
+        return _score_by_sacrebleu(response, reference, self._metric)
 
 
 @reward("chrf")
@@ -199,11 +163,11 @@ class ChrF:
     """
 
     def __init__(self, *, word_order: Literal[0, 1, 2] = 0, beta: int = 2, lowercase: bool = False):
-        chrf = _sacrebleu().CHRF
-        self._with = partial(chrf, word_order=word_order, beta=beta, lowercase=lowercase)
+        chrf = _load_sacrebleu().CHRF
+        self._metric = partial(chrf, word_order=word_order, beta=beta, lowercase=lowercase)
 
     def __call__(self, response: pa.Array, reference: pa.Array) -> pa.Array:
-        return _sacrebleu_scores(response, reference, self._with)
+        return _score_by_sacrebleu(response, reference, self._metric)
 
 
 @reward("fuzzy_ratio", writes_reason=False)
@@ -218,7 +182,7 @@ def fuzzy_ratio(response: pa.Array, reference: pa.Array, *, method: Fuzzy = "rat
     """
     from rapidfuzz import fuzz
 
-    return _fuzzy(response, reference, getattr(fuzz, method), normalise, 100.0)
+    return _score_fuzzy(response, reference, getattr(fuzz, method), normalise, 100.0)
 
 
 @reward("token_set_ratio", writes_reason=False)
@@ -243,23 +207,16 @@ def edit_similarity(response: pa.Array, reference: pa.Array, *, normalise: bool 
     """
     from rapidfuzz.distance import Levenshtein
 
-    return _fuzzy(response, reference, Levenshtein.normalized_similarity, normalise, 1.0)
+    return _score_fuzzy(response, reference, Levenshtein.normalized_similarity, normalise, 1.0)
 
 
-def _rouge_n(response: pa.Array, reference: pa.Array, n: int, measure: Measure) -> Scores:
-    def score(text: pa.Array, gold: pa.Array) -> Numbers:
-        ours, theirs = pair_words(text, gold, letter_words, n)
-        common = count_shared(ours, theirs, repeats=True)[2]
-        return f_measure(common, ours.num_words, theirs.num_words, measure)
-
-    return _scores(response, reference, in_parts(score, response, reference), _without_words(reference))
-
-
-def _rouge_l(response: pa.Array, reference: pa.Array, cut: Cut, measure: Measure) -> tuple[Numbers, pa.Array]:
+def _score_rouge_l(
+    response: pa.Array, reference: pa.Array, split: Splitter, measure: Measure
+) -> tuple[Numbers, pa.Array]:
     """The scores, 1.0 where neither has a word, and the errors of the pairs that are too long."""
 
     def score(text: pa.Array, gold: pa.Array) -> Numbers:
-        ours, theirs = pair_words(text, gold, cut)
+        ours, theirs = pair_words(text, gold, split)
         product = ours.num_words * theirs.num_words
         asked = np.flatnonzero((product > 0) & (product <= MAX_PRODUCT))
         common = np.zeros(len(text), np.int64)
@@ -271,69 +228,69 @@ def _rouge_l(response: pa.Array, reference: pa.Array, cut: Cut, measure: Measure
     from rapidfuzz.distance import LCSseq
     from rapidfuzz.process import cpdist
 
-    scored, product = in_parts(score, response, reference)
+    scored, product = score_in_chunks(score, response, reference)
     errors = pa.nulls(len(product), TEXT)
     over = product > MAX_PRODUCT
     if over.any():
-        said = [too_long("words times words", int(size), MAX_PRODUCT)[1] for size in product[over]]
+        said = [score_too_long("words times words", int(size), MAX_PRODUCT)[1] for size in product[over]]
         errors = pc.replace_with_mask(errors, pa.array(over), pa.array(said, TEXT))
     return scored, errors
 
 
-def _without_words(reference: pa.Array) -> pa.Array:
+def _find_wordless(reference: pa.Array) -> pa.Array:
     has_word = series(reference).str.to_lowercase().str.contains("[a-z0-9]").to_arrow()
     said = pa.scalar("unparsable_reference: no word of the letters a to z or digits in it", TEXT)
     return pc.if_else(has_word, pa.scalar(None, TEXT), said)
 
 
-def _scores(response: pa.Array, reference: pa.Array, score: Numbers, error: pa.Array) -> Scores:
+def _mask_scores(response: pa.Array, reference: pa.Array, score: Numbers, error: pa.Array) -> Scores:
     """The scores of the pairs without an error; null, for the contract to explain, where either text is null."""
     error = pc.if_else(both_valid(response, reference), error, None)
     asked = pc.and_(both_valid(response, reference), error.is_null())
     return Scores(pc.if_else(asked, pa.array(score), None), error)
 
 
-def _overlap(
+def _score_overlap(
     response: pa.Array, reference: pa.Array, ignore_case: bool, items: Callable[[str], set[str]], kind: str
 ) -> Scores:
-    def found(text: str) -> set[str]:
+    def find_items(text: str) -> set[str]:
         return items(text.lower() if ignore_case else text)
 
-    golds = Once(found)
+    golds = Memo(find_items)
 
-    def verdict(text: str, gold: str) -> Verdict:
+    def score_row(text: str, gold: str) -> RowScore:
         right = golds[gold]
         if not right:
             return None, f"unparsable_reference: no {kind} in it", None
-        num_common = len(right & found(text))
+        num_common = len(right & find_items(text))
         return num_common / len(right), None, f"{num_common} of {len(right)} {kind}s"
 
-    return as_scores(per_pair(response, reference, verdict))
+    return to_scores(map_pairs(response, reference, score_row))
 
 
-def _sacrebleu() -> Any:
+def _load_sacrebleu() -> Any:
     require("rules", "bleu or chrf", "sacrebleu")
     from sacrebleu import metrics
 
     return metrics
 
 
-def _sacrebleu_scores(response: pa.Array, reference: pa.Array, metric: Callable[..., Any]) -> Scores:
+def _score_by_sacrebleu(response: pa.Array, reference: pa.Array, metric: Callable[..., Any]) -> Scores:
     # A metric of one reference keeps that reference's n-grams, so the candidates of a prompt count them once.
-    golds: Once[str, Any] = Once(lambda gold: metric(references=[[gold]]))
+    golds: Memo[str, Any] = Memo(lambda gold: metric(references=[[gold]]))
 
-    def verdict(text: str, gold: str) -> Verdict:
+    def score_row(text: str, gold: str) -> RowScore:
         if (longest := max(len(text), len(gold))) > MAX_CHARACTERS:
-            return too_long("characters", longest, MAX_CHARACTERS)
+            return score_too_long("characters", longest, MAX_CHARACTERS)
         return min(1.0, golds[gold].corpus_score([text], None).score / 100), None, None
 
     try:
-        return as_scores(per_different_pair(response, reference, verdict), reasons=False)
+        return to_scores(map_different_pairs(response, reference, score_row), reasons=False)
     finally:
-        _forget_texts()
+        _clear_sacrebleu_caches()
 
 
-def _forget_texts() -> None:
+def _clear_sacrebleu_caches() -> None:
     """Empty the caches of sacrebleu's tokenizers: each keeps 65,536 texts for ever, gigabytes where they are long."""
     for name in [name for name in sys.modules if name.startswith("sacrebleu.tokenizers.")]:
         for kind in filter(inspect.isclass, vars(sys.modules[name]).values()):
@@ -342,7 +299,7 @@ def _forget_texts() -> None:
                     method.cache_clear()
 
 
-def _fuzzy(response: pa.Array, reference: pa.Array, scorer: Any, normalise: bool, full: float) -> Scores:
+def _score_fuzzy(response: pa.Array, reference: pa.Array, scorer: Any, normalise: bool, full: float) -> Scores:
     from rapidfuzz.process import cpdist
     from rapidfuzz.utils import default_process
 
@@ -358,6 +315,6 @@ def _fuzzy(response: pa.Array, reference: pa.Array, scorer: Any, normalise: bool
         dtype=np.float64,
     )
     score = pc.replace_with_mask(pa.nulls(len(response), pa.float64()), asked, pa.array(scored / full))
-    over = too_long("characters times characters", pc.max(product).as_py() or 0, MAX_PRODUCT)[1]
+    over = score_too_long("characters times characters", pc.max(product).as_py() or 0, MAX_PRODUCT)[1]
     error = pc.if_else(short, pa.scalar(None, TEXT), pa.scalar(over, TEXT))
     return Scores(score, error)

@@ -1,6 +1,6 @@
-"""Rewards that measure how a response is dressed: emoji, Markdown, lists. For filters, and against a bias for style.
+"""Rewards that measure the style of a response: emoji, Markdown, lists. For filters, and against a bias for style.
 
-They say how much there is, never whether that is good; weigh them with a negative weight where it is not.
+They say how much there is, not whether that is good; give them a negative weight where it is not.
 """
 
 import polars as pl

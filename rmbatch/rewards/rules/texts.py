@@ -1,9 +1,9 @@
-"""How text rewards walk their columns: nulls stay null, equal inputs are computed once, long ones cost what they may.
+"""How text rewards go over their columns: nulls stay null, and equal inputs are computed once.
 
-The functions that are handed in see one row's text as Python strings. Nothing here knows a formula.
+The functions passed in get the text of one row as a Python string. This module knows no formula of a reward.
 
-    per_pair(response, reference, lambda text, gold: float(gold in text))     # list of float or None
-    prepared = Once(tokenize)                                                 # prepared[gold] tokenises gold once
+    map_pairs(response, reference, lambda text, gold: float(gold in text))    # list of float or None
+    tokens = Memo(tokenize)                                                   # tokens[gold] tokenises gold once
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +17,17 @@ from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores
 from rmbatch.rows.messages import TEXT
 
-Verdict = tuple[float | None, str | None, str | None]
-"""Score, error, reason."""
-NOTHING: Verdict = (None, None, None)
-"""The verdict on a null; the contract names the column that is null."""
+RowScore = tuple[float | None, str | None, str | None]
+"""Score, error and reason of one row."""
+NO_SCORE: RowScore = (None, None, None)
+"""The score of a null; the contract names the column that is null."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Once(dict[_K, _V], Generic[_K, _V]):
-    """A dict that makes a missing value of its key: what belongs to a reference is computed once per batch."""
+class Memo(dict[_K, _V], Generic[_K, _V]):
+    """A dict that computes a missing value from its key, so that each reference of a batch is prepared once."""
 
     def __init__(self, make: Callable[[_K], _V]) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class Once(dict[_K, _V], Generic[_K, _V]):
         return value
 
 
-def per_text(response: pa.Array, score: Callable[[str], _V]) -> list[_V | None]:
+def map_texts(response: pa.Array, score: Callable[[str], _V]) -> list[_V | None]:
     """``score`` of each text, None for null."""
     return [None if text is None else score(text) for text in response.to_pylist()]
 
 
-def per_pair(response: pa.Array, reference: pa.Array, score: Callable[[str, str], _V]) -> list[_V | None]:
+def map_pairs(response: pa.Array, reference: pa.Array, score: Callable[[str, str], _V]) -> list[_V | None]:
     """``score`` of each pair of texts, None where either is null."""
     return [
         None if text is None or gold is None else score(text, gold)
@@ -51,18 +51,16 @@ def per_pair(response: pa.Array, reference: pa.Array, score: Callable[[str, str]
     ]
 
 
-def per_different_pair(response: pa.Array, reference: pa.Array, score: Callable[[str, str], _V]) -> list[_V | None]:
-    """As ``per_pair``, for what costs more than a look-up: equal pairs of the batch are scored once, in order."""
+def map_different_pairs(response: pa.Array, reference: pa.Array, score: Callable[[str, str], _V]) -> list[_V | None]:
+    """As ``map_pairs``, but equal pairs are scored once: for scores that cost more than a look-up."""
     pairs = list(zip(response.to_pylist(), reference.to_pylist()))
-    scored: dict[Any, _V | None] = {
-        (text, gold): score(text, gold) for text, gold in dict.fromkeys(pairs) if _both(text, gold)
-    }
+    scored: dict[Any, _V | None] = {pair: score(*pair) for pair in dict.fromkeys(pairs) if None not in pair}
     return [scored.get(pair) for pair in pairs]
 
 
-def as_scores(verdicts: Iterable[Verdict | None], *, reasons: bool = True) -> Scores:
-    """Verdicts as the arrays of a batch; None is no score, which the contract explains."""
-    rows = [NOTHING if verdict is None else verdict for verdict in verdicts]
+def to_scores(scores: Iterable[RowScore | None], *, reasons: bool = True) -> Scores:
+    """The scores of rows as the arrays of a batch; None is no score, and the contract writes its error."""
+    rows = [NO_SCORE if score is None else score for score in scores]
     return Scores(
         pa.array([row[0] for row in rows], pa.float64()),
         pa.array([row[1] for row in rows], TEXT),
@@ -70,7 +68,7 @@ def as_scores(verdicts: Iterable[Verdict | None], *, reasons: bool = True) -> Sc
     )
 
 
-def floats(scores: Iterable[float | None]) -> pa.Array:
+def to_floats(scores: Iterable[float | None]) -> pa.Array:
     """Scores as float64, None as null."""
     return pa.array(list(scores), pa.float64())
 
@@ -85,7 +83,7 @@ def series(column: pa.Array) -> pl.Series:
     return pl.Series(pl.from_arrow(column.cast(TEXT)))
 
 
-def checked_pattern(name: str, pattern: str) -> str:
+def check_pattern(name: str, pattern: str) -> str:
     """The pattern, if Rust's regex takes it. Raises UserError naming the knob ``name`` and the fault."""
     try:
         pl.Series([""]).str.contains(pattern)
@@ -98,10 +96,6 @@ def checked_pattern(name: str, pattern: str) -> str:
     return pattern
 
 
-def too_long(what: str, size: int, limit: int) -> Verdict:
-    """The verdict on a text that would cost more than a response may."""
+def score_too_long(what: str, size: int, limit: int) -> RowScore:
+    """The score of a text that takes too long to score: null, with the code ``too_long``."""
     return None, f"too_long: {size:,} {what}, over the limit of {limit:,}", None
-
-
-def _both(text: str | None, gold: str | None) -> bool:
-    return text is not None and gold is not None

@@ -1,10 +1,10 @@
 """The tokenizers that text rewards share: ``words``, ``jieba``, ``tiktoken``.
 
-A tokenizer that cannot be had is an error when the reward is made, never another tokenizer in its place: scores of two
-runs would differ with no trace.
+Where a tokenizer cannot be loaded, making the reward is an error. Another tokenizer never takes its place: the scores
+of two runs would differ without a trace.
 
-    cut = tokenizer("words")
-    cut(pa.array(["the cat", "the dog"])).ids    # [0, 1, 0, 2]
+    split = load_tokenizer("words")
+    split(pa.array(["the cat", "the dog"])).ids    # [0, 1, 0, 2]
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from connectors.errors import UserError
-from rmbatch.rewards.rules.words import Cut, Words, listed_words, white_space_words
+from rmbatch.rewards.rules.words import Splitter, Words, number_words, white_space_words
 from rmbatch.settings.extras import require
 
 TokenizerName = Literal["words", "jieba", "tiktoken"]
@@ -24,9 +24,9 @@ Tokenize = Callable[[str], list[str]]
 _NOT_CHINESE = re.compile(r"[^\u4e00-\u9fff]+")
 
 
-def tokenizer(
+def load_tokenizer(
     name: TokenizerName, *, encoding_name: str = "cl100k_base", chinese_only: bool = False, lower: bool = True
-) -> Cut:
+) -> Splitter:
     """A function from texts to their tokens; the texts are lower-cased and white space at both ends is dropped.
 
     ``words`` splits at white space; ``jieba`` cuts Chinese words (white space is no token); ``tiktoken`` gives the text
@@ -38,21 +38,21 @@ def tokenizer(
         return white_space_words
     tokenize: Tokenize = str.split
     if name == "jieba":
-        tokenize = _jieba()
+        tokenize = _load_jieba()
     elif name == "tiktoken":
-        tokenize = _tiktoken(encoding_name)
+        tokenize = _load_tiktoken(encoding_name)
 
     def tokens(text: str) -> list[str]:
         text = text.strip().lower() if lower else text.strip()
         return tokenize(_NOT_CHINESE.sub("", text) if chinese_only else text)
 
-    def cut(texts: pa.Array) -> Words:
-        return listed_words([tokens(text) for text in texts.to_pylist()])
+    def split(texts: pa.Array) -> Words:
+        return number_words([tokens(text) for text in texts.to_pylist()])
 
-    return cut
+    return split
 
 
-def _jieba() -> Tokenize:
+def _load_jieba() -> Tokenize:
     require("tokenizers", "tokenizer='jieba'", "jieba")
     import jieba
 
@@ -61,7 +61,7 @@ def _jieba() -> Tokenize:
     return lambda text: [word for word in jieba.cut(text) if not word.isspace()]
 
 
-def _tiktoken(encoding_name: str) -> Tokenize:
+def _load_tiktoken(encoding_name: str) -> Tokenize:
     require("tokenizers", "tokenizer='tiktoken'", "tiktoken")
     import tiktoken
 

@@ -13,14 +13,14 @@ import orjson
 import pyarrow as pa
 
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.format import between
-from rmbatch.rewards.rules.texts import Once, Verdict, as_scores, per_pair, per_text
+from rmbatch.rewards.rules.format import find_between
+from rmbatch.rewards.rules.texts import Memo, RowScore, map_pairs, map_texts, to_scores
 
 Calls = Counter[tuple[str, str | None]]
 """How often each call is made: its name and its arguments as canonical JSON, None where they do not matter."""
 
 SHORT = 900
-"""Characters that hold no number too long and no nesting too deep for json, where orjson would take them."""
+"""Texts with fewer characters hold no number too long and no nesting too deep for json, so orjson may read them."""
 
 
 @reward("reasoning_tool_call_format")
@@ -38,7 +38,7 @@ def reasoning_tool_call_format(response: pa.Array) -> Scores:
     here it is null with a code.
     Deviation: a tool call in OpenAI's ``function`` wrapper is one; RM-Gallery gives 0.0.
     """
-    return as_scores(per_text(response, _form))
+    return to_scores(map_texts(response, _score_form))
 
 
 @reward("tool_call_match")
@@ -59,26 +59,26 @@ def tool_call_match(
     Null response or reference: null. Null with a code: ``unparsable_reference``, it holds something that is no call.
     Source: Berkeley Function Calling Leaderboard, https://gorilla.cs.berkeley.edu/leaderboard.html, on JSON calls.
     """
-    golds: Once[str, tuple[Calls, int]] = Once(lambda gold: _calls(gold, compare))
+    golds: Memo[str, tuple[Calls, int]] = Memo(lambda gold: _find_calls(gold, compare))
 
-    def verdict(text: str, gold: str) -> Verdict:
+    def score_row(text: str, gold: str) -> RowScore:
         right, num_unread = golds[gold]
         if num_unread or (gold.strip() and not right and gold.strip()[0] not in "[<"):
             return None, "unparsable_reference: not a list of {name, arguments}", None
-        made, num_wrong = _calls(text, compare)
+        made, num_wrong = _find_calls(text, compare)
         num_common = (made & right).total()
         num_made, num_right = made.total() + num_wrong, right.total()
-        score = _share(num_common, num_made, num_right, measure)
+        score = _measure_calls(num_common, num_made, num_right, measure)
         return score, None, f"{num_common} of {num_right} wanted calls among {num_made} made"
 
-    return as_scores(per_pair(response, reference, verdict))
+    return to_scores(map_pairs(response, reference, score_row))
 
 
-def _form(text: str) -> Verdict:
-    if not _has(text, "think"):
+def _score_form(text: str) -> RowScore:
+    if not _has_tag(text, "think"):
         return 0.0, None, "missing <think></think>"
-    bodies = between(text, "<tool_call>", "</tool_call>")
-    has_answer = _has(text, "answer")
+    bodies = find_between(text, "<tool_call>", "</tool_call>")
+    has_answer = _has_tag(text, "answer")
     if has_answer == bool(bodies):
         return 0.0, None, f"{'both' if bodies else 'neither'} <answer> and <tool_call>"
     once = all(text.count(tag) == 1 for tag in ("<think>", "</think>"))
@@ -90,13 +90,13 @@ def _form(text: str) -> Verdict:
         closed = once and _encloses(rest, "<answer>", "</answer>")
         return (1.0, None, None) if closed else (0.0, None, "<answer></answer> is not the rest, once")
     num_calls = text.count("<tool_call>")
-    paired = num_calls == text.count("</tool_call>") and not (num_calls > 1 and _doubled(text))
+    paired = num_calls == text.count("</tool_call>") and not (num_calls > 1 and _has_doubled_tag(text))
     if not paired or not _encloses(rest, "<tool_call>", "</tool_call>"):
         return 0.0, None, "<tool_call></tool_call> are not the rest, in pairs"
-    return next(filter(None, map(_fault_of_call, bodies)), (1.0, None, None))
+    return next(filter(None, map(_check_call, bodies)), (1.0, None, None))
 
 
-def _has(text: str, tag: str) -> bool:
+def _has_tag(text: str, tag: str) -> bool:
     start = text.find(f"<{tag}>")
     return start >= 0 and text.find(f"</{tag}>", start + len(tag) + 2) >= 0
 
@@ -106,7 +106,7 @@ def _encloses(text: str, opening: str, closing: str) -> bool:
     return len(text) >= len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
 
 
-def _doubled(text: str) -> bool:
+def _has_doubled_tag(text: str) -> bool:
     """Whether an opening or a closing tag follows its like with nothing but white space between them."""
     for tag in ("<tool_call>", "</tool_call>"):
         pieces = text.split(tag)[1:-1]
@@ -115,9 +115,9 @@ def _doubled(text: str) -> bool:
     return False
 
 
-def _fault_of_call(body: str) -> Verdict | None:
+def _check_call(body: str) -> RowScore | None:
     try:
-        call = _json(body)
+        call = _load_json(body)
     except json.JSONDecodeError:
         return 0.0, None, "a tool call is no JSON"
     except RecursionError:
@@ -125,24 +125,24 @@ def _fault_of_call(body: str) -> Verdict | None:
     except ValueError:  # a number of over 4,300 digits
         return None, "malformed_tool_call: its JSON holds a number too long to be read", None
     if isinstance(call, dict):
-        call = unwrapped(call)
+        call = unwrap(call)
         return None if "name" in call and "arguments" in call else (0.0, None, "a tool call has no name or arguments")
     if isinstance(call, list | str) and not ("name" in call and "arguments" in call):
         return 0.0, None, "a tool call has no name or arguments"
     return None, f"malformed_tool_call: a tool call is a {type(call).__name__}, not an object", None
 
 
-def _json(body: str) -> Any:
-    """What ``json.loads`` gives, and raises."""
+def _load_json(body: str) -> Any:
+    """As ``json.loads``, with the same errors."""
     if len(body) < SHORT:
         with suppress(orjson.JSONDecodeError):  # NaN, a lone surrogate: json takes them, and so does RM-Gallery
             return orjson.loads(body)
     return json.loads(body.strip())
 
 
-def _calls(text: str, compare: str) -> tuple[Calls, int]:
-    """The calls of a text, and the number of things that stand where a call should and are none."""
-    bodies = between(text, "<tool_call>", "</tool_call>")
+def _find_calls(text: str, compare: str) -> tuple[Calls, int]:
+    """The calls of a text, and the number of other things in place of a call."""
+    bodies = find_between(text, "<tool_call>", "</tool_call>")
     found: list[Any] = []
     num_wrong = 0
     for body in bodies or ([text] if text.strip()[:1] in ("[", "{") else []):
@@ -152,22 +152,22 @@ def _calls(text: str, compare: str) -> tuple[Calls, int]:
             num_wrong += 1
             continue
         found += value if isinstance(value, list) else [value]
-    calls = [_call(value, compare) for value in found]
+    calls = [_call_key(value, compare) for value in found]
     return Counter(call for call in calls if call), num_wrong + calls.count(None)
 
 
-def _call(value: Any, compare: str) -> tuple[str, str | None] | None:
-    """One call in canonical form; None for what is none."""
-    call = call_of(value)
+def _call_key(value: Any, compare: str) -> tuple[str, str | None] | None:
+    """One call in canonical form; None for anything else."""
+    call = read_call(value)
     return (call[0], None) if call and compare == "name" else call
 
 
-def call_of(value: Any) -> tuple[str, str] | None:
-    """Name and arguments (JSON, keys sorted, 1.0 as 1) of one call, with or without a wrapper; None for what is none.
+def read_call(value: Any) -> tuple[str, str] | None:
+    """Name and arguments (JSON, keys sorted, 1.0 as 1) of one call, with or without a wrapper; None for no call.
 
     Arguments that are written as a string are read as JSON.
     """
-    call = unwrapped(value) if isinstance(value, dict) else {}
+    call = unwrap(value) if isinstance(value, dict) else {}
     name, arguments = call.get("name"), call.get("arguments")
     if not isinstance(name, str):
         return None
@@ -175,12 +175,12 @@ def call_of(value: Any) -> tuple[str, str] | None:
         with suppress(orjson.JSONDecodeError):  # a text, then
             arguments = orjson.loads(arguments)
     try:
-        return name, orjson.dumps(_plain(arguments), option=orjson.OPT_SORT_KEYS).decode()
+        return name, orjson.dumps(_normalise_numbers(arguments), option=orjson.OPT_SORT_KEYS).decode()
     except (orjson.JSONEncodeError, RecursionError):  # nested over some hundred levels: no tool takes that
         return None
 
 
-def unwrapped(call: dict[str, Any]) -> dict[str, Any]:
+def unwrap(call: dict[str, Any]) -> dict[str, Any]:
     """The object with ``name`` and ``arguments`` inside ``{tool_call: …}`` and ``{type: "function", function: …}``."""
     for key in ("tool_call", "function"):
         inner = call.get(key)
@@ -188,18 +188,18 @@ def unwrapped(call: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
-def _plain(value: Any) -> Any:
-    """The value with 1.0 as 1, as JSON's numbers have it."""
+def _normalise_numbers(value: Any) -> Any:
+    """The value with 1.0 as 1, because JSON does not tell them apart."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_normalise_numbers(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _normalise_numbers(item) for key, item in value.items()}
     return value
 
 
-def _share(num_common: int, num_made: int, num_right: int, measure: str) -> float:
+def _measure_calls(num_common: int, num_made: int, num_right: int, measure: str) -> float:
     if measure == "exact":
         return float(num_common == num_made == num_right)
     if not num_made and not num_right:

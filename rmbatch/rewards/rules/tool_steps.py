@@ -1,9 +1,9 @@
-"""Rewards for the tool calls of an agent in their order: the steps that were wanted, and calls made again and again.
+"""Rewards for an agent's tool calls in their order: whether its steps are the wanted ones, and whether it loops.
 
 They read the column ``response_messages``, a trajectory: a list of messages (``{role, content, tool_calls}``), the same
 as JSON text, or text with ``<tool_call>`` elements (``columns: {response_messages: response}``). A step is what one
-message of the assistant calls, or calls with nothing but white space between them. Calls whatever their order:
-``tool_calls.py``.
+message of the assistant calls, or calls with nothing but white space between them. ``tool_calls.py`` compares calls in
+any order.
 """
 
 from collections import Counter, defaultdict, deque
@@ -17,12 +17,12 @@ from pydantic import Field
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import Scores, reward
-from rmbatch.rewards.rules.format import spans
-from rmbatch.rewards.rules.texts import Verdict, as_scores, too_long
-from rmbatch.rewards.rules.tool_calls import call_of
+from rmbatch.rewards.rules.format import find_spans
+from rmbatch.rewards.rules.texts import RowScore, score_too_long, to_scores
+from rmbatch.rewards.rules.tool_calls import read_call
 
 Call = tuple[str | None, str]
-"""Name and arguments as canonical JSON; for what stands where a call should and is none: None and its text."""
+"""Name and arguments as canonical JSON; None and the text, where something else stands in place of a call."""
 Steps = list[list[Call]]
 
 MAX_WORDS = 20_000_000
@@ -57,23 +57,25 @@ def tool_call_sequence(
     if measure == "precision" and compare != "name":
         raise UserError("reward 'tool_call_sequence': measure='precision' counts names only; write compare='name'")
 
-    def verdict(said: Any, gold: str) -> Verdict:
-        wanted = _steps(gold)
+    def score_row(said: Any, gold: str) -> RowScore:
+        wanted = _read_steps(gold)
         has_fault = any(name is None for step in wanted for name, _ in step)
-        if has_fault or (not wanted and gold.strip() and _decoded(gold) is None):
+        if has_fault or (not wanted and gold.strip() and _decode(gold) is None):
             return None, "unparsable_reference: not a list of steps of {name, arguments}", None
-        made = _steps(said)
+        made = _read_steps(said)
         count = f"{sum(map(len, made))} calls in {len(made)} steps, {sum(map(len, wanted))} in {len(wanted)} wanted"
         if not wanted or not made:
             return float(wanted == made), None, count
         if measure == "jaccard":
-            ours, theirs = ({_compared(call, compare) for step in steps for call in step} for steps in (made, wanted))
+            ours, theirs = (
+                {_comparison_key(call, compare) for step in steps for call in step} for steps in (made, wanted)
+            )
             return len(ours & theirs) / len(ours | theirs), None, count
-        shares = [_share(step, right, measure, compare) for step, right in zip(made, wanted)]
+        shares = [_score_step(step, right, measure, compare) for step, right in zip(made, wanted)]
         return sum(shares) / len(wanted), None, count
 
     pairs = zip(response_messages.to_pylist(), reference.to_pylist())
-    return as_scores([None if None in pair else verdict(*pair) for pair in pairs])
+    return to_scores([None if None in pair else score_row(*pair) for pair in pairs])
 
 
 @reward("action_loop")
@@ -90,13 +92,13 @@ def action_loop(
     Source: OpenJudge, ``action_loop_detection``, https://github.com/agentscope-ai/OpenJudge, which counts answered
     calls alone.
     """
-    return as_scores(
-        None if said is None else _loops(said, similarity_threshold) for said in response_messages.to_pylist()
+    return to_scores(
+        None if said is None else _score_loops(said, similarity_threshold) for said in response_messages.to_pylist()
     )
 
 
-def _loops(said: Any, threshold: float) -> Verdict:
-    kinds = Counter(_words(call) for step in _steps(said) for call in step)
+def _score_loops(said: Any, threshold: float) -> RowScore:
+    kinds = Counter(_words(call) for step in _read_steps(said) for call in step)
     num_calls = kinds.total()
     num_pairs = num_calls * (num_calls - 1) // 2
     if not num_pairs:
@@ -104,7 +106,7 @@ def _loops(said: Any, threshold: float) -> Verdict:
     num_alike = sum(number * (number - 1) // 2 for number in kinds.values())
     if threshold < 1:
         if (size := sum(map(len, kinds)) * len(kinds)) > MAX_WORDS:
-            return too_long("words times calls", size, MAX_WORDS)
+            return score_too_long("words times calls", size, MAX_WORDS)
         listed = list(kinds)
         for place, words in enumerate(listed):
             for other in listed[:place]:
@@ -123,12 +125,12 @@ def _words(call: Call) -> frozenset[str]:
     return frozenset(f"{name}: {written}".lower().split())
 
 
-def _compared(call: Call, compare: str) -> Call:
+def _comparison_key(call: Call, compare: str) -> Call:
     return (call[0], "") if compare == "name" and call[0] is not None else call
 
 
-def _share(made: list[Call], wanted: list[Call], measure: str, compare: str) -> float:
-    """How much of one step is right."""
+def _score_step(made: list[Call], wanted: list[Call], measure: str, compare: str) -> float:
+    """The share of one step that is right."""
     names, right = (Counter(name for name, _ in step) for step in (made, wanted))
     if compare == "name":
         return (names & right).total() / len(wanted if measure == "recall" else made)
@@ -138,33 +140,33 @@ def _share(made: list[Call], wanted: list[Call], measure: str, compare: str) -> 
     rest: dict[str | None, deque[str]] = defaultdict(deque)
     for name, arguments in (Counter(made) - Counter(wanted)).elements():
         rest[name].append(arguments)
-    scores = [_likeness(rest[name].popleft(), arguments) for name, arguments in left]
+    scores = [_arguments_f1(rest[name].popleft(), arguments) for name, arguments in left]
     return (len(wanted) - len(left) + sum(scores)) / len(wanted)
 
 
-def _likeness(made: str, wanted: str) -> float:
+def _arguments_f1(made: str, wanted: str) -> float:
     """F1 over the names of the arguments and their values."""
-    ours, theirs = map(_parts, (made, wanted))
+    ours, theirs = map(_argument_parts, (made, wanted))
     return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 1.0
 
 
-def _parts(arguments: str) -> set[tuple[str, ...]]:
+def _argument_parts(arguments: str) -> set[tuple[str, ...]]:
     value = orjson.loads(arguments)
     if not isinstance(value, dict):
         return {(arguments,)} if value is not None else set()
     return {part for key, each in value.items() for part in ((key,), (key, repr(each)))}
 
 
-def _steps(said: Any) -> Steps:
-    """The steps of a trajectory, in order; those without a call are none."""
-    value = _decoded(said) if isinstance(said, str) else _without_nulls(said)
+def _read_steps(said: Any) -> Steps:
+    """The steps of a trajectory, in order; messages without a call are no steps."""
+    value = _decode(said) if isinstance(said, str) else _drop_nulls(said)
     if value is None:
-        return _steps_of_text(said)
+        return _read_text(said)
     listed = value if isinstance(value, list) else [value]
-    return [step for item in listed for step in _steps_of(item) if step]
+    return [step for item in listed for step in _read_message(item) if step]
 
 
-def _decoded(text: str) -> Any:
+def _decode(text: str) -> Any:
     """The list or object that the text is as JSON; None for any other text."""
     if text.lstrip()[:1] in ("[", "{"):
         with suppress(orjson.JSONDecodeError):
@@ -172,32 +174,32 @@ def _decoded(text: str) -> Any:
     return None
 
 
-def _steps_of(item: Any) -> Iterator[list[Call]]:
+def _read_message(item: Any) -> Iterator[list[Call]]:
     """The steps in one message, or in one item of a list of steps or calls."""
     if isinstance(item, list):
-        yield [_call(value) for value in item]
+        yield [_read_call(value) for value in item]
         return
     message = item.get("message", item) if isinstance(item, dict) else None
     if not isinstance(message, dict) or not ("role" in message or "from" in message):
-        yield [_call(item)]
+        yield [_read_call(item)]
         return
     if (message.get("role") or message.get("from")) in ("assistant", "gpt"):
         calls, content = message.get("tool_calls"), message.get("content") or message.get("value")
         if calls:
-            yield [_call(value) for value in (calls if isinstance(calls, list) else [calls])]
+            yield [_read_call(value) for value in (calls if isinstance(calls, list) else [calls])]
         elif isinstance(content, str):
-            yield from _steps_of_text(content)
+            yield from _read_text(content)
 
 
-def _steps_of_text(text: str) -> Steps:
+def _read_text(text: str) -> Steps:
     steps: Steps = []
     end = 0
-    for start, close in spans(text, _OPENING, _CLOSING):
+    for start, close in find_spans(text, _OPENING, _CLOSING):
         try:
             value = orjson.loads(text[start:close])
         except orjson.JSONDecodeError:
             value = text[start:close]
-        calls = [_call(each) for each in (value if isinstance(value, list) else [value])]
+        calls = [_read_call(each) for each in (value if isinstance(value, list) else [value])]
         if steps and not text[end : start - len(_OPENING)].strip():
             steps[-1] += calls
         else:
@@ -206,18 +208,18 @@ def _steps_of_text(text: str) -> Steps:
     return [step for step in steps if step]
 
 
-def _call(value: Any) -> Call:
-    call = call_of(value)
+def _read_call(value: Any) -> Call:
+    call = read_call(value)
     try:
         return call or (None, str(value))
     except RecursionError:
         return None, "nested too deep"
 
 
-def _without_nulls(value: Any) -> Any:
-    """The value of an Arrow column without null fields: structs of one column have each other's fields."""
+def _drop_nulls(value: Any) -> Any:
+    """The value of an Arrow column without null fields: all structs of a column have the same fields."""
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [_drop_nulls(item) for item in value]
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: _drop_nulls(item) for key, item in value.items() if item is not None}
     return value

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from connectors.errors import UserError
 from rmbatch.rewards.contract import reward
-from rmbatch.rewards.rules.texts import floats
+from rmbatch.rewards.rules.texts import to_floats
 from rmbatch.settings.extras import require
 
 
@@ -45,9 +45,11 @@ class DetoxifyReward:
     def __call__(self, response: pa.Array) -> pa.Array:
         texts = response.to_pylist()
         different = list(dict.fromkeys(text for text in texts if text is not None))
-        said = self._classify(different, batch_size=self._batch_rows, truncation=True, top_k=None) if different else []
+        said = (
+            self._classifier(different, batch_size=self._batch_rows, truncation=True, top_k=None) if different else []
+        )
         scores = {text: 1.0 - self._probability(labels) for text, labels in zip(different, said)}
-        return floats(scores.get(text) for text in texts)
+        return to_floats(scores.get(text) for text in texts)
 
     def _probability(self, labels: list[dict[str, Any]]) -> float:
         found = next((one["score"] for one in labels if one["label"] == self._label), None)
@@ -57,7 +59,7 @@ class DetoxifyReward:
         return float(found)
 
     @cached_property
-    def _classify(self) -> Any:
+    def _classifier(self) -> Any:
         require("transformers", "detoxify_reward", "transformers")
         from transformers import pipeline
 

@@ -1,6 +1,6 @@
-r"""The reward that finds responses cut off before their end: ``not_truncated``. By their text alone.
+r"""The reward that finds responses cut off before their end: ``not_truncated``. It looks at the text alone.
 
-Where the generator's finish reason is at hand, that is the better witness.
+Where the generator's finish reason is known, that tells more.
 """
 
 import polars as pl

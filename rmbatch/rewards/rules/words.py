@@ -1,7 +1,7 @@
-"""Texts cut into words, and each word a number, so that Arrow and numpy count words instead of Python.
+"""Splits texts into words and numbers the words, so that Arrow and numpy count them instead of Python.
 
-Words are numbered within one ``Words``: two texts of it hold the same word where they hold the same number. Nothing
-here knows a formula of a reward.
+Numbers are unique within one ``Words``: two of its texts share a word where they share a number. This module knows no
+formula of a reward.
 
     ours, theirs = pair_words(response, reference, white_space_words)
     ours.num_words               # words of each response
@@ -24,19 +24,19 @@ from rmbatch.rows.messages import TEXT
 Numbers = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Measure = Literal["f1", "precision", "recall"]
-Cut = Callable[[pa.Array], "Words"]
+Splitter = Callable[[pa.Array], "Words"]
 """From texts without nulls to their words."""
 
-PART = 1 << 20
-"""Bytes of text that are cut at a time: what is made of them stays in the processor's cache."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of text that are split at a time, so that the results stay in the processor's cache."""
 _ROW = 32
-"""Bytes that a text counts for beside its own."""
+"""Bytes that are added to the size of each text."""
 _MOST_KINDS = 1 << 40
 """Different n-grams up to which a row's number, twice that and a bit for the side fit 63 bits."""
 _CHARACTERS = 0x110000 - 0x800
 """Code points that a str may hold in UTF-32: all but the surrogates."""
 _WIDE_SPACE = "[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
-"""White space beyond ASCII, as ``str.split`` knows it."""
+"""White space beyond ASCII that ``str.split`` knows."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class Words:
         return Words(self.ids[places], ends, self.num_kinds)
 
     def ngrams(self, n: int) -> "Words":
-        """All runs of n words, each run a number; a text of fewer words has none."""
+        """All runs of n words, as numbers; a text of fewer words has none."""
         if n == 1:
             return self
         num_starts = max(len(self.ids) - n + 1, 0)
         ids, num_kinds = self.ids[:num_starts].astype(np.int64), self.num_kinds
         for step in range(1, n):
             if num_kinds * self.num_kinds >= _MOST_KINDS:
-                ids, num_kinds = _numbered(pa.array(ids))
+                ids, num_kinds = _assign_ids(pa.array(ids))
             ids = ids.astype(np.int64) * self.num_kinds + self.ids[step : step + num_starts]
             num_kinds *= self.num_kinds
         if num_kinds >= _MOST_KINDS:
-            ids, num_kinds = _numbered(pa.array(ids))
+            ids, num_kinds = _assign_ids(pa.array(ids))
         left = np.repeat(self.ends[1:], self.num_words)[:num_starts] - np.arange(num_starts)
         return Words(ids[left >= n], _ends(np.maximum(self.num_words - n + 1, 0)), num_kinds)
 
@@ -93,29 +93,29 @@ class Words:
 
 
 def white_space_words(texts: pa.Array) -> Words:
-    """The lower-cased words between white space, as ``text.lower().split()`` has them."""
+    """The lower-cased words between white space, as in ``text.lower().split()``."""
     lowered = series(texts).str.to_lowercase()
     if lowered.str.len_bytes().sum() > lowered.str.len_chars().sum():
         lowered = lowered.str.replace_all(_WIDE_SPACE, " ")
-    return _cut(lowered.to_arrow(), lambda data: (data - np.uint8(9) < 5) | (data - np.uint8(28) < 5))
+    return _split_bytes(lowered.to_arrow(), lambda data: (data - np.uint8(9) < 5) | (data - np.uint8(28) < 5))
 
 
 def letter_words(texts: pa.Array) -> Words:
     """The runs of the letters a to z and digits in the lower-cased text."""
     lowered = series(texts).str.to_lowercase().to_arrow()
-    return _cut(lowered, lambda data: (data - np.uint8(ord("a")) > 25) & (data - np.uint8(ord("0")) > 9))
+    return _split_bytes(lowered, lambda data: (data - np.uint8(ord("a")) > 25) & (data - np.uint8(ord("0")) > 9))
 
 
-def listed_words(lists: Sequence[Sequence[str]]) -> Words:
-    """Words that are cut already."""
-    ids, num_kinds = _numbered(pa.array(chain.from_iterable(lists), TEXT))
+def number_words(lists: Sequence[Sequence[str]]) -> Words:
+    """Words of texts that are already split."""
+    ids, num_kinds = _assign_ids(pa.array(chain.from_iterable(lists), TEXT))
     return Words(ids, _ends(np.fromiter(map(len, lists), np.int64)), num_kinds)
 
 
-def pair_words(response: pa.Array, reference: pa.Array, cut: Cut, n: int = 1) -> tuple[Words, Words]:
-    """The n-grams of each response and of its reference, numbered alike; equal references are cut once. No nulls."""
+def pair_words(response: pa.Array, reference: pa.Array, split: Splitter, n: int = 1) -> tuple[Words, Words]:
+    """The n-grams of each response and of its reference, numbered together; equal ones are split once. No nulls."""
     golds = reference.dictionary_encode()
-    words = cut(pa.concat_arrays([response, golds.dictionary])).ngrams(n)
+    words = split(pa.concat_arrays([response, golds.dictionary])).ngrams(n)
     ends = words.ends[: len(response) + 1]
     ours = Words(words.ids[: ends[-1]], ends, words.num_kinds)
     return ours, words.take(golds.indices.to_numpy() + len(response))
@@ -152,7 +152,7 @@ def f_measure(common: Numbers, num_ours: Numbers, num_theirs: Numbers, measure: 
     return precision if measure == "precision" else recall
 
 
-def in_parts(score: Callable[..., Numbers], *columns: pa.Array) -> Numbers:
+def score_in_chunks(score: Callable[..., Numbers], *columns: pa.Array) -> Numbers:
     """``score`` of some megabytes of these columns of text at a time, joined along the last axis; null is empty."""
     filled = [pc.fill_null(column.cast(TEXT), "") for column in columns]
     scored: Numbers = np.concatenate([score(*(column[part] for column in filled)) for part in _parts(filled)], axis=-1)
@@ -161,12 +161,12 @@ def in_parts(score: Callable[..., Numbers], *columns: pa.Array) -> Numbers:
 
 def _parts(columns: Sequence[pa.Array]) -> Iterator[slice]:
     sizes = sum(pc.binary_length(column).to_numpy() for column in columns) + _ROW
-    part_of = np.cumsum(sizes) // PART
+    part_of = np.cumsum(sizes) // CHUNK_BYTES
     begins = np.flatnonzero(np.diff(part_of, prepend=-1, append=-1))
     yield from (slice(begin, end) for begin, end in pairwise(begins.tolist() or [0, 0]))
 
 
-def _cut(texts: pa.Array, is_between: Callable[[Bytes], npt.NDArray[np.bool_]]) -> Words:
+def _split_bytes(texts: pa.Array, is_between: Callable[[Bytes], npt.NDArray[np.bool_]]) -> Words:
     """The runs of bytes that are not ``is_between``."""
     # A space before each text, and a zero for each byte between words: then a word is a zero and what follows it, and
     # the places of the zeros are the offsets of an Arrow array of words over the same bytes.
@@ -181,7 +181,7 @@ def _cut(texts: pa.Array, is_between: Callable[[Bytes], npt.NDArray[np.bool_]]) 
     words = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(begins), [None, pa.py_buffer(places), pa.py_buffer(data)]
     )
-    ids, num_kinds = _numbered(words)
+    ids, num_kinds = _assign_ids(words)
     ends = np.searchsorted(begins, bounds)
     is_empty = np.diff(places) == 1
     if is_empty.any():
@@ -189,7 +189,7 @@ def _cut(texts: pa.Array, is_between: Callable[[Bytes], npt.NDArray[np.bool_]]) 
     return Words(ids, ends, num_kinds)
 
 
-def _numbered(values: pa.Array) -> tuple[Numbers, int]:
+def _assign_ids(values: pa.Array) -> tuple[Numbers, int]:
     encoded = values.dictionary_encode()
     return encoded.indices.to_numpy(), len(encoded.dictionary)
 

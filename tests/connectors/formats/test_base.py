@@ -12,7 +12,7 @@ from connectors.finish import finish
 from connectors.formats.base import FORMATS, FileSpec, find_format, load_format
 from connectors.formats.footers import Footer, FooterFormat
 from connectors.ledger import Ledger, Plan
-from connectors.listing import list_input, takes_in
+from connectors.listing import includes, list_input
 from connectors.schema import KEPT, visible_columns
 from connectors.storage import Folder, StorageOptions, Store
 from connectors.units import Range
@@ -79,7 +79,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
 ROWS = [{"id": row, "text": f"number {row}"} for row in range(40)]
 
 
-def test_rows_come_through_planning_reading_and_writing_of_another_format(tmp_path: Path):
+def test_another_format_plans_reads_and_writes_rows(tmp_path: Path):
     lines = [json.dumps(row).encode() for row in ROWS] + [b"{broken"]
     write_files(tmp_path / "in", {"a.jsonl": b"\n".join(lines)})
     source = plan(tmp_path / "in", unit_bytes=300)
@@ -96,7 +96,7 @@ def test_rows_come_through_planning_reading_and_writing_of_another_format(tmp_pa
     assert visible_columns(table).to_pylist() == [{"text": "number 2"}]
 
 
-def test_where_two_records_overlap_a_file_of_another_format_is_cut(tmp_path: Path):
+def test_overlapping_files_of_another_format_are_cut(tmp_path: Path):
     write_files(tmp_path, {"in.jsonl": b"\n".join(json.dumps(row).encode() for row in ROWS)})
     source = plan(tmp_path / "in.jsonl")
     spec = spec_of(Folder.open(str(tmp_path / "out"), StorageOptions()), source, format="arrow", compression=None)
@@ -109,18 +109,18 @@ def test_where_two_records_overlap_a_file_of_another_format_is_cut(tmp_path: Pat
     assert sorted(read_rows(plan(tmp_path / "out"))["id"].to_pylist()) == [row for row in range(40) if row % 3]
 
 
-def test_names_of_another_format_are_known_to_listings_and_job_files(tmp_path: Path):
+def test_listings_and_job_files_know_another_format(tmp_path: Path):
     assert find_format("in/A.IPC") == "arrow"
     write_files(tmp_path, {"in/a.arrow": b"", "in/b.csv": b""})
     listing = list_input([str(tmp_path / "in")], StorageOptions())
     assert (listing.format, len(listing.files), len(listing.skipped)) == ("arrow", 1, 1)
-    assert takes_in(f"{tmp_path}/out/**/*.arrow", str(tmp_path / "out"), StorageOptions())
+    assert includes(f"{tmp_path}/out/**/*.arrow", str(tmp_path / "out"), StorageOptions())
     job = {"job": "score", "input": {"path": "in", "format": "arrow"}, "rewards": {"a": {"reward": "f1_score"}}}
     assert parse_job({**job, "output": {"path": "out", "format": "arrow"}}, "job.yaml").output.format == "arrow"
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_files_of_kept_rows_end_as_no_other_file_does_and_tell_their_format(name: str, tmp_path: Path):
+def test_file_names_tell_kept_rows_and_their_format(name: str, tmp_path: Path):
     known, folder = load_format(name), Folder.open(str(tmp_path), StorageOptions())
     for codec in known.compressions:
         spec = spec_of(folder, plan_of_one(tmp_path), format=name, compression=None if codec == "none" else codec)

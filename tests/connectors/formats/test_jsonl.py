@@ -141,7 +141,7 @@ def test_a_type_that_changes_late_loses_nothing(tmp_path: Path):
     assert read_rows(plan(tmp_path, unit_bytes=100))["a"].to_pylist() == [str(i) for i in range(50)] + ['"late"']
 
 
-def test_a_nested_integer_that_float64_cannot_hold_beside_a_fraction_is_kept_as_json_text(tmp_path: Path):
+def test_nested_big_integer_beside_a_fraction_becomes_json_text(tmp_path: Path):
     write_files(tmp_path, {"1.jsonl": lines({"a": {"b": BIG}}), "2.jsonl": lines({"a": {"b": 0.5}})})
     assert read_rows(plan(tmp_path))["a"].to_pylist() == [f'{{"b": {BIG}}}', '{"b": 0.5}']
 
@@ -156,7 +156,7 @@ def test_compressed_files(tmp_path: Path, name: str, members: int):
 
 
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
-def test_a_truncated_compressed_file_gives_what_it_holds_and_a_dead_letter(tmp_path: Path, name: str):
+def test_truncated_gzip_gives_its_rows_and_a_dead_letter(tmp_path: Path, name: str):
     text = lines(*({"a": index, "b": f"{index * 7919 % 1000003}"} for index in range(50_000)))
     packed = gzip.compress(text) if name.endswith("gz") else pa.compress(text, "zstd", asbytes=True)
     write_files(tmp_path, {name: packed[: len(packed) * 2 // 3]})
@@ -194,7 +194,7 @@ def test_a_store_that_fails_is_no_damaged_file(tmp_path: Path, monkeypatch: pyte
         read_all(dataset, block_rows=10_000)
 
 
-def test_what_is_nested_deeper_than_parquet_can_be_is_kept_as_json_text(tmp_path: Path):
+def test_too_deep_nesting_becomes_json_text(tmp_path: Path):
     text = b'{"a": ' + b'{"b": [' * 40 + b"1" + b"]}" * 40 + b"}\n"
     write_files(tmp_path, {"in.jsonl": text})
     table = read_rows(plan(tmp_path))
@@ -236,9 +236,7 @@ LINE = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(LINE, min_size=1, max_size=20), st.integers(1, 100), st.booleans())
-def test_every_line_that_is_not_blank_is_a_row_or_a_dead_letter_wherever_units_are_cut(
-    tmp_path_factory, texts, unit_bytes, newline
-):
+def test_each_line_is_a_row_or_dead_letter_however_units_are_cut(tmp_path_factory, texts, unit_bytes, newline):
     folder = tmp_path_factory.mktemp("jsonl")
     write_files(folder, {"in.jsonl": b'{"a": 1}\n' + b"\n".join(texts) + (b"\n" if newline else b"")})
     whole, cut = plan(folder), plan(folder, unit_bytes=unit_bytes)
@@ -255,7 +253,7 @@ def test_every_line_that_is_not_blank_is_a_row_or_a_dead_letter_wherever_units_a
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
-def test_a_line_that_is_too_long_is_a_dead_letter_that_names_the_limit(tmp_path: Path, name: str):
+def test_too_long_line_is_a_dead_letter_that_names_the_limit(tmp_path: Path, name: str):
     long = b'{"a": "' + b"x" * (3 << 20) + b'"}'
     text = lines({"a": "first"}) + long + b"\n" + lines({"a": "last"})
     write_files(tmp_path, {name: gzip.compress(text) if name.endswith("gz") else text})
@@ -277,7 +275,7 @@ def test_a_line_of_many_pieces_takes_time_in_its_length_only(tmp_path: Path):
     assert time.process_time() - began < 10
 
 
-def test_a_key_twice_among_many_is_found_in_time_in_their_number_only(tmp_path: Path):
+def test_finds_a_duplicate_key_in_linear_time(tmp_path: Path):
     keys = ",".join(f'"k{number}":1' for number in range(100_000))
     began = time.process_time()
     with pytest.raises(BadLineError, match="key 'k99999' occurs twice"):
@@ -285,7 +283,7 @@ def test_a_key_twice_among_many_is_found_in_time_in_their_number_only(tmp_path: 
     assert time.process_time() - began < 5
 
 
-def test_too_many_columns_are_refused_by_the_limit_or_read_in_time_in_their_cells_only(tmp_path: Path):
+def test_many_columns_are_refused_or_read_in_linear_time(tmp_path: Path):
     rows = [{f"c{row * 50 + column}": column for column in range(50)} for row in range(400)]
     write_files(tmp_path, {"in.jsonl": lines(*rows)})
     with pytest.raises(

@@ -17,9 +17,9 @@ from connectors.errors import UserError
 from connectors.formats import jsonl_runs, lines
 from connectors.formats.base import JsonlOptions
 from connectors.formats.jsonl_runs import RunParser
-from connectors.formats.jsonl_tables import array_of
+from connectors.formats.jsonl_tables import build_array
 from connectors.formats.lines import Line, Lines, Run
-from connectors.schema import with_twins
+from connectors.schema import add_twins
 from connectors.storage import StorageOptions, open_url
 from connectors.units import Range
 from tests.connectors.inputs import plan, write_files
@@ -193,7 +193,7 @@ def test_many_lines_at_once_come_to_what_they_come_to_one_by_one(
             results.append(described(dataset))
             if columns is not None:
                 dataset = dataset.project(
-                    with_twins(
+                    add_twins(
                         [name for name in columns if name in dataset.schema.names] or dataset.schema.names[:1],
                         dataset.schema,
                     )
@@ -219,7 +219,7 @@ def test_ordinary_lines_are_parsed_at_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_a_run_with_a_nasty_line_is_parsed_to_what_the_line_holds_or_not_at_all(tmp_path: Path, text: bytes):
+def test_run_with_a_nasty_line_is_parsed_exactly_or_not_at_all(tmp_path: Path, text: bytes):
     good = b'{"a": 5, "b": "y"}'
     write_files(tmp_path, {"in.jsonl": b"\n".join([good, good, text, good]) + b"\n"})
     _, run = runs_of(tmp_path / "in.jsonl")
@@ -242,5 +242,5 @@ def test_arrays_of_lists_and_objects_are_those_that_arrow_makes(values):
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             continue
         known.append(value)
-        assert array_of(known, kind).to_pylist() == array.to_pylist()
-        assert array_of(known, kind).type == kind
+        assert build_array(known, kind).to_pylist() == array.to_pylist()
+        assert build_array(known, kind).type == kind

@@ -110,7 +110,7 @@ def test_empty_files_and_empty_row_groups_hold_no_rows(tmp_path: Path):
         assert read_rows(plan(tmp_path, unit_bytes=unit_bytes))["a"].to_pylist() == [1, 2, 3]
 
 
-def test_only_asked_columns_are_read_also_where_a_file_has_none_of_them(tmp_path: Path):
+def test_reads_only_asked_columns_even_where_a_file_has_none(tmp_path: Path):
     written(pa.table({"a": [1, 2], "a.b": [3, 4], "c": ["x", "y"]}), tmp_path / "1.parquet")
     written(pa.table({"c": ["z"]}), tmp_path / "2.parquet")
     dataset = plan(tmp_path)

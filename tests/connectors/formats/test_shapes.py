@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from connectors.formats import jsonl, shapes
 from connectors.formats.base import JsonlOptions, OddValues
 from connectors.formats.jsonl_scan import Profile
-from connectors.formats.shapes import fits_parquet, holds, join, shape_of, type_of
-from connectors.schema import DEAD, is_json, twins_of
+from connectors.formats.shapes import can_hold, find_shape, find_type, fits_parquet, join
+from connectors.schema import DEAD, find_twins, is_json
 from tests.connectors.inputs import plan, read_all, read_rows, write_files
 
 BIG = 2**53 + 1
@@ -82,13 +82,13 @@ def same(written: Any, value: Any) -> bool:
 
 
 @given(VALUES, VALUES)
-def test_a_type_holds_what_it_was_made_of_and_nothing_that_has_no_type_with_it(a, b):
-    kind = type_of(shape_of(a))
+def test_type_holds_what_it_was_made_of_and_nothing_else(a, b):
+    kind = find_type(find_shape(a))
     if kind is None:
         return
-    assert holds(kind, shape_of(a))
-    together = type_of(join(shape_of(a), shape_of(b)))
-    if holds(kind, shape_of(b)):
+    assert can_hold(kind, find_shape(a))
+    together = find_type(join(find_shape(a), find_shape(b)))
+    if can_hold(kind, find_shape(b)):
         assert together is not None
         if fits_parquet(together):
             assert pa.array([a, b], together).to_pylist() is not None
@@ -115,9 +115,7 @@ PICTURE = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type
         ({"b": 1}, [1], pa.struct([("b", pa.int64())])),
     ],
 )
-def test_a_column_keeps_the_type_of_nearly_all_rows_and_its_odd_values_stand_beside_it(
-    tmp_path: Path, usual: Any, odd: Any, kind: pa.DataType
-):
+def test_column_keeps_most_rows_type_with_odd_values_beside(tmp_path: Path, usual: Any, odd: Any, kind: pa.DataType):
     write(tmp_path, (usual, 60), (odd, 1), (usual, 60), (None, 5))
     dataset = plan(tmp_path, unit_bytes=500)
     table = read_rows(dataset)
@@ -144,7 +142,7 @@ def test_a_column_keeps_the_type_of_nearly_all_rows_and_its_odd_values_stand_bes
 def test_at_most_one_row_of_a_hundred_is_odd(tmp_path: Path, values: list[tuple[Any, int]], odd: int):
     dataset = plan(write(tmp_path, *values))
     assert sum(each["odd"] for each in dataset.mixed.values()) == odd
-    assert len(twins_of(dataset.schema)) == bool(odd)
+    assert len(find_twins(dataset.schema)) == bool(odd)
 
 
 def test_by_the_rule_dead_letter_an_odd_row_is_one(tmp_path: Path):

@@ -16,6 +16,20 @@ EXAMPLES = "jobs/examples"
 ENVIRONMENT = {**os.environ, "JUDGE_URL": "http://host:8000", "WRITER_URL": "http://writer:8000"}
 PLANNED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "planned.json").read_text())
 """By example: ``job`` of the plan, as commit 79a67b9 wrote it."""
+NEWER = {
+    "correct",
+    "correct_sums",
+    "distill",
+    "distill_select",
+    "evaluate",
+    "evaluate_trained",
+    "generate",
+    "pairs",
+    "score_trained",
+    "select",
+    "train_rm",
+}
+"""Examples of what no older version had."""
 
 
 def example(name: str) -> dict[str, Any]:
@@ -37,7 +51,7 @@ def test_example_planned_by_an_older_version_is_the_same_job(name: str) -> None:
 
 
 def test_every_example_job_is_compared() -> None:
-    assert set(PLANNED) == {path.stem for path in Path(EXAMPLES).glob("*.yaml")}
+    assert set(PLANNED) | NEWER == {path.stem for path in Path(EXAMPLES).glob("*.yaml")}
 
 
 JUDGE = {"judge": "pointwise", "principles": "math", "endpoint": "http://host:8000", "model": "m"}

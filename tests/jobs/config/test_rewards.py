@@ -1,4 +1,4 @@
-"""Rewards made of rewards in a job file: what each form builds, that it reads back as itself, how mistakes are told."""
+"""Rewards made of rewards in a job file: what each form builds, that it reads back as itself, its mistakes."""
 
 import pyarrow as pa
 import pytest
@@ -7,9 +7,7 @@ import yaml
 from connectors.errors import UserError
 from jobs.config.identity import job_identity
 from jobs.config.job_types import parse_job
-from jobs.run.watch import too_many_nulls
-from rmbatch.stages.tally import Tally
-from tests.jobs.running import fitted
+from tests.jobs.running import fit_job
 
 SCHEMA = pa.schema([("response", pa.string()), ("reference", pa.string()), ("source", pa.string())])
 
@@ -45,7 +43,7 @@ def test_composition_in_job_file_scores(
     parsed = parse_job(job(rewards), "JOB")
     assert parse_job(parsed.model_dump(mode="json"), "JOB") == parsed
     assert job_identity(parsed)["rewards"]
-    stage = fitted(parsed, SCHEMA).stages[0]
+    stage = fit_job(parsed, SCHEMA).stages[0]
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
     scored = stage(table)
     assert scored["score.x"].to_pylist() == pytest.approx(expected)
@@ -70,7 +68,7 @@ def test_composition_in_job_file_scores(
             "{x: {gate: {require: {reward: base_honesty_pointwise, scal: 1}, then: accuracy}}}",
             "JOB: rewards.x.gate.require.scal: unknown key; did you mean 'scale'?",
         ),
-        ("{x: {judge: pairwise, model: m}}", "JOB: rewards.x.endpoints: missing; it has no default"),
+        ("{x: {judge: pairwise, model: m}}", "JOB: rewards.x: write endpoint: URL of a server, or serve: a model"),
         ("{x: {reward: [accuracy]}}", "JOB: rewards.x.reward: got ['accuracy']; write text in quotes"),
         (
             "{x: {route: {to: {a: 3}}}}",
@@ -105,13 +103,5 @@ def test_composition_in_job_file_scores(
 )
 def test_mistake_in_composition_names_its_key(rewards: str, message: str) -> None:
     with pytest.raises(UserError) as mistake:
-        fitted(parse_job(job(rewards), "JOB"), SCHEMA)
+        fit_job(parse_job(job(rewards), "JOB"), SCHEMA)
     assert message in str(mistake.value)
-
-
-def test_part_that_was_not_reached_counts_as_no_null() -> None:
-    tally = {"scored.x": 10, "scored.x.then": 0, "null.x.then.not_reached": 10, "null.x.then.timeout": 1}
-    assert Tally(tally).nulls("x") == {}
-    assert Tally(tally).nulls("x.then") == {"not_reached": 10, "timeout": 1}
-    assert too_many_nulls(tally, 0.5, at_least=5) == ""
-    assert "score.x.then is null for 100% of 1 responses, mostly timeout" in too_many_nulls(tally, 0.5, at_least=1)

@@ -52,7 +52,10 @@ def told(changes: str) -> str:
     [
         ("{selct: {keep: 1}}", "selct: unknown key; did you mean 'select'?"),
         ("{select: {kep: 2}}", "select.kep: unknown key; did you mean 'keep'?"),
-        ("{input: {pth: x}}", "input.pth: unknown key; did you mean 'path'?"),  # and not that path is missing
+        (
+            "{input: {pth: x}}",
+            "input.pth: unknown key; did you mean 'path' or 'split'?",
+        ),  # and not that path is missing
         ("{output: {path: o, colums: [a]}}", "output.colums: unknown key; did you mean 'columns'?"),
         ("{run: {unit_md: 3}}", "run.unit_md: unknown key; did you mean 'unit_mb'?"),
         (
@@ -63,11 +66,13 @@ def told(changes: str) -> str:
         ("{input: {path: x, group: {bye: uid}}}", "input.group.bye: unknown key; did you mean 'by'?"),
         (
             "{select: {zzz: 1}}",  # nothing is near: all are named
-            "select.zzz: unknown key; known: by, keep, min_margin, min_score, seed, ties.",
+            "select.zzz: unknown key; known: by, cap, cut_off, diversity, duplicates, keep, length_band, "
+            "length_control, min_margin, min_percentile, min_score, min_z, near_at, seed, solve_rate, "
+            "ties, veto, vote.",
         ),
         (
             "{job: score, select: {keep: 1}}",  # a key of another job
-            "select: unknown key; known: combine, input, job, output, rewards, run.",
+            "select: unknown key; known: combine, generate, input, job, models, output, rewards, run.",
         ),
     ],
 )
@@ -90,13 +95,17 @@ def test_message_holds_three_mistakes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ("{job: scor}", "job: 'scor' is no job type; did you mean 'score'?"),
-        ("{job: null}", "job: null is no job type; write one of: score, best_of_n, principles"),
-        ("{job: [score]}", "job: ['score'] is no job type; did you mean 'score'?"),  # a list has no hash
+        ("{job: scor}", "job: 'scor' is no job type; did you mean 'score' or 'correct'?"),
+        (
+            "{job: null}",
+            "job: null is no job type; write one of: score, best_of_n, generate, select, correct, principles, "
+            "evaluate, train_rm",
+        ),
+        ("{job: [score]}", "job: ['score'] is no job type; did you mean 'score' or 'correct'?"),  # a list has no hash
         (
             "{input: null}",
-            "input: got null; write keys and values: path, format, columns, group, types, odd_values, max_line_mb, "
-            "max_columns, limit, storage",
+            "input: got null; write keys and values: path, format, as, split, columns, group, types, odd_values, "
+            "max_line_mb, max_columns, limit, storage",
         ),
         ("{input: {format: jsonl}}", "input.path: missing; it has no default"),
         ("{input: {path: 3}}", "input.path: got 3; write text in quotes or a list"),
@@ -210,7 +219,7 @@ def test_reward_entry_is_name_and_knobs() -> None:
 def test_two_rewards_need_weights_or_select_by() -> None:
     two = "rewards: {a: accuracy, b: f1_score}"
     assert told(f"{{{two}}}") == (
-        "2 rewards and no say in which decides: give weights in combine: {a: 1.0, b: 1.0}, or name one in select.by"
+        "2 rewards, and nothing says which decides: give weights in combine: {a: 1.0, b: 1.0}, or name one in select.by"
     )
     assert best(f"{{{two}, select: {{by: b}}}}").select.by == "b"
     assert best(f"{{{two}, combine: {{a: 1}}}}").combine is not None

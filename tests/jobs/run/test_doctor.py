@@ -13,11 +13,11 @@ from rich.console import Console
 from connectors.errors import UserError
 from jobs.config.job_types import parse_job
 from jobs.config.sections import JobConfig as Job
-from jobs.run.doctor import cheap_findings, check_models, sample, show_doctor
+from jobs.run.doctor import cheap_findings, check_models, examine_job, read_conversations
 from jobs.run.input import list_job_input, plan_job_input
 from jobs.show.display import Display
 from rmbatch.rows.roles import guess_roles
-from tests.jobs.running import fitted
+from tests.jobs.running import fit_job
 from tests.tiny_models import make_model
 
 pytest.importorskip("transformers")
@@ -50,7 +50,7 @@ def job(path: Path, rewards: dict[str, Any], **settings: Any) -> Job:
 
 def shown(asked: Job) -> tuple[bool, str]:
     out = io.StringIO()
-    good = show_doctor(asked, Display(Console(file=out, width=400)))
+    good = examine_job(asked, Display(Console(file=out, width=400)))
     return good, out.getvalue()
 
 
@@ -58,7 +58,7 @@ def line(out: str, start: str) -> str:
     return next(line for line in out.splitlines() if " ".join(line.split()).startswith(start))
 
 
-def test_a_model_that_can_be_used(models: dict[str, str], answers: Path) -> None:
+def test_usable_model_passes(models: dict[str, str], answers: Path) -> None:
     good, out = shown(job(answers, {"rm": {"model": models["scalar"], **HELD}, "words": "no_refusal"}))
     assert good
     assert line(out, f"rm: {models['scalar']}")
@@ -70,7 +70,7 @@ def test_a_model_that_can_be_used(models: dict[str, str], answers: Path) -> None
     assert not Path("nowhere").exists()
 
 
-def test_models_inside_compositions_and_failures(models: dict[str, str], answers: Path) -> None:
+def test_models_inside_compositions_are_examined(models: dict[str, str], answers: Path) -> None:
     """Each is looked over, and what cannot work is not loaded."""
     gate = {"require": {"model": models["causal"], **HELD}, "then": {"model": models["scalar"], **HELD}}
     good, out = shown(job(answers, {"both": {"gate": gate}}))
@@ -89,7 +89,7 @@ def test_square_brackets_are_text(models: dict[str, str], answers: Path) -> None
     assert "[bold]It is two" in out
 
 
-def test_models_that_share_an_engine_load_it_once(models: dict[str, str], answers: Path) -> None:
+def test_shared_engine_is_loaded_once(models: dict[str, str], answers: Path) -> None:
     rm = {"model": models["scalar"], **HELD}
     _, out = shown(job(answers, {"a": rm, "between": "no_refusal", "b": {**rm, "activation": "sigmoid"}}))
     assert [name for name in ("a", "b") if f"\n{name}: {models['scalar']}" in "\n" + out] == ["a", "b"]
@@ -98,13 +98,13 @@ def test_models_that_share_an_engine_load_it_once(models: dict[str, str], answer
     assert "loaded it in 0 s" in loaded[1]
 
 
-def test_a_job_without_models(answers: Path) -> None:
+def test_job_without_models(answers: Path) -> None:
     good, out = shown(job(answers, {"words": "no_refusal"}))
     assert good
-    assert "there is nothing to look over" in out
+    assert "there is nothing to examine" in out
 
 
-def test_a_mistake_in_the_job_is_still_one_line(models: dict[str, str], answers: Path) -> None:
+def test_mistake_in_job_is_one_line(models: dict[str, str], answers: Path) -> None:
     wrong = job(answers, {"rm": {"model": models["scalar"]}}, input={"path": str(answers), "columns": {"prompt": "q"}})
     with pytest.raises(UserError, match="no column 'q'"):
         shown(wrong)
@@ -116,13 +116,13 @@ def test_a_mistake_in_the_job_is_still_one_line(models: dict[str, str], answers:
 def checked(asked: Job) -> str:
     """What a run would say of its models."""
     dataset = plan_job_input(asked, list_job_input(asked), limit=None)
-    prepared = fitted(asked, dataset.schema)
+    prepared = fit_job(asked, dataset.schema)
     out = io.StringIO()
     check_models(prepared.needs.models, dataset, prepared.roles, Display(Console(file=out, width=400)))
     return out.getvalue()
 
 
-def test_a_run_is_stopped_before_its_engines(models: dict[str, str], answers: Path) -> None:
+def test_failed_check_stops_run_before_its_engines(models: dict[str, str], answers: Path) -> None:
     rewards = {
         "rm": {"model": models["scalar"], **HELD, "max_length": 99_999},
         "judge": {"model": models["causal"], **HELD, "outputs": ["score"]},
@@ -133,19 +133,19 @@ def test_a_run_is_stopped_before_its_engines(models: dict[str, str], answers: Pa
     assert ". model judge: score_head: Qwen2ForCausalLM" in str(refused.value)
 
 
-def test_a_run_says_which_warnings_there_are(models: dict[str, str], answers: Path) -> None:
+def test_run_names_warnings(models: dict[str, str], answers: Path) -> None:
     rm = {"model": models["scalar"], **HELD, "activation": "sigmoid"}
     assert checked(job(answers, {"rm": rm})) == "warning: model rm: activation; `rmbatch doctor` says more\n"
     assert checked(job(answers, {"words": "no_refusal"})) == ""
 
 
-def test_a_run_with_rows_that_are_too_long(models: dict[str, str], answers: Path) -> None:
+def test_too_long_rows_only_warn(models: dict[str, str], answers: Path) -> None:
     """The first rows may be others than those that reach a model behind a gate: they stop no run."""
     told = checked(job(answers, {"rm": {"model": models["scalar"], **HELD, "max_length": 8}}))
     assert told == "warning: model rm: too_long; `rmbatch doctor` says more\n"
 
 
-def test_the_first_rows_come_from_as_many_files_as_it_takes(tmp_path: Path) -> None:
+def test_first_rows_come_from_several_files(tmp_path: Path) -> None:
     for number in range(5):
         path = tmp_path / "in" / f"{number}.parquet"
         path.parent.mkdir(exist_ok=True)
@@ -153,20 +153,20 @@ def test_the_first_rows_come_from_as_many_files_as_it_takes(tmp_path: Path) -> N
         pq.write_table(pa.table(rows), path)
     asked = job(tmp_path / "in", {"words": "no_refusal"})
     dataset = plan_job_input(asked, list_job_input(asked), limit=None)
-    view = sample(dataset, guess_roles(dataset.schema))
+    view = read_conversations(dataset, guess_roles(dataset.schema))
     assert view.num_candidates == 64
     assert view.column("response")[-1].as_py() == "3-3"
     assert not view.has("id")  # only what conversations are made of is read
-    assert sample(dataset, guess_roles(dataset.schema), num_rows=1000).num_candidates == 100
+    assert read_conversations(dataset, guess_roles(dataset.schema), num_rows=1000).num_candidates == 100
 
 
-def test_an_input_without_rows(models: dict[str, str], tmp_path: Path) -> None:
+def test_input_without_rows(models: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     table = pa.table({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())})
     pq.write_table(table, tmp_path / "in" / "a.parquet")
     asked = job(tmp_path / "in", {"rm": {"model": models["scalar"], **HELD}})
     dataset = plan_job_input(asked, list_job_input(asked), limit=None)
-    prepared = fitted(asked, dataset.schema)
+    prepared = fit_job(asked, dataset.schema)
     found = cheap_findings(prepared.needs.models, dataset, prepared.roles)["rm"]
     assert [each.check for each in found if each.level != "ok"] == ["rows"]
     good, out = shown(asked)

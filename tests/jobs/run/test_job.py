@@ -109,7 +109,7 @@ class Count(JobType[CountJob]):
         return {"job": "count", "input": self.job.input.path}
 
     @classmethod
-    def recorded_identity(cls, output: Folder) -> Mapping[str, Any] | None:
+    def read_identity(cls, output: Folder) -> Mapping[str, Any] | None:
         text = output.folder("_rmbatch").read_if_exists("count.json")
         return None if text is None else json.loads(text)
 
@@ -150,7 +150,7 @@ def two_more_kinds(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": n, "text": f"a{n}"}) + "\n" for n in range(7)))
 
 
-def test_a_job_over_rows_with_stages_of_its_own() -> None:
+def test_row_job_with_own_stages() -> None:
     asked = JOB | {"job": "shout"}
     summary = run(asked)
     assert summary.tally == {"made.loud": 7, "made.louder": 7}
@@ -160,14 +160,14 @@ def test_a_job_over_rows_with_stages_of_its_own() -> None:
         run(asked | {"sign": "?"})
 
 
-def test_a_stage_that_does_not_fit_says_so_before_any_work(tmp_path: Path) -> None:
+def test_stage_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(UserError, match="shout: no column 'text'"):
         run(JOB | {"job": "shout"})
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_that_is_not_over_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "job.json").write_text(json.dumps(JOB | {"job": "count"}))
 
     def command(*arguments: str) -> tuple[Any, str, str]:
@@ -187,7 +187,7 @@ def test_a_job_that_is_not_over_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command("run", "job.json", "--overwrite", "--yes")[:2] == (0, "1 rows\n")
 
 
-def test_a_job_whose_output_is_taken_by_another_kind_is_refused(tmp_path: Path) -> None:
+def test_output_of_another_kind_is_refused(tmp_path: Path) -> None:
     run(JOB | {"job": "shout"})
     with Path("/dev/null").open("w") as nowhere, pytest.raises(UserError, match="another kind of job"):
         run_job(parse_job(JOB | {"job": "count"}, "test"), Display(Console(file=nowhere)))

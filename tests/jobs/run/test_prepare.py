@@ -1,4 +1,4 @@
-"""A job fitted to an input's schema: roles, what is read and written, and the mistakes that only a schema shows."""
+"""A job fit_job to an input's schema: roles, what is read and written, and the mistakes that only a schema shows."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from connectors.errors import UserError
 from jobs.config.job_types import parse_job
 from jobs.run.prepare import Prepared
 from rmbatch.rows.roles import Roles
-from tests.jobs.running import fitted
+from tests.jobs.running import fit_job
 
 TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
@@ -33,11 +33,11 @@ FLAT = pa.schema([
 
 
 def prepared(schema: pa.Schema, kind: str = "score", **changes: Any) -> Prepared:
-    """A job with one reward, some of its keys replaced, fitted to the schema; nothing is read or written."""
+    """A job with one reward, some of its keys replaced, fit_job to the schema; nothing is read or written."""
     job = {"job": kind, "input": {}, "rewards": {"exact": "accuracy"}, "output": {}} | changes
     job["input"] = {"path": "in"} | job["input"]
     job["output"] = {"path": "out"} | job["output"]
-    return fitted(parse_job(job, "JOB"), schema)
+    return fit_job(parse_job(job, "JOB"), schema)
 
 
 def told(schema: pa.Schema, kind: str = "score", **changes: Any) -> str:
@@ -69,7 +69,7 @@ def test_roles_are_given() -> None:
     assert several.roles.reference == "answer"
 
 
-def test_a_missing_role_names_the_columns_there_are() -> None:
+def test_missing_role_names_columns() -> None:
     said = pa.schema([("response", TEXT), ("truth", TEXT)])
     message = "reward 'exact' reads 'reference', and no column plays that role; set input.columns.reference to one of: "
     assert told(said) == message + "response, truth"
@@ -77,19 +77,19 @@ def test_a_missing_role_names_the_columns_there_are() -> None:
     assert told(alone, input={"columns": {"response": "answer"}}) == message + "text, answer"
 
 
-def test_a_role_can_be_taken_away() -> None:
+def test_role_can_be_taken_away() -> None:
     message = told(FLAT, input={"columns": {"reference": None}})
     assert message.startswith("reward 'exact' reads 'reference', and no column plays that role")
 
 
-def test_without_a_response_nothing_is_scored() -> None:
+def test_input_without_responses_is_refused() -> None:
     message = (
         "reward 'exact' reads 'response', and no column plays that role; set input.columns.response to one of: text"
     )
     assert told(pa.schema([("text", TEXT)]), rewards={"exact": "length_penalty"}) == message
 
 
-def test_a_column_that_is_not_there_names_the_nearest() -> None:
+def test_unknown_column_names_nearest() -> None:
     message = told(NESTED, "best_of_n", input={"columns": {"reference": "anwser"}})
     assert message == "columns: reference: no column 'anwser'; did you mean 'answer'?"
     message = told(NESTED, "best_of_n", input={"columns": {"promt": "mesages"}})
@@ -100,7 +100,7 @@ def test_a_column_that_is_not_there_names_the_nearest() -> None:
 # --- what is read and written -----------------------------------------------------------------------------------------
 
 
-def test_everything_is_carried_over_unless_said_otherwise() -> None:
+def test_all_columns_are_written_by_default() -> None:
     job = prepared(NESTED, "best_of_n")
     added = ["score.exact", "error.exact", "select.rank", "select.reason", "select.response", "select.score"]
     assert job.read_columns == NESTED.names
@@ -109,32 +109,32 @@ def test_everything_is_carried_over_unless_said_otherwise() -> None:
         assert job.output_schema.field(field.name).equals(field)
 
 
-def test_only_the_columns_that_are_needed_are_read() -> None:
+def test_only_needed_columns_are_read() -> None:
     job = prepared(NESTED, "best_of_n", output={"columns": ["difficulty", "uid"]})
     assert job.read_columns == ["uid", "candidates", "answer", "difficulty"]  # in the order of the input
     assert job.output_schema.names[:3] == ["difficulty", "uid", "score.exact"]  # in the order that was asked for
     assert "candidates" not in job.output_schema.names
 
 
-def test_no_input_column_may_be_carried_over() -> None:
+def test_output_may_leave_out_all_input_columns() -> None:
     job = prepared(FLAT, output={"columns": []})
     assert job.read_columns == ["completion", "ground_truth"]
     assert job.output_schema.names == ["score.exact", "error.exact"]
 
 
-def test_what_a_reward_reads_by_another_name_is_read() -> None:
+def test_column_of_role_is_read() -> None:
     rewards = {"length": {"reward": "length_penalty"}}
     job = prepared(FLAT, rewards=rewards, input={"columns": {"response": "question"}}, output={"columns": []})
     assert job.read_columns == ["question"]
 
 
-def test_the_key_of_the_group_is_read() -> None:
+def test_group_key_is_read() -> None:
     job = prepared(FLAT, "best_of_n", input={"group": {"by": "prompt_id"}}, output={"columns": []})
     assert job.group == "prompt_id"
     assert job.read_columns == ["prompt_id", "completion", "ground_truth"]
 
 
-def test_output_columns_that_are_not_there() -> None:
+def test_unknown_output_column_is_refused() -> None:
     message = told(NESTED, "best_of_n", output={"columns": ["uid", "anser"]})
     assert message == "output.columns names 'anser', which the input does not have; did you mean 'answer'?"
     message = told(FLAT, output={"columns": ["zzz"]})
@@ -149,7 +149,7 @@ def test_types_of_flat_and_nested_scores() -> None:
         assert nested.field(name).type == pa.list_(kind)
 
 
-def test_a_total_has_no_reason() -> None:
+def test_total_has_no_reason() -> None:
     job = prepared(FLAT, rewards={"a": "reasoning_format", "b": "accuracy"}, combine={"a": 1, "b": 2})
     assert job.output_schema.names[len(FLAT) :] == [
         *("score.a", "error.a", "reason.a", "score.b", "error.b", "score.total", "error.total"),
@@ -160,7 +160,7 @@ def test_a_total_has_no_reason() -> None:
 
 
 @pytest.mark.parametrize("column", ["score.exact", "error.exact"])
-def test_a_score_that_is_there_already(column: str) -> None:
+def test_existing_score_is_refused(column: str) -> None:
     schema = FLAT.append(pa.field(column, pa.float64()))
     message = f"the input has a column {column!r} already; give the reward another name"
     assert told(schema) == message
@@ -168,14 +168,14 @@ def test_a_score_that_is_there_already(column: str) -> None:
     assert told(schema, output={"columns": []}) == message  # even where it is not carried over
 
 
-def test_a_reason_clashes_only_with_a_reward_that_gives_reasons() -> None:
+def test_existing_reason_is_refused_only_if_reward_gives_reasons() -> None:
     schema = FLAT.append(pa.field("reason.exact", TEXT))
     assert "reason.exact" in prepared(schema).output_schema.names
     assert told(schema, rewards={"exact": "reasoning_format"}).startswith("the input has a column 'reason.exact'")
 
 
 @pytest.mark.parametrize("column", ["select.rank", "select.reason", "select.response", "select.score"])
-def test_a_choice_that_is_there_already(column: str) -> None:
+def test_existing_choice_is_refused(column: str) -> None:
     schema = NESTED.append(pa.field(column, TEXT))
     assert told(schema, "best_of_n") == f"the input has a column {column!r} already; rename it"
     assert column in prepared(schema).output_schema.names  # a score job chooses nothing
@@ -184,7 +184,7 @@ def test_a_choice_that_is_there_already(column: str) -> None:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def test_flat_rows_need_a_group_to_choose_within() -> None:
+def test_flat_rows_need_group_to_choose_within() -> None:
     assert told(FLAT, "best_of_n") == (
         "the input has one response per row; name the column that tells which rows answer the same prompt "
         "(perhaps 'prompt_id'): input.group: {by: COLUMN}"
@@ -193,7 +193,7 @@ def test_flat_rows_need_a_group_to_choose_within() -> None:
     assert "(perhaps" not in told(schema, "best_of_n")
 
 
-def test_a_group_that_is_not_there() -> None:
+def test_unknown_group_key_is_refused() -> None:
     message = told(FLAT, "best_of_n", input={"group": {"by": "prompt"}})
     assert (
         message
@@ -201,7 +201,7 @@ def test_a_group_that_is_not_there() -> None:
     )
 
 
-def test_nested_rows_are_their_own_group() -> None:
+def test_nested_rows_need_no_group() -> None:
     assert prepared(NESTED, "best_of_n").group is None
     message = told(NESTED, "best_of_n", input={"group": {"by": "uid"}})
     assert message.startswith("input.group.by is for rows of one response each, and these hold lists in 'candidates'")
@@ -214,7 +214,7 @@ def test_nested_rows_are_their_own_group() -> None:
         (pa.struct([("a", TEXT)]), "reference: a column of type struct<a: large_string> cannot be compared with"),
     ],
 )
-def test_a_column_of_a_type_that_cannot_play_its_role(kind: pa.DataType, message: str) -> None:
+def test_wrong_column_type_is_refused(kind: pa.DataType, message: str) -> None:
     schema = pa.schema([("response", TEXT), ("gold", kind)])
     assert told(schema, input={"columns": {"reference": "gold"}}).startswith(message)
     numbers = pa.schema([("response", pa.int64()), ("reference", TEXT)])
@@ -222,7 +222,7 @@ def test_a_column_of_a_type_that_cannot_play_its_role(kind: pa.DataType, message
 
 
 @pytest.mark.parametrize("rows", ["scattered", "adjacent"])
-def test_flat_and_nested_add_the_same_scores(rows: str) -> None:
+def test_flat_and_nested_rows_add_same_scores(rows: str) -> None:
     flat = prepared(FLAT, "best_of_n", input={"group": {"by": "prompt_id", "rows": rows}})
     added = [name for name in flat.output_schema.names if name not in FLAT.names]
     assert added == ["score.exact", "error.exact", "select.rank", "select.reason"]  # a flat row is its own response
@@ -249,5 +249,5 @@ def test_flat_and_nested_add_the_same_scores(rows: str) -> None:
         ),
     ],
 )
-def test_a_mistake_in_rewards(changes: dict[str, Any], message: str) -> None:
+def test_mistake_in_rewards_is_refused(changes: dict[str, Any], message: str) -> None:
     assert message in told(FLAT, **changes)

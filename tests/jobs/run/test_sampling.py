@@ -10,7 +10,7 @@ from connectors.dataset import InputDataset
 from connectors.listing import list_input
 from connectors.planning import plan_dataset
 from connectors.storage import StorageOptions
-from jobs.run.sampling import first_rows, spread_rows
+from jobs.run.sampling import read_first_rows, sample_rows
 from rmbatch.costs.estimate import estimate
 from rmbatch.stores.scores import IDS
 
@@ -20,17 +20,17 @@ def dataset_of(path: Path, lengths: np.ndarray) -> InputDataset:
     return plan_dataset(list_input([str(path)], StorageOptions(), "auto"), StorageOptions(), unit_bytes=64 << 20)
 
 
-def test_a_small_input_is_its_own_sample(tmp_path: Path) -> None:
+def test_small_input_is_its_own_sample(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path / "small.parquet", np.arange(100))
-    sample = spread_rows(dataset, 256, 100)
+    sample = sample_rows(dataset, 256, 100)
     assert sample.rows["length"].to_pylist() == list(range(100))
     assert (sample.num_places, sample.all_places) == (100, 100)
-    assert first_rows(dataset, 7)["length"].to_pylist() == list(range(7))
+    assert read_first_rows(dataset, 7)["length"].to_pylist() == list(range(7))
 
 
-def test_an_interval_holds_the_truth_of_a_sorted_input(tmp_path: Path) -> None:
+def test_interval_holds_truth_of_sorted_input(tmp_path: Path) -> None:
     lengths = np.sort(np.random.default_rng(3).lognormal(5, 0.7, 50_000)).astype(np.int64) + 1
-    sample = spread_rows(dataset_of(tmp_path / "sorted.parquet", lengths), 256, len(lengths))
+    sample = sample_rows(dataset_of(tmp_path / "sorted.parquet", lengths), 256, len(lengths))
     taken = sample.rows["length"].to_numpy()
     ids = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(taken)]), np.zeros(taken.sum(), np.int32))
     numbers = np.arange(len(taken))

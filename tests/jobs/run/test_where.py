@@ -14,7 +14,7 @@ import pytest
 
 from connectors.errors import JobError, UserError
 from jobs.config.sections import RunConfig
-from jobs.run.where import SMALL_BYTES, runs_here
+from jobs.run.where import ASKED_BYTES, SMALL_BYTES, runs_here
 from rmbatch.judges.reward import judge
 from rmbatch.reward_models.reward import reward_model
 from rmbatch.stages.base import Needs
@@ -23,6 +23,7 @@ from tests.jobs.running import by, rows, run
 ROOT = Path(__file__).parents[3]
 ENGINE = Needs(models={"rm": reward_model("some/model")})
 SERVER = Needs(models={"rm": reward_model("m", engine="endpoint", endpoints=["http://host:1"])})
+SERVED = Needs(askers={"kind": judge("pointwise", serve="some/model")})
 JUDGE = Needs(askers={"kind": judge("pointwise", endpoint="http://host:1", model="m")})
 
 REWARDS = """
@@ -65,29 +66,35 @@ def job(folder: Path, function: str, num_rows: int = 40, **settings: Any) -> dic
         (ENGINE, 1000, {}, False),
         (SERVER, 1000, {}, True),  # it runs already
         (JUDGE, 1000, {}, True),
+        (JUDGE, ASKED_BYTES + 1, {}, False),
+        (SERVED, 1000, {}, False),
     ],
 )
-def test_small_jobs_that_need_no_cluster_run_here(
+def test_small_job_runs_here(
     here: None, needs: Needs, num_bytes: int, settings: dict[str, Any], expected: bool
 ) -> None:
     assert runs_here(RunConfig(**settings), needs, num_bytes) is expected
 
 
-def test_a_cluster_in_the_environment_is_worked_on(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_runs_on_cluster_of_environment(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "host:6379")
     assert not runs_here(RunConfig(), Needs(), 1000)
 
 
 @pytest.mark.parametrize(
     ("settings", "needs", "message"),
-    [({"on": "here"}, ENGINE, "the model 'rm' needs one"), ({"on": "here", "address": "auto"}, Needs(), "no cluster")],
+    [
+        ({"on": "here"}, ENGINE, "the model 'rm' needs one"),
+        ({"on": "here"}, SERVED, "starts no server, and 'kind' wants some/model served; write ray or auto"),
+        ({"on": "here", "address": "auto"}, Needs(), "no cluster"),
+    ],
 )
-def test_here_is_refused_where_it_cannot_be(settings: dict[str, Any], needs: Needs, message: str) -> None:
+def test_here_is_refused_for_engine_or_cluster(settings: dict[str, Any], needs: Needs, message: str) -> None:
     with pytest.raises(UserError, match=message):
         runs_here(RunConfig(**settings), needs, 1000)
 
 
-def test_a_row_that_kills_its_worker_becomes_a_dead_letter(here: None, tmp_path: Path) -> None:
+def test_row_that_kills_worker_becomes_dead_letter(here: None, tmp_path: Path) -> None:
     asked = job(tmp_path, "deadly", num_rows=20)
     with (tmp_path / "in.jsonl").open("a") as file:
         file.write(json.dumps({"id": 99, "response": "die"}) + "\n")
@@ -98,14 +105,12 @@ def test_a_row_that_kills_its_worker_becomes_a_dead_letter(here: None, tmp_path:
     assert [row["score.mine"] for row in by("id", rows(tmp_path / "out"))] == [float(n % 7) for n in range(20)]
 
 
-def test_a_reward_that_raises_stops_the_job_and_names_the_row(here: None, tmp_path: Path) -> None:
+def test_raising_reward_stops_job_and_names_row(here: None, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"reward 'mine' raised ValueError: no on row 0 of .*in\.jsonl"):
         run(job(tmp_path, "absent"))
 
 
-def test_workers_that_cannot_start_stop_the_job_with_their_words(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_cannot_start_stop_job(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "xxhash.py").write_text("raise RuntimeError('no hash today')")
     asked = job(tmp_path, "length")
@@ -115,7 +120,7 @@ def test_workers_that_cannot_start_stop_the_job_with_their_words(
 
 
 @pytest.mark.ray
-def test_the_output_is_the_same_as_on_ray(here: None, local_ray: None, tmp_path: Path) -> None:
+def test_output_is_same_as_on_ray(here: None, local_ray: None, tmp_path: Path) -> None:
     found = {}
     for on in ("here", "ray"):
         folder = tmp_path / on
@@ -136,7 +141,7 @@ def test_the_output_is_the_same_as_on_ray(here: None, local_ray: None, tmp_path:
 
 
 @pytest.mark.ray
-def test_what_was_begun_here_is_finished_on_ray(here: None, local_ray: None, tmp_path: Path) -> None:
+def test_job_begun_here_finishes_on_ray(here: None, local_ray: None, tmp_path: Path) -> None:
     asked = job(tmp_path, "length", num_rows=1200, run={"on": "here", "cpus": 2})
     assert run(asked).rows["data"] == 1200
     output = tmp_path / "out/_rmbatch"
@@ -146,7 +151,7 @@ def test_what_was_begun_here_is_finished_on_ray(here: None, local_ray: None, tmp
     assert [row["id"] for row in by("id", rows(tmp_path / "out"))] == list(range(1200))
 
 
-def test_a_driver_that_is_killed_takes_its_workers_along_and_the_job_goes_on(here: None, tmp_path: Path) -> None:
+def test_killed_driver_takes_workers_along(here: None, tmp_path: Path) -> None:
     asked = job(tmp_path, "slow", num_rows=300, run={"on": "here", "cpus": 2})
     (tmp_path / "job.json").write_text(json.dumps(asked))
     command = [sys.executable, "-m", "jobs", "run", str(tmp_path / "job.json")]

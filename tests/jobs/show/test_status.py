@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.show.status import recent_rate
+from jobs.show.status import estimate_rate
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from jobs.show.status import recent_rate
     ],
 )
 def test_rate_is_of_the_last_minute_or_unknown(commits: dict[float, int], now: float, rate: float | None) -> None:
-    assert recent_rate(commits, now) == rate
+    assert estimate_rate(commits, now) == rate

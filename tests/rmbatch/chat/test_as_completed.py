@@ -12,7 +12,7 @@ import pytest
 from connectors.errors import JobError
 from connectors.storage import Folder
 from rmbatch.chat.client import ChatClient, ChatSpec
-from rmbatch.chat.connect import ChatConnection, Unasked, connect_chat
+from rmbatch.chat.connect import ChatConnection, UnaskedChat, connect_chat
 from rmbatch.chat.local import open_clients
 from rmbatch.chat.spec import Limits
 from rmbatch.endpoints.connections import close_all
@@ -151,5 +151,5 @@ def test_usage_is_saved_while_completions_are_taken(one: HostileServer, tmp_path
 
 
 def test_plan_sends_no_request() -> None:
-    completions = Unasked().complete(asked("a", "b"))
-    assert [str(each.failure) for each in completions] == ["not_asked: no judge is asked for a plan"] * 2
+    completions = UnaskedChat().complete(asked("a", "b"))
+    assert [str(each.failure) for each in completions] == ["not_asked: nobody is asked for a plan"] * 2

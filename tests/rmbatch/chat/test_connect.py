@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from connectors.errors import JobError
 from rmbatch.chat.connect import connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.endpoints.connections import close_all
-from tests.rmbatch.chat.completing import asked, spec
+from tests.rmbatch.chat.completing import asked, chats, spec
 from tests.servers.hostile import HostileServer, Late, Status
 
 ROOT = Path(__file__).parents[3]
@@ -93,3 +95,14 @@ def test_threads_share_a_client(one: HostileServer) -> None:
     for thread in threads:
         thread.join()
     assert found == [[("said q",)]] * 3
+
+
+def test_different_samplings_share_a_client_and_its_in_flight(one: HostileServer) -> None:
+    one.always = Late(0.05)
+    cold, warm = spec(one, in_flight=3), spec(one, in_flight=3, temperature=0.9, max_tokens=7)
+    with ThreadPoolExecutor() as threads:
+        found = list(threads.map(lambda each: connect_chat(each).complete(asked(*"abcdef")), (cold, warm)))
+    assert all(completion.texts for completions in found for completion in completions)
+    assert one.most_under_way <= 3
+    sent = Counter((body["temperature"], body.get("max_tokens")) for body in chats(one))
+    assert sent == {(0.0, None): 6, (0.9, 7): 6}

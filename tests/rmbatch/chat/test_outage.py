@@ -95,7 +95,7 @@ def test_last_request_that_fails_is_given_up_after_a_good_probe(gateway: Hostile
     assert asked_else == {"Say hi."}  # an answer to that shows that the model serves
 
 
-def test_one_failing_request_among_many_is_given_up_without_a_probe(gateway: HostileServer) -> None:
+def test_one_failing_request_of_many_is_given_up_unprobed(gateway: HostileServer) -> None:
     gateway.plan("n3", *[Status(500)] * 1000)
     completions = completed(gateway, requests=asked(*NAMES), in_flight=2)
     assert [name for name, each in zip(NAMES, completions) if each.failure] == ["n3"]

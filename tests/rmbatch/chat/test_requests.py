@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from rmbatch.chat.client import ChatClient, ChatRequest, ChatSpec, Completion
+from rmbatch.chat.request import build_body, with_defaults
 from rmbatch.stores.answers import key_of
 from tests.rmbatch.chat.completing import asked, chats, completed, says
 from tests.rmbatch.chat.test_transport import BEGUN, COUNTED, DONE, END, chunk
@@ -163,3 +165,13 @@ def test_tool_call_counts_as_first_token(one: HostileServer) -> None:
     pieces = [piece("", index=0, id="call-1", name="add"), 0.6, piece('{"a": 1}', index=0), END, COUNTED, DONE]
     completion = answered(one, Events(pieces), first_token_timeout_s=0.4)
     assert (completion.tool_calls, completion.num_tries) == (((CALL,),), 1)
+
+
+def test_a_request_that_is_complete_stays_as_it_is() -> None:
+    """Whoever asks fills it in, and the shared client must not do so again by settings of its own."""
+    spec = ChatSpec(endpoints=["http://host"], model="m", max_tokens=100, extra_body={"max_completion_tokens": 200})  # type: ignore[list-item]
+    complete = with_defaults(ChatRequest(MESSAGES), spec)
+    assert with_defaults(complete, spec.place()) == complete
+    assert orjson.loads(build_body("m", complete))["max_completion_tokens"] == 200
+    assert orjson.loads(build_body("m", with_defaults(complete, spec)))["max_tokens"] == 100
+    assert orjson.loads(orjson.dumps(complete))["messages"] == MESSAGES  # by which a request finds its actor

@@ -263,7 +263,7 @@ def test_each_server_gets_its_own_key(
 
 
 @pytest.mark.parametrize(("is_set", "why"), [(True, "this API key is not accepted"), (False, "no API key is set")])
-def test_key_refused_by_one_server_stops_the_job_and_is_not_shown(
+def test_refused_key_stops_the_job_and_is_not_shown(
     one: HostileServer, other: HostileServer, monkeypatch: pytest.MonkeyPatch, caplog: Any, is_set: bool, why: str
 ) -> None:
     caplog.set_level(logging.DEBUG)

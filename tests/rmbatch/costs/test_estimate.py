@@ -9,7 +9,7 @@ from rmbatch.costs.estimate import Interval, estimate, gpu_hours, shared_tokens
 from rmbatch.stores.scores import IDS
 
 
-def test_what_responses_share_is_computed_once() -> None:
+def test_shared_tokens_are_counted_once() -> None:
     ids = pa.array([[1, 2, 3, 9], [1, 2, 3, 8, 8], [1, 2, 3], None, [5, 5]], IDS)
     prompt = np.array([7, 7, 7, 7, 4])
     assert shared_tokens(ids, prompt).tolist() == [0, 3, 3, 0, 0]
@@ -19,7 +19,7 @@ def test_what_responses_share_is_computed_once() -> None:
     assert found.length == 3.5
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_truth_at_its_level() -> None:
     draw = np.random.default_rng(5)
     lengths = draw.lognormal(5, 0.7, 20_000).astype(int) + 1
     held = 0

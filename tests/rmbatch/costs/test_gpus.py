@@ -86,7 +86,7 @@ def test_as_many_as_published(config: dict[str, Any], total: int, without_embedd
     assert counted.total - counted.embedding == pytest.approx(without_embedding, rel=0.01)
 
 
-def test_only_the_experts_that_a_token_is_sent_to_are_active() -> None:
+def test_only_routed_experts_are_active() -> None:
     counted = num_parameters(QWEN3_MOE)
     assert counted is not None
     assert counted.active + counted.embedding == pytest.approx(3.3e9, rel=0.02)  # published as 3.3B, with embeddings
@@ -113,7 +113,7 @@ def test_a_window_bounds_what_is_attended_to() -> None:
     assert flops_per_token(windowed, 80) == flops_per_token(full, 80)  # shorter than the window
 
 
-def test_the_language_model_of_a_configuration_with_several() -> None:
+def test_language_model_of_a_combined_configuration() -> None:
     assert flops_per_token({"model_type": "llava", "text_config": LLAMA}, 10) == flops_per_token(LLAMA, 10)
 
 

@@ -42,7 +42,7 @@ def test_there_are_no_built_in_prices() -> None:
     assert spent.unknown == "no price is set (110 tokens); set price: {input: …, output: …}"
 
 
-def test_what_is_cached_costs_as_much_where_nothing_else_is_said() -> None:
+def test_cached_tokens_cost_full_price_without_a_cached_price() -> None:
     assert cost(count([answered(Usage(1_000_000, 0, cached=1_000_000))]), Price(input=3, output=1)).usd == 3.0
 
 
@@ -55,7 +55,7 @@ def test_workers_add_up_to_one() -> None:
     assert cost(backwards, price) == cost(count(completions), price)
 
 
-def test_kept_answers_say_what_they_save() -> None:
+def test_kept_answers_count_as_saved() -> None:
     counts = count([answered(Usage(10, 1)), answered(Usage(10, 1), from_cache=True, num_tries=0)])
     assert counts["answers"] == counts["saved_answers"] == 1
     assert counts["prompt_tokens"] == counts["saved_prompt_tokens"] == 10

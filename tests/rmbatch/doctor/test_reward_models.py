@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from connectors.errors import UserError
-from rmbatch.doctor.findings import Finding, refuse
+from rmbatch.doctor.findings import Finding, raise_failures
 from rmbatch.doctor.model_probes import full_findings
 from rmbatch.doctor.reward_models import cheap_findings
 from rmbatch.endpoints.connections import close_all, use_connections
@@ -34,7 +34,7 @@ HELD: dict[str, Any] = {"engine": "transformers", "gpus": 0, "dtype": "float32"}
 
 
 def make_folder(folder: Path, template: str | None = CHAT_TEMPLATE, *, config: Any = None, **special: str) -> str:
-    """A scalar model without its weights: all that is looked at before it is loaded."""
+    """A scalar model without its weights: all files that are read before it is loaded."""
     from transformers import Qwen2Config
 
     folder.mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def cheap(folder: str, view: FlatView | None = None, **settings: Any) -> dict[st
     return {each.check: each for each in cheap_findings(reward_model(folder, **settings), view)}
 
 
-def told(found: Finding, level: str, *parts: str) -> None:
+def assert_found(found: Finding, level: str, *parts: str) -> None:
     assert found.level == level, found
     for part in parts:
         assert part in found.message, found
@@ -72,7 +72,7 @@ def test_a_sound_model_gives_no_trouble(sound: str) -> None:
         *("revision", "score_head", "output", "activation", "dtype", "max_length", "padding"),
         *("chat_template", "bos", "end_of_turn", "too_long", "malformed", "marks_in_text"),
     ]
-    refuse(found.values())
+    raise_failures(found.values())
 
 
 # --- how conversations are written ------------------------------------------------------------------------------------
@@ -102,11 +102,11 @@ NO_SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('a syste
 )
 def test_templates(tmp_path: Path, template: str | None, check: str, level: str, parts: list[str]) -> None:
     found = cheap(make_folder(tmp_path, template, bos_token=BOS))
-    told(found[check], level, *parts)
+    assert_found(found[check], level, *parts)
     assert [name for name, each in found.items() if each.level != "ok"] == ([check] if level != "ok" else [])
 
 
-def test_a_bos_that_only_the_tokenizer_would_write(tmp_path: Path) -> None:
+def test_bos_missing_from_the_template_is_a_warning(tmp_path: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
     folder = make_folder(tmp_path)
@@ -114,21 +114,23 @@ def test_a_bos_that_only_the_tokenizer_would_write(tmp_path: Path) -> None:
     special = [(BOS, tokenizer.convert_tokens_to_ids(BOS))]
     tokenizer._tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=special)
     tokenizer.save_pretrained(tmp_path)
-    told(cheap(folder)["bos"], "warning", f"begins a text with {BOS}", "{{ bos_token }}")
+    assert_found(cheap(folder)["bos"], "warning", f"begins a text with {BOS}", "{{ bos_token }}")
 
 
 def test_a_system_message_of_the_settings_counts(tmp_path: Path) -> None:
-    told(cheap(make_folder(tmp_path, NO_SYSTEM + CHAT_TEMPLATE), system="be kind")["chat_template"], "ok", "be kind")
+    assert_found(
+        cheap(make_folder(tmp_path, NO_SYSTEM + CHAT_TEMPLATE), system="be kind")["chat_template"], "ok", "be kind"
+    )
 
 
-def test_a_template_is_looked_at_however_short_the_limit(sound: str) -> None:
-    told(cheap(sound, max_length=5)["chat_template"], "ok")
+def test_template_is_checked_even_with_a_short_limit(sound: str) -> None:
+    assert_found(cheap(sound, max_length=5)["chat_template"], "ok")
 
 
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_pad_that_is_the_end_is_harmless_here(tmp_path: Path, engine: Any) -> None:
     folder = make_folder(tmp_path, pad_token=END)
-    told(cheap(folder, engine=engine)["padding"], "warning", END, "side: right", "harmless")
+    assert_found(cheap(folder, engine=engine)["padding"], "warning", END, "side: right", "harmless")
 
 
 def test_a_tokenizer_without_pad(tmp_path: Path) -> None:
@@ -138,14 +140,14 @@ def test_a_tokenizer_without_pad(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
-    told(cheap(folder)["padding"], "ok", "no pad token")
+    assert_found(cheap(folder)["padding"], "ok", "no pad token")
 
 
 def test_the_tag_of_steps_is_a_token_of_its_own(sound: str) -> None:
     found = cheap(sound, steps={"tag": STEP})
-    told(found["steps_tag"], "ok", STEP)
-    told(found["end_of_turn"], "ok", f"read at '{STEP}' after each step")
-    told(cheap(sound, steps={"tag": "<step>"})["steps_tag"], "failure", "'<step>' is", "tokens of this model")
+    assert_found(found["steps_tag"], "ok", STEP)
+    assert_found(found["end_of_turn"], "ok", f"read at '{STEP}' after each step")
+    assert_found(cheap(sound, steps={"tag": "<step>"})["steps_tag"], "failure", "'<step>' is", "tokens of this model")
 
 
 # --- checkpoint and settings ------------------------------------------------------------------------------------------
@@ -212,38 +214,38 @@ PRM = {**TWO, "architectures": ["Qwen2ForProcessRewardModel"]}
 def test_checkpoints(
     tmp_path: Path, config: dict[str, Any], settings: dict[str, Any], check: str, level: str, parts: list[str]
 ) -> None:
-    told(cheap(make_folder(tmp_path, config=config), **settings)[check], level, *parts)
+    assert_found(cheap(make_folder(tmp_path, config=config), **settings)[check], level, *parts)
 
 
 def test_a_limit_that_only_the_tokenizer_knows(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     make_tokenizer(tmp_path, model_max_length=512)  # type: ignore[arg-type]
-    told(cheap(folder, max_length=1024)["max_length"], "warning", "512 (model_max_length)")
-    told(cheap(folder)["max_length"], "ok", "512 tokens")
+    assert_found(cheap(folder, max_length=1024)["max_length"], "warning", "512 (model_max_length)")
+    assert_found(cheap(folder)["max_length"], "ok", "512 tokens")
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     (found,) = cheap(str(tmp_path / "nowhere")).values()
-    told(found, "failure", "nowhere")
+    assert_found(found, "failure", "nowhere")
     assert found.check == "tokenizer"
     make_tokenizer(tmp_path)
     found = cheap(str(tmp_path))["config"]
-    told(found, "failure", str(tmp_path))
+    assert_found(found, "failure", str(tmp_path))
 
 
-def test_an_endpoint_whose_weights_are_elsewhere(tmp_path: Path) -> None:
+def test_endpoint_without_local_weights(tmp_path: Path) -> None:
     """What needs a configuration is left out, or asked of the settings."""
     make_tokenizer(tmp_path)
     served = {"engine": "endpoint", "endpoints": ["http://localhost:1"]}
     found = cheap(str(tmp_path), rows(("a", "b")), **served, outputs=["score"], max_length=512)
     assert {each.level for each in found.values()} == {"ok"}, found
-    told(found["score_head"], "ok", "the servers")
+    assert_found(found["score_head"], "ok", "the servers")
     found = cheap(str(tmp_path), rows(("a", "b")), **served)
-    told(found["output"], "failure", "outputs: [score]")
-    told(found["max_length"], "failure")
+    assert_found(found["output"], "failure", "outputs: [score]")
+    assert_found(found["max_length"], "failure")
     assert "too_long" not in found  # nothing tells what is too long
     kept = cheap(str(tmp_path), **served, outputs=["score"], max_length=512, store="scores/")
-    told(kept["revision"], "failure", "name of your own")
+    assert_found(kept["revision"], "failure", "name of your own")
 
 
 def test_revisions_of_the_hub(sound: str, tmp_path: Path) -> None:
@@ -311,23 +313,23 @@ FINE = ("hi", "yes")
 def test_rows(
     sound: str, view: list[tuple[Any, Any]], settings: dict[str, Any], check: str, level: str, parts: list[str]
 ) -> None:
-    told(cheap(sound, rows(*view), max_length=100, **settings)[check], level, *parts)
+    assert_found(cheap(sound, rows(*view), max_length=100, **settings)[check], level, *parts)
 
 
-def test_refusing_names_all_failures_in_one_line(sound: str) -> None:
+def test_all_failures_are_raised_in_one_line(sound: str) -> None:
     findings = cheap(sound, rows(LONG), max_length=100, activation="softmax")
     with pytest.raises(UserError) as refused:
-        refuse(findings.values(), "rm")
+        raise_failures(findings.values(), "rm")
     assert str(refused.value).startswith("rm: activation: a softmax")
     assert "; too_long: 1 of 1" in str(refused.value)
-    refuse([Finding("ok", "bos", "x"), Finding("warning", "padding", "y")])
+    raise_failures([Finding("ok", "bos", "x"), Finding("warning", "padding", "y")])
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def let_go() -> Iterator[None]:
+def close_engines() -> Iterator[None]:
     yield
     close_all()
 
@@ -339,7 +341,7 @@ def full(folder: str, view: FlatView | None, **settings: Any) -> list[Finding]:
     return full_findings(reward_model(folder, **settings), view)
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 def test_answers_of_a_sound_model(tiny: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     golden = [{"prompt": "question 0", "response": "answer 0 ", "score": 0.0}]
@@ -348,13 +350,13 @@ def test_answers_of_a_sound_model(tiny: dict[str, str], tmp_path: Path) -> None:
     found = full(tiny["scalar"], rows(*SEVERAL), **HELD, golden=golden)
     assert [each.check for each in found] == ["engine", "scores", "batching", "order", "golden", "golden"]
     assert [each.level for each in found] == ["ok"] * 4 + ["failure", "ok"]
-    told(found[1], "ok", "16 conversations of the rows", "std")
-    told(found[2], "ok", "differ by", "0 of 24 pairs")
-    told(found[4], "failure", "expected 0", f"difference of {score:+.3g}", "more than 0.1")
-    told(found[5], "ok", "pair 2")
+    assert_found(found[1], "ok", "16 conversations of the rows", "std")
+    assert_found(found[2], "ok", "differ by", "0 of 24 pairs")
+    assert_found(found[4], "failure", "expected 0", f"difference of {score:+.3g}", "more than 0.1")
+    assert_found(found[5], "ok", "pair 2")
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 def test_a_head_of_zeros(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForSequenceClassification
@@ -364,12 +366,12 @@ def test_a_head_of_zeros(tmp_path: Path) -> None:
     torch.nn.init.zeros_(model.score.weight)
     model.save_pretrained(folder)
     found = {each.check: each for each in full(folder, None, **HELD)}
-    told(found["scores"], "failure", "all 6 conversations of our own get 0", "head")
+    assert_found(found["scores"], "failure", "all 6 conversations of our own get 0", "head")
     assert {*found} == {"engine", "scores", "golden"}  # shares of no spread say nothing
 
 
-@pytest.mark.usefixtures("let_go")
-def test_a_head_that_is_not_finite(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("close_engines")
+def test_head_with_infinite_weights(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForSequenceClassification
 
@@ -378,22 +380,22 @@ def test_a_head_that_is_not_finite(tmp_path: Path) -> None:
     torch.nn.init.constant_(model.score.weight, float("inf"))
     model.save_pretrained(folder)
     found = {each.check: each for each in full(folder, rows(*SEVERAL), **HELD)}
-    told(found["scores"], "failure", "16 of 16", "not_finite")
+    assert_found(found["scores"], "failure", "16 of 16", "not_finite")
 
 
-@pytest.mark.usefixtures("let_go")
-def test_what_cannot_be_loaded(tiny: dict[str, str]) -> None:
+@pytest.mark.usefixtures("close_engines")
+def test_model_that_cannot_be_loaded(tiny: dict[str, str]) -> None:
     pytest.importorskip("torch")
     (found,) = full(tiny["causal"], None, **HELD, outputs=["score"])
-    told(found, "failure", "cannot be served", "Qwen2ForCausalLM")
+    assert_found(found, "failure", "cannot be served", "Qwen2ForCausalLM")
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 def test_more_outputs_than_are_named(tiny: dict[str, str]) -> None:
     pytest.importorskip("torch")
     found = full(tiny["multi"], None, **HELD, outputs=["only"])
     assert [each.check for each in found] == ["engine", "answers"]
-    told(found[1], "failure", "gives 3 outputs", "outputs: [...]")
+    assert_found(found[1], "failure", "gives 3 outputs", "outputs: [...]")
 
 
 class Moody:
@@ -410,7 +412,7 @@ class Moody:
         return {"data": [{"probs": [read + self.drift * self.asked]}], "usage": {"prompt_tokens": len(body["input"])}}
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 @pytest.mark.parametrize(
     ("drift", "level"),
     [
@@ -419,11 +421,11 @@ class Moody:
         (1.0, "failure"),
     ],
 )
-def test_scores_that_hang_on_the_batch(tmp_path: Path, drift: float, level: str) -> None:
+def test_scores_that_depend_on_the_batch(tmp_path: Path, drift: float, level: str) -> None:
     make_tokenizer(tmp_path)
     with HostileServer(Moody(drift)) as server:
         found = endpoint(tmp_path, server)
-    told(found["batching"], level, "of their standard deviation", "of 24 pairs")
+    assert_found(found["batching"], level, "of their standard deviation", "of 24 pairs")
     if level != "ok":
         assert found["batching"].message.endswith("set dtype: float32, or take differences of this size for none")
 
@@ -440,31 +442,31 @@ class Mixed:
         return Outputs(outputs.values.take(turned), outputs.error.take(turned), outputs.usage)
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 def test_scores_of_other_responses(tiny: dict[str, str]) -> None:
     pytest.importorskip("torch")
     spec = RewardModelSpec(model=tiny["scalar"], **HELD)
     with use_connections({spec.engine_key: Mixed(spec)}):
         found = {each.check: each for each in full_findings(ModelReward(spec), rows(*SEVERAL))}
-    told(found["scores"], "ok")  # as a set they are what they should be
-    told(found["order"], "failure", "given to the wrong ones")
+    assert_found(found["scores"], "ok")  # as a set they are what they should be
+    assert_found(found["order"], "failure", "given to the wrong ones")
 
 
-@pytest.mark.usefixtures("let_go")
+@pytest.mark.usefixtures("close_engines")
 def test_a_model_that_reads_only_the_prompt(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     with HostileServer(Moody(0.0, reads_response=False)) as server:
         found = endpoint(tmp_path, server)
-    told(found["scores"], "failure", "does not read the responses")
+    assert_found(found["scores"], "failure", "does not read the responses")
 
 
-@pytest.mark.usefixtures("let_go")
-def test_kept_scores_are_no_answers(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("close_engines")
+def test_kept_scores_are_not_used(tmp_path: Path) -> None:
     """A store would answer the second question from the first."""
     make_tokenizer(tmp_path)
     with HostileServer(Moody(1.0)) as server:
         found = endpoint(tmp_path, server, store=str(tmp_path / "scores"), revision="mine")
-    told(found["batching"], "failure")
+    assert_found(found["batching"], "failure")
     assert not (tmp_path / "scores").exists()
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from connectors.errors import UserError
+from rmbatch.chat.templates import TemplateFailed, format_conversation
 from rmbatch.judges.kinds import KINDS
 from rmbatch.judges.kinds.base import load_kind
-from rmbatch.judges.prompt import Prompt, TemplateFailed, format_conversation, make_mark
+from rmbatch.judges.prompt import Prompt, make_mark
 
 SEEN: dict[str, Any] = {
     **{"prompt": "[user]\nq", "messages": [], "reference": None, "about": "It counts.", "principles": []},

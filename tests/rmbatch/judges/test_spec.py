@@ -82,7 +82,9 @@ def test_judges_that_ask_alike_share_a_client() -> None:
     one, other = (parse_judge({"judge": kind, "principles": "honesty", **ASKS}) for kind in ("pairwise", "listwise"))
     assert one.chat().client_key == other.chat().client_key
     warmer = parse_judge({"judge": "pairwise", "temperature": 1.0, **ASKS})
-    assert warmer.chat().client_key != one.chat().client_key
+    assert warmer.chat().client_key == one.chat().client_key  # each request says how it is sampled
+    patient = parse_judge({"judge": "pairwise", "timeout_s": 900, **ASKS})
+    assert patient.chat().client_key != one.chat().client_key
     assert one.chat() == ChatSpec(endpoints=["http://host:8000"], model="judge")  # type: ignore[list-item]
 
 

@@ -131,7 +131,7 @@ def test_numbers_from_0_to_10(text: Any, value: float | None, reason: str | None
     assert (reading.value, why(reading.reason)) == (value, reason)
 
 
-def test_numbers_may_have_to_be_whole_and_percents_are_of_a_hundred() -> None:
+def test_numbers_may_be_whole_and_percents_are_of_a_hundred() -> None:
     assert read_number("7.5", 0, 10, whole=True).value is None
     assert read_number("7.0", 0, 10, whole=True).value == 7
     assert read_number("70%", 0, 100).value == 70

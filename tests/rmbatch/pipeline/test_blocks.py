@@ -123,7 +123,7 @@ def test_a_group_that_kills_is_lost_as_a_whole(attempts: Attempts) -> None:
 
 
 @pytest.mark.parametrize("group", [None, "key"])
-def test_healthy_rows_survive_any_number_of_kills_of_the_whole_job(tmp_path: Path, group: str | None) -> None:
+def test_healthy_rows_survive_kills_of_the_whole_job(tmp_path: Path, group: str | None) -> None:
     """A slow block, or one slow group, is under way at each kill; the next command is a run of its own."""
     folder, table = Folder.open(str(tmp_path)), block(["a", "b", "c", "d"], keys=["x"] * 4)
     for number in range(12):

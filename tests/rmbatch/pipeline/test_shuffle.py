@@ -12,7 +12,7 @@ from connectors.errors import JobError
 from connectors.schema import ORIGIN_ROW, ROW, UNIT, add_address
 from connectors.storage import Folder
 from connectors.units import Unit
-from rmbatch.pipeline.shuffle import BUCKET, _plain_key, bucket_of, check_complete, write_bucket
+from rmbatch.pipeline.shuffle import BUCKET, _decode_key, check_complete, choose_buckets, write_bucket
 
 KEYS = ["b", "a", None, "b", "c", "a", None, "a"]
 
@@ -31,7 +31,7 @@ def dataset(num_rows: int = len(KEYS)) -> InputDataset:
 def test_a_bucket_depends_on_the_key_alone(kind: pa.DataType) -> None:
     keys = pa.array(["x", "y", "x", "z", "y"] * 40).cast(kind)
     table = add_address(pa.table({"key": keys}), 3, 17, uri="a", first_origin_row=0)
-    buckets = bucket_of(table, "key", 7)
+    buckets = choose_buckets(table, "key", 7)
     assert ((buckets >= 0) & (buckets < 7)).all()
     for value in "xyz":
         assert len({b for b, key in zip(buckets, keys.to_pylist(), strict=True) if key == value}) == 1
@@ -39,11 +39,11 @@ def test_a_bucket_depends_on_the_key_alone(kind: pa.DataType) -> None:
 
 def test_rows_without_a_key_are_spread() -> None:
     table = add_address(pa.table({"key": pa.nulls(1000, pa.string())}), 0, 0, uri="a", first_origin_row=0)
-    counts = np.bincount(bucket_of(table, "key", 10), minlength=10)
+    counts = np.bincount(choose_buckets(table, "key", 10), minlength=10)
     assert counts.min() > 50
 
 
-def test_a_written_bucket_holds_whole_groups_and_where_rows_came_from(tmp_path: Path) -> None:
+def test_written_bucket_holds_whole_groups_and_origins(tmp_path: Path) -> None:
     folder = Folder.open(str(tmp_path))
     bucket = write_bucket(rows(), "key", folder)
     written = pq.read_table(tmp_path / bucket["name"])
@@ -64,6 +64,6 @@ def test_a_lost_or_doubled_row_is_noticed(tmp_path: Path) -> None:
 
 def test_a_key_in_a_dictionary_is_its_value_in_every_file() -> None:
     tables = [pa.table({"key": pa.array(keys).dictionary_encode()}) for keys in (["x", "y"], ["y", "x"])]
-    plain = [_plain_key(table, "key") for table in tables]
+    plain = [_decode_key(table, "key") for table in tables]
     assert [table["key"].type for table in plain] == [pa.string()] * 2
     assert [table["key"].to_pylist() for table in plain] == [["x", "y"], ["y", "x"]]

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.units import Range, Unit
-from rmbatch.pipeline.on_ray import ray_errors
+from rmbatch.pipeline.on_ray import translate_ray_errors
 from rmbatch.pipeline.task import MIN_SPLIT_ROWS, cut_tasks
 
 MIB = 1 << 20
@@ -65,11 +65,11 @@ def annotated(error: Exception) -> RayTaskError:
     ],
 )
 def test_an_error_of_a_worker_is_one_line_of_ours(raised: Exception, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as told, ray_errors():
+    with pytest.raises(kind) as told, translate_ray_errors():
         raise raised
     assert str(told.value) == message
 
 
 def test_a_bug_of_our_own_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), ray_errors():
+    with pytest.raises(ZeroDivisionError), translate_ray_errors():
         print(1 // 0)

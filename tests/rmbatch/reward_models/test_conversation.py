@@ -88,7 +88,7 @@ def test_what_cannot_be_written_says_why(folder: str, prompt: Any, response: str
     assert encoded.ids.is_valid().to_pylist() == [True, error is None]  # the neighbour is not harmed
 
 
-def test_a_template_that_refuses_a_conversation_refuses_only_that(folder: str) -> None:
+def test_template_refuses_single_conversations(folder: str) -> None:
     spec = RewardModelSpec(model=folder, max_length=512, chat_template=ALTERNATING)
     encoded = encode(spec, (user("a", "b"), "c"), (user("a"), "b"))
     assert encoded.error.to_pylist() == ["malformed_conversation: Conversation roles must alternate", None]

@@ -149,7 +149,7 @@ def test_an_error_is_not_kept(tiny: dict[str, str], tmp_path: Path) -> None:
     assert scored(reward_model(tiny["scalar"], **settings), table, good)["score.rm"] == [1.0, 1.0]
 
 
-def test_a_model_that_gives_another_number_of_outputs_stops_the_job(tiny: dict[str, str]) -> None:
+def test_model_with_another_number_of_outputs_stops_the_job(tiny: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"gives 2 outputs, and its configuration names 1 .* outputs: \[\.\.\.\]"):
         scored(reward_model(tiny["scalar"]), {"prompt": ["a"], "response": ["x"]}, Answering(lambda ids: [1.0, 2.0]))
 

@@ -129,7 +129,7 @@ def test_a_pattern_that_would_explode() -> None:
     assert time.perf_counter() - started < 5
 
 
-def test_text_that_utf8_cannot_encode_costs_its_own_row_at_most() -> None:
+def test_text_without_utf8_affects_its_own_row_only() -> None:
     samples = [{"response": "a\ud800b", "reference": "4"}, {"response": "4", "reference": "4"}]
     for name in POINTWISE:
         first, second = made(name).evaluate_batch(samples)

@@ -182,7 +182,7 @@ def test_a_weighted_sum_keeps_nulls_visible() -> None:
         (lambda: WeightedSum({"a": GIVEN}, CombineRule.model_validate({"b": 1})), "no reward has this name"),
     ],
 )
-def test_a_composition_that_makes_no_sense_is_refused(make: Any, message: str) -> None:
+def test_impossible_composition_is_refused(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
 
@@ -206,7 +206,7 @@ SAMPLES = [
 ]
 
 
-def test_nested_compositions_say_the_same_in_every_way() -> None:
+def test_nested_compositions_agree_in_every_way_of_scoring() -> None:
     batch = NESTED.evaluate_batch(SAMPLES)
     assert batch == [NESTED.evaluate(sample) for sample in SAMPLES]
     assert [[result.score for result in results] for results in batch] == [
@@ -230,7 +230,7 @@ def test_nested_compositions_say_the_same_in_every_way() -> None:
     assert NESTED.best_of_n(SAMPLES[0])[0].response == "4"
 
 
-def test_a_listwise_part_compares_only_those_that_reach_it() -> None:
+def test_listwise_part_compares_only_reached_responses() -> None:
     columns = {"responses": [["a", "b", "c"], ["d"]], "response_value": [[1.0, 0.0, 2.0], [1.0]], "value": [0.0, 0.0]}
     found = Gate(rmbatch.reward(of_response), PLACE).score(pa.table(columns), name="x")
     assert found["score.x"].to_pylist() == [[2.0, 0.0, 2.0], [1.0]]

@@ -154,7 +154,7 @@ def test_scores_come_in_one_form(score: Any, error: Any, expected_score: list[An
     assert given.reason.null_count == 2
 
 
-def test_a_null_column_is_named_the_first_one_that_is_null() -> None:
+def test_error_names_the_first_null_column() -> None:
     def it(response: pa.Array, reference: pa.Array) -> pa.Array:
         return pa.nulls(len(response))
 
@@ -186,7 +186,7 @@ def test_a_broken_contract_names_the_reward(given: Any, message: str) -> None:
         scores(it, {"response": ["a", "b"]})
 
 
-def test_what_a_reward_raises_comes_through() -> None:
+def test_exceptions_of_a_reward_pass_through() -> None:
     def it(response: pa.Array) -> pa.Array:
         raise ZeroDivisionError("row 3")
 

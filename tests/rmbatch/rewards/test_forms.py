@@ -20,7 +20,7 @@ from jobs.config.job_types import parse_job
 from rmbatch.rewards.composition import Gate
 from rmbatch.rewards.contract import RewardError, reward, spec_of
 from rmbatch.rewards.forms import form_of
-from tests.jobs.running import fitted
+from tests.jobs.running import fit_job
 
 SAMPLES: list[dict[str, Any]] = [
     {"prompt": "Thank me.", "response": "thanks", "reference": "2", "weight": 2.0},
@@ -29,7 +29,7 @@ SAMPLES: list[dict[str, Any]] = [
 ]
 
 
-def told(target: Any, samples: list[dict[str, Any]] = SAMPLES, **knobs: Any) -> list[Any]:
+def score_or_code(target: Any, samples: list[dict[str, Any]] = SAMPLES, **knobs: Any) -> list[Any]:
     """Score, or code of the error, of each sample; the same number whichever way the samples come in."""
     rm = rmbatch.reward(target, **knobs)
     results = [(r.score, r.error) for r in rm.evaluate_batch(samples)]  # type: ignore[union-attr]
@@ -171,16 +171,20 @@ VERL = [{**sample, "data_source": "gsm8k"} for sample in SAMPLES]
     ],
 )
 def test_a_reward_works_as_it_is_written(target: Any, expected: list[Any]) -> None:
-    assert told(target, SAMPLES[: len(expected)]) == expected
+    assert score_or_code(target, SAMPLES[: len(expected)]) == expected
 
 
 def test_verl_functions_are_rewards() -> None:
-    assert told(verl, VERL, strict=True) == [1.0, "missing_response", "missing_reference"]  # verl's reward_kwargs
-    assert told(verl, [{**VERL[0], "extra_info": {"w": 7}}]) == [7.0]
+    assert score_or_code(verl, VERL, strict=True) == [
+        1.0,
+        "missing_response",
+        "missing_reference",
+    ]  # verl's reward_kwargs
+    assert score_or_code(verl, [{**VERL[0], "extra_info": {"w": 7}}]) == [7.0]
     assert rmbatch.reward(verl).evaluate(SAMPLES[0]).error == "missing_data_source: data_source is null"  # type: ignore
 
 
-def test_what_verl_functions_say_beside_the_score_is_the_reason() -> None:
+def test_verl_extra_values_become_the_reason() -> None:
     def compute_score(solution_str: str, ground_truth: str) -> dict[str, float]:
         return {"score": 0.5, "acc": 1.0}
 
@@ -188,13 +192,13 @@ def test_what_verl_functions_say_beside_the_score_is_the_reason() -> None:
     assert json.loads(result.reason) == {"acc": 1.0}  # type: ignore
 
 
-def test_trl_functions_get_conversations_where_the_prompt_is_one() -> None:
+def test_trl_functions_get_conversations_for_conversations() -> None:
     def conversational(completions, prompts, **kwargs):  # type: ignore[no-untyped-def]
         assert prompts[0] == [{"role": "user", "content": "hi"}]
         return [len(completion[0]["content"]) for completion in completions]
 
     sample = {"prompt": [{"role": "user", "content": "hi"}], "response": "four"}
-    assert told(conversational, [sample]) == [4.0]
+    assert score_or_code(conversational, [sample]) == [4.0]
     nested = {"prompt": sample["prompt"], "responses": ["a", "bb"]}
     assert [result.score for result in rmbatch.reward(conversational).evaluate(nested)] == [1.0, 2.0]  # type: ignore
 
@@ -203,7 +207,7 @@ def test_a_column_may_be_called_as_a_knob() -> None:
     def f(completions, *, weight: float = 9.0, **kwargs):  # type: ignore[no-untyped-def]
         return [weight for _ in completions]
 
-    assert told(f)[0] == 9.0
+    assert score_or_code(f)[0] == 9.0
 
 
 def test_an_own_reward_works_inside_a_composition() -> None:
@@ -227,7 +231,7 @@ def test_results_are_numbers(result: Any, expected: Any) -> None:
     def f(response: str) -> float:
         return result  # type: ignore[no-any-return]
 
-    assert told(f, SAMPLES[:1]) == [expected]
+    assert score_or_code(f, SAMPLES[:1]) == [expected]
 
 
 @pytest.mark.parametrize("result", ["high", [1.0], {"score": 1.0}, 1j])
@@ -239,7 +243,7 @@ def test_a_result_that_is_no_number_names_the_row(result: Any) -> None:
         rmbatch.reward(f).evaluate_batch(SAMPLES)
 
 
-def test_a_result_of_the_wrong_length_is_told() -> None:
+def test_result_of_wrong_length_is_an_error() -> None:
     def f(response: list[str]) -> list[float]:
         return [1.0]
 
@@ -247,13 +251,13 @@ def test_a_result_of_the_wrong_length_is_told() -> None:
         rmbatch.reward(f).evaluate_batch(SAMPLES[:1] * 2)
 
 
-def test_a_reference_that_the_annotation_cannot_read_is_no_score() -> None:
+def test_unreadable_reference_is_no_score() -> None:
     result = rmbatch.reward(by_row_number).evaluate({"response": "a", "reference": "many"})
     assert result.error == "unreadable_value: reference is 'many', and the reward's annotation says otherwise"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("reference", ["3", '{"a": 1}', "not JSON", "[" * 100_000])
-def test_json_of_another_type_is_no_score_and_stops_nothing(reference: str) -> None:
+def test_json_of_another_type_is_no_score(reference: str) -> None:
     def count(response: str, reference: list[int]) -> float:
         return float(len(reference))
 
@@ -264,7 +268,7 @@ def test_json_of_another_type_is_no_score_and_stops_nothing(reference: str) -> N
     assert plain.score == 1.0  # type: ignore[union-attr]
 
 
-def test_a_row_at_a_time_without_any_annotation_says_what_to_write() -> None:
+def test_unannotated_row_function_is_refused_with_a_cure() -> None:
     def polite(response):  # type: ignore[no-untyped-def]
         return float(response.lower() == "please")
 
@@ -304,13 +308,13 @@ def odd(response: Callable[[], str]) -> float: ...  # type: ignore[empty-body]
         (dict, "declares no reward|has no __call__"),
     ],
 )
-def test_a_form_that_is_left_open_is_refused_with_what_to_write(target: Any, message: str) -> None:
+def test_ambiguous_form_is_refused_with_a_cure(target: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         rmbatch.reward(target)
     assert "\n" not in str(raised.value)
 
 
-def test_a_declared_reward_may_call_its_columns_as_it_likes() -> None:
+def test_declared_reward_may_use_any_column_name() -> None:
     @reward("longer")
     def longer(command):  # type: ignore[no-untyped-def]
         return pa.compute.utf8_length(command)
@@ -318,7 +322,7 @@ def test_a_declared_reward_may_call_its_columns_as_it_likes() -> None:
     assert rmbatch.reward(longer).evaluate({"command": "abc"}).score == 3.0  # type: ignore[union-attr]
 
 
-def test_a_column_that_was_meant_as_a_knob_is_told() -> None:
+def test_column_given_as_a_knob_is_refused_with_a_cure() -> None:
     with pytest.raises(UserError, match=r"reads 'nowhere' as a column; to make it a knob, write it after a `\*`"):
         rmbatch.reward(by_row_default, nowhere="x")
 
@@ -336,9 +340,7 @@ def test_a_column_that_was_meant_as_a_knob_is_told() -> None:
         ({"response": "Mapping[str, Any] | None", "return": "int"}, "row"),
     ],
 )
-def test_annotations_that_only_type_checkers_evaluate_are_read_as_text(
-    annotations: Mapping[str, str], kind: str
-) -> None:
+def test_type_checking_annotations_are_read_as_text(annotations: Mapping[str, str], kind: str) -> None:
     def f(response): ...  # type: ignore[no-untyped-def]
 
     f.__annotations__ = {**annotations}
@@ -359,9 +361,9 @@ def test_a_job_reads_what_own_rewards_need(tmp_path: Any) -> None:
         "output": {"path": "y", "columns": []},
     }
     schema = pa.schema([("response", pa.string()), ("weight", pa.float64())])
-    assert fitted(parse_job(job, "job"), schema).read_columns == ["response", "weight"]
+    assert fit_job(parse_job(job, "job"), schema).read_columns == ["response", "weight"]
     del job["rewards"]["rest"]  # type: ignore[attr-defined]
-    assert fitted(parse_job(job, "job"), schema).read_columns == ["response"]
+    assert fit_job(parse_job(job, "job"), schema).read_columns == ["response"]
 
 
 def test_reading_a_form_runs_nothing() -> None:
@@ -370,7 +372,7 @@ def test_reading_a_form_runs_nothing() -> None:
     assert spec_of(verl).columns == ("data_source", "response", "reference", "extra_info")
 
 
-def test_list_from_a_function_without_annotations_is_refused() -> None:
+def test_list_from_unannotated_function_is_refused() -> None:
     def yes(response):  # type: ignore[no-untyped-def]
         return [1.0 if text == "yes" else 0.0 for text in response]  # never equal: these are Arrow scalars
 

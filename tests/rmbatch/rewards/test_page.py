@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import rmbatch
-from rmbatch.rewards.page import page
+from rmbatch.rewards.page import render_page
 from rmbatch.rewards.registry import BUILTIN
 
 ROOT = Path(__file__).parents[3]
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_committed_page_is_what_the_command_prints() -> None:
     committed = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    assert committed == page(), "run: python -m rmbatch.rewards.page > docs/rewards.md"
+    assert committed == render_page(), "run: python -m rmbatch.rewards.page > docs/rewards.md"
     command = [sys.executable, "-m", "rmbatch.rewards.page"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode() == committed
 
 
-def test_each_reward_says_what_it_reads_its_range_its_nulls_and_its_source() -> None:
-    entries = page().split("\n## ")[2:]
+def test_docstrings_name_columns_range_nulls_and_source() -> None:
+    entries = render_page().split("\n## ")[2:]
     assert [entry.split("\n")[0] for entry in entries] == sorted(BUILTIN)
     for entry in entries:
         for part in ("- reads: ", "- writes: ", "- range: ", "- nulls: ", "- source: "):
@@ -54,7 +54,7 @@ def test_each_reward_says_what_it_reads_its_range_its_nulls_and_its_source() -> 
     ],
 )
 def test_knobs_of_rm_gallery_that_are_refused_are_named(name: str, knobs: dict[str, Any], refused: str) -> None:
-    deviations = page().partition("## Where results differ")[2].partition("\n## ")[0]
+    deviations = render_page().partition("## Where results differ")[2].partition("\n## ")[0]
     lines = [line for line in deviations.splitlines() if line.startswith(f"- `{name}`") or "`name` is refused" in line]
     assert any("refused" in line and refused in line for line in lines)
     with pytest.raises(rmbatch.UserError):

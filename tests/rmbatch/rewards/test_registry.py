@@ -110,12 +110,12 @@ def test_a_file_that_cannot_be_loaded_says_why(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["system", "rmtree"])
-def test_what_a_file_only_imports_is_no_reward_of_it(name: str) -> None:
+def test_imported_functions_are_no_rewards_of_a_file(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}.* declares no reward"):
         resolve(f"mine.py:{name}", "from os import system\nfrom shutil import rmtree\n")
 
 
-def test_a_module_that_ends_the_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_that_exits_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ends_at_once.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
     for ref in ("ends_at_once:it", f"{tmp_path}/ends_at_once.py:it"):
@@ -123,9 +123,7 @@ def test_a_module_that_ends_the_process_is_one_line(tmp_path: Path, monkeypatch:
             resolve(ref)
 
 
-def test_a_function_of_a_package_that_reads_a_response_is_a_reward(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_function_with_a_response_is_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "our_rewards.py").write_text("def polite(response, *, word='please'): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("our_rewards:polite").columns == ("response",)

@@ -102,7 +102,7 @@ def test_as_upstream(name: str, response: str, reference: str | None, knobs: dic
 
 
 @pytest.mark.parametrize(("name", "response", "reference", "code"), DIFFERENT)
-def test_where_upstream_has_no_defensible_number(name: str, response: str, reference: str | None, code: str) -> None:
+def test_deviations_from_upstream_are_null(name: str, response: str, reference: str | None, code: str) -> None:
     given = rmbatch.reward(name).evaluate({"response": response, "reference": reference})
     assert given.score is None
     assert given.error.split(":")[0] == code

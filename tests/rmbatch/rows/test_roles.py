@@ -102,7 +102,7 @@ SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
         (pa.array([], pa.string()), []),
     ],
 )
-def test_a_response_is_text_whatever_it_is_written_as(column: pa.Array, expected: list[str | None]) -> None:
+def test_every_form_of_a_response_is_read_as_text(column: pa.Array, expected: list[str | None]) -> None:
     for rows in (column, pa.concat_arrays([column[:0], column]), pa.concat_arrays([column, column])[len(column) :]):
         view = flatten(table(response=rows), Roles(response="response"))
         assert view.column("response").to_pylist() == expected
@@ -191,7 +191,7 @@ def test_other_json_is_text_whatever_a_batch_holds() -> None:
     assert view.column("level").to_pylist() == ["a", "4", '[1,"b"]', None]
 
 
-def test_what_belongs_to_candidates_is_not_repeated() -> None:
+def test_values_per_candidate_are_not_repeated() -> None:
     rows = table(r=pa.array([["a", "b"], None]), response_tokens=pa.array([[1, 2], None]))
     assert flatten(rows, Roles(responses="r")).column("response_tokens").to_pylist() == [1, 2]
     short = table(r=pa.array([["a", "b"]]), response_tokens=pa.array([[1]]))

@@ -99,7 +99,7 @@ LYING = [
         ("wrong_answer", "exception", "garbage", "exit"),
     ),
     Hostile(
-        "a fake verdict printed",
+        "a fake result printed",
         r"""
         print('PASSED')
         print('test 1: passed\n2 passed in 0.01s\nOK')

@@ -1,4 +1,4 @@
-"""Assertions taken apart: what goes inside, what is decided outside, and that the verdict is the assertion's own."""
+"""Assertions: what goes inside, what is decided outside, and that the result is what the assertion itself gives."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmbatch.sandbox.asserts import CannotReadError, take_apart
-from rmbatch.sandbox.harness import encoded, run_steps
-from rmbatch.sandbox.values import Thing, UnreadableError, Written, decoded, shown
+from rmbatch.sandbox.asserts import CannotReadError, parse_assertion
+from rmbatch.sandbox.harness import encode, run_steps
+from rmbatch.sandbox.values import OpaqueObject, ReprValue, UnreadableError, decode, format_value
 
 PROGRAM = """
 import math, datetime
@@ -30,12 +30,12 @@ NAMES: dict[str, Any] = {}
 exec(PROGRAM, NAMES)
 
 
-def verdict(text: str) -> str | None:
-    """The kind of failure that a test ends in, None if it passes; what goes inside is done right here."""
-    assertion = take_apart(text)
+def kind_of_failure(text: str) -> str | None:
+    """The kind of failure that a test ends in, None if it passes; the inside steps run in this process."""
+    assertion = parse_assertion(text)
     found: list[Any] = []
     run_steps(assertion.steps, dict(NAMES), found)
-    wrong = assertion.verdict(found)
+    wrong = assertion.find_failure(found)
     return None if wrong is None else wrong[0]
 
 
@@ -104,14 +104,14 @@ FAIL = [
 
 
 @pytest.mark.parametrize("text", HOLD)
-def test_what_holds_passes(text: str) -> None:
+def test_true_assertion_passes(text: str) -> None:
     exec(text, dict(NAMES))
-    assert verdict(text) is None
+    assert kind_of_failure(text) is None
 
 
 @pytest.mark.parametrize(("text", "kind"), FAIL)
-def test_what_does_not_hold_fails(text: str, kind: str) -> None:
-    assert verdict(text) == kind
+def test_false_assertion_fails(text: str, kind: str) -> None:
+    assert kind_of_failure(text) == kind
 
 
 @pytest.mark.parametrize(
@@ -124,20 +124,20 @@ def test_what_does_not_hold_fails(text: str, kind: str) -> None:
         ("assert f(1) == f(2)", [["equal", "f(1)", "f(2)"]]),
     ],
 )
-def test_what_is_expected_stays_outside(text: str, inside: list[list[str]]) -> None:
-    assertion = take_apart(text)
+def test_expected_value_stays_outside(text: str, inside: list[list[str]]) -> None:
+    assertion = parse_assertion(text)
     assert assertion.sealed
     assert assertion.steps == inside
 
 
-def test_what_cannot_be_taken_apart_is_run_as_it_stands() -> None:
-    assert not take_apart("for n in range(3):\n    assert f(n) == n").sealed
+def test_other_statements_run_unchanged() -> None:
+    assert not parse_assertion("for n in range(3):\n    assert f(n) == n").sealed
 
 
 @pytest.mark.parametrize("text", ["", "f(1) == 2", "assert f(1) ==", "assert\x00", "not python", "(" * 5000])
-def test_what_is_no_assertion_is_refused(text: str) -> None:
+def test_non_assertion_is_refused(text: str) -> None:
     with pytest.raises(CannotReadError):
-        take_apart(text)
+        parse_assertion(text)
 
 
 PLAIN = st.recursive(
@@ -155,7 +155,7 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_plain_data_comes_out_as_it_was(value: Any) -> None:
-    read = decoded(encoded(value))
+    read = decode(encode(value))
     assert read == value
     assert type(read) is type(value)
 
@@ -168,22 +168,22 @@ def test_plain_data_comes_out_as_it_was(value: Any) -> None:
      ["s", [["i", hex(n * (2**61 - 1))] for n in range(4000)]],  # all of one hash: for ever to be told apart
      ["x", "Point", "1"], ["b", "0"], ["D", "x"], ["c", "0x1p0"]],
 )  # fmt: skip
-def test_what_is_not_in_the_form_is_refused(item: Any) -> None:
+def test_malformed_values_are_refused(item: Any) -> None:
     with pytest.raises(UnreadableError):
-        decoded(item)
+        decode(item)
 
 
-def test_objects_are_shown_by_their_type_and_equal_nothing() -> None:
-    assert shown(decoded(encoded(NAMES["Same"]()))).startswith("an object of type ")
-    assert decoded(["o", "x", True]) != decoded(["o", "x", True])
-    assert not Thing("x", None)
-    assert decoded(encoded(range(3))) == Written("range", "range(0, 3)")
-    assert shown("x" * 100).endswith("…")
-    assert len(shown(decoded(["o", "x" * 1000, True]))) < 120
+def test_opaque_objects_show_their_type_and_equal_nothing() -> None:
+    assert format_value(decode(encode(NAMES["Same"]()))).startswith("an object of type ")
+    assert decode(["o", "x", True]) != decode(["o", "x", True])
+    assert not OpaqueObject("x", None)
+    assert decode(encode(range(3))) == ReprValue("range", "range(0, 3)")
+    assert format_value("x" * 100).endswith("…")
+    assert len(format_value(decode(["o", "x" * 1000, True]))) < 120
 
 
 @pytest.mark.parametrize(
     "found", [[], [["v"]], [[]], [{}], [None], ["v"], [["e"]], [["v", ["l"]]], [["v", 1], ["v", 1]]]
 )
 def test_a_forged_reply_does_not_pass(found: Any) -> None:
-    assert take_apart("assert f(1) == 2").verdict(found) is not None
+    assert parse_assertion("assert f(1) == 2").find_failure(found) is not None

@@ -43,7 +43,7 @@ def test_the_forms_of_data_sets(value: Any, form: str, first: dict[str, Any]) ->
     for written in (value, json.dumps(value), json.dumps(json.dumps(value))):
         cases = read_cases(written)
         assert (cases.form, len(cases.tests)) == (form, 2)
-        assert cases.asked(0) == first
+        assert cases.request(0) == first
     assert len(read_cases(value, max_tests=1).tests) == 1
 
 
@@ -171,7 +171,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_stands_in_a_tests_column_is_read_or_refused(value: Any) -> None:
+def test_any_tests_column_is_read_or_refused(value: Any) -> None:
     for written in (value, json.dumps(value)):
         with suppress(NoTestsError, UnreadableTestsError):
             read_cases(written)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from rmbatch.sandbox.cases import Cases, read_cases
-from rmbatch.sandbox.judging import Limits, Verdict, judged
 from rmbatch.sandbox.pool import Level, RefusedError, Sandbox
+from rmbatch.sandbox.runner import Limits, ProgramResult, run_tests_in
 from tests.rmbatch.sandbox.greedy import CLINGING, GREEDY
 from tests.rmbatch.sandbox.hostile import TESTS, Hostile
 from tests.rmbatch.sandbox.intruders import CURIOUS, VIOLENT
@@ -33,7 +33,7 @@ WALLS = [
         if hostile.name.startswith(("fork bomb in", "memory bomb of", "shared", "a daemon"))
     ),
 ]
-"""Those that every protection is tried with: what they try hangs on the walls and not on what is judged outside."""
+"""The programs that are tried with every protection: they attack the walls, not what is decided outside."""
 STRONG: tuple[Level, ...] = ("bubblewrap", "namespaces", "landlock")
 LIMITS = Limits(timeout_s=0.2, memory_mb=128)
 RIGHT = "import math\ndef answer(x):\n    return math.isqrt(x) + sum(range(50_000)) * 0"
@@ -47,11 +47,11 @@ class Keeper:
     level: Level
     _kept: dict[str, Sandbox] = field(default_factory=dict)
 
-    def judge(self, name: str, program: str, cases: Cases, limits: Limits = LIMITS) -> Verdict:
+    def run_tests(self, name: str, program: str, cases: Cases, limits: Limits = LIMITS) -> ProgramResult:
         if name not in self._kept or not self._kept[name].usable:
             self.drop(name)
             self._kept[name] = Sandbox(self.level)
-        return judged(self._kept[name], program, cases, limits)
+        return run_tests_in(self._kept[name], program, cases, limits)
 
     def drop(self, name: str) -> None:
         if name in self._kept:
@@ -69,7 +69,7 @@ def keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
     for level in STRONG if request.param == "the best" else (request.param,):
         keeper = Keeper(level)
         try:
-            keeper.judge("hostile", RIGHT, RIGHT_CASES)
+            keeper.run_tests("hostile", RIGHT, RIGHT_CASES)
             break
         except RefusedError as reason:
             refused.append(f"{level} does not work here: {reason}")
@@ -131,52 +131,54 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda given: given.name if isinstance(given, Hostile) else given,
     indirect=["keeper"],
 )
-def test_it_gets_nowhere(keeper: Keeper, hostile: Hostile, server: tuple[int, list[object]], canary: Path) -> None:
+def test_hostile_program_fails_and_harms_nothing(
+    keeper: Keeper, hostile: Hostile, server: tuple[int, list[object]], canary: Path
+) -> None:
     port, came = server
     mode = (canary / "file").stat().st_mode
-    beside: list[Verdict] = []
+    beside: list[ProgramResult] = []
     neighbour = threading.Thread(
-        target=lambda: beside.append(keeper.judge("beside", RIGHT, RIGHT_CASES, Limits(timeout_s=5)))
+        target=lambda: beside.append(keeper.run_tests("beside", RIGHT, RIGHT_CASES, Limits(timeout_s=5)))
     )
     neighbour.start()
     began = time.monotonic()
-    verdict = keeper.judge("hostile", hostile.text(str(canary), port), read_cases(TESTS))
+    result = keeper.run_tests("hostile", hostile.text(str(canary), port), read_cases(TESTS))
     took_s = time.monotonic() - began
     neighbour.join()
 
-    assert verdict.passed[0] is False
-    assert hostile.passed in (None, verdict.passed), verdict.failure
-    assert verdict.failure is not None
-    assert verdict.failure.split(": ")[1] in hostile.kinds, verdict.failure
+    assert result.passed[0] is False
+    assert hostile.passed in (None, result.passed), result.failure
+    assert result.failure is not None
+    assert result.failure.split(": ")[1] in hostile.kinds, result.failure
     assert took_s < 30
     assert beside[0].share == 1.0, beside[0].failure
-    assert keeper.judge("hostile", RIGHT, RIGHT_CASES, Limits(timeout_s=5)).share == 1.0  # and who comes next
+    assert keeper.run_tests("hostile", RIGHT, RIGHT_CASES, Limits(timeout_s=5)).share == 1.0  # and who comes next
     assert came == []
     assert [path.name for path in canary.iterdir()] == ["file"]
     assert (canary / "file").read_text() == "alive"
     assert (canary / "file").stat().st_mode == mode
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_over_60_hostile_programs() -> None:
     assert len(EVERY) == len({hostile.name for hostile in EVERY}) > 60
 
 
 ORPHAN = """
 import os, threading
 from rmbatch.sandbox.cases import read_cases
-from rmbatch.sandbox.judging import Limits, judged
+from rmbatch.sandbox.runner import Limits, run_tests_in
 from rmbatch.sandbox.pool import Sandbox
 sandbox = Sandbox({level!r})
 print(sandbox.facts["user"], flush=True)
 threading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()
 program = "import os, time\\ndef f():\\n    if os.fork() == 0: os.setsid()\\n    time.sleep(100)"
-judged(sandbox, program, read_cases(["assert f() == 1"]), Limits())
+run_tests_in(sandbox, program, read_cases(["assert f() == 1"]), Limits())
 """
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root's sandboxes have a user of their own, by which to find them")
 @pytest.mark.parametrize("level", [*STRONG, "rlimits"])
-def test_when_we_die_the_program_does(level: Level) -> None:
+def test_program_dies_with_its_parent(level: Level) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = ORPHAN.format(level=level)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -68,14 +68,14 @@ def test_signals_by_way_of_a_file_are_refused(action: Callable[[], object], apar
 
 
 @pytest.mark.parametrize("request_number", [FIOASYNC, FIOSETOWN, FS_IOC_SETFLAGS])
-def test_an_ioctl_that_signals_or_changes_a_file_is_refused(request_number: int, tmp_path: Path) -> None:
+def test_harmful_ioctl_is_refused(request_number: int, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     opened = os.open(tmp_path / "file", os.O_RDONLY)
     assert _behind(lambda: fcntl.ioctl(opened, request_number, bytes(8))) == errno.ENOTTY
     os.close(opened)
 
 
-def test_what_programs_do_with_files_works(tmp_path: Path) -> None:
+def test_ordinary_file_use_works(tmp_path: Path) -> None:
     def use_files() -> None:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)

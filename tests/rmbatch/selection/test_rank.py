@@ -163,7 +163,7 @@ def test_slices_and_string_types(kind: pa.DataType) -> None:
 
 
 @pytest.mark.parametrize("ties", ["hash", "shortest"])
-def test_texts_are_asked_for_only_when_a_tie_needs_them(ties: Any) -> None:
+def test_texts_are_needed_only_for_ties(ties: Any) -> None:
     rule = SelectionRule(keep=2, ties=ties)
     assert outcomes(select_prompts([[(1.0, ""), (0.5, ""), (0.1, ""), (0.1, "")]], rule, texts=False)) == [
         1,

@@ -245,7 +245,7 @@ def test_error_of_all_batches_stops_the_job(
     assert are_said(completed(server, *NAMES, cache=tmp_path), *NAMES)
 
 
-def test_quota_exhausted_within_a_batch_stops_the_job_and_keeps_answers(server: Provider, tmp_path: Path) -> None:
+def test_exhausted_quota_in_a_batch_stops_and_keeps_answers(server: Provider, tmp_path: Path) -> None:
     quota = Status(429, body={"error": {"code": "insufficient_quota", "message": "$"}})
     server.gets = {name: [quota] for name in NAMES[5:]}
     with pytest.raises(BudgetExhausted):
@@ -284,7 +284,7 @@ def test_absent_provider_is_waited_for(server: BatchServer, tmp_path: Path) -> N
     assert len(server.batches) == 1
 
 
-def test_lost_provider_stops_the_job_and_its_batch_is_collected_later(server: BatchServer, tmp_path: Path) -> None:
+def test_lost_provider_stops_the_job_until_it_is_back(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
 
     async def work() -> None:

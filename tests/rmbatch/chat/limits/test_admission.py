@@ -11,8 +11,8 @@ import pytest
 from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec
 from rmbatch.chat.completion import Completion
 from rmbatch.chat.limits import admission
-from rmbatch.chat.limits.admission import LeasedAdmission, SourceLost, admission_for, here
-from rmbatch.chat.limits.governor import BURST_S, SHARE, Governor, Lease, Report
+from rmbatch.chat.limits.admission import GovernedAdmission, SourceLost, admission_for, local_source
+from rmbatch.chat.limits.governor import BURST_S, SHARE, Governor, Grant, Report
 from rmbatch.chat.spec import Endpoint, Limits
 from rmbatch.costs.prices import Price, Usage
 from rmbatch.endpoints.balancer import Patience
@@ -31,13 +31,13 @@ class Scripted:
         self.holds: Mapping[str, float] = {}
         self.exhausted = ""
 
-    async def __call__(self, report: Report) -> Lease:
+    async def __call__(self, report: Report) -> Grant:
         self.reports.append(report)
         most = self.most.pop(0) if self.most else 1000
         if most < 0:
             raise SourceLost("away")
-        granted = tuple(each.number for each in report.waiting[:most])
-        return Lease(granted, 0.001, self.holds, self.exhausted)
+        numbers = tuple(each.number for each in report.waiting[:most])
+        return Grant(numbers, 0.001, self.holds, self.exhausted)
 
 
 class Lagging:
@@ -46,20 +46,20 @@ class Lagging:
     def __init__(self, governor: Governor, lag_s: float) -> None:
         self.governor, self.lag_s = governor, lag_s
 
-    async def __call__(self, report: Report) -> Lease:
+    async def __call__(self, report: Report) -> Grant:
         await asyncio.sleep(self.lag_s)
-        lease = self.governor.lease(report)
+        grant = self.governor.grant(report)
         await asyncio.sleep(self.lag_s)
-        return lease
+        return grant
 
 
 def said(prompt: int, completion: int) -> Completion:
     return Completion(("yes",), usage=Usage(prompt, completion))
 
 
-def test_tries_that_were_made_before_go_first_and_all_in_their_order() -> None:
+def test_earlier_tries_go_first_and_all_in_order() -> None:
     async def work() -> list[str]:
-        made, order = LeasedAdmission(Scripted(0, 1, 2, 1)), []
+        made, order = GovernedAdmission(Scripted(0, 1, 2, 1)), []
 
         async def one(name: str, again: bool) -> None:
             permit = await made.admit(100, again=again)
@@ -77,14 +77,14 @@ def test_tries_that_were_made_before_go_first_and_all_in_their_order() -> None:
 
 def test_who_is_cancelled_loses_nothing() -> None:
     class Slow(Scripted):
-        async def __call__(self, report: Report) -> Lease:
-            lease = await super().__call__(report)
+        async def __call__(self, report: Report) -> Grant:
+            grant = await super().__call__(report)
             await asyncio.sleep(0.02)
-            return lease
+            return grant
 
     async def work() -> list[Report]:
         source = Slow(0)
-        made = LeasedAdmission(source)
+        made = GovernedAdmission(source)
         early, late, stays = (asyncio.create_task(made.admit(100, again=False)) for _ in range(3))
         await asyncio.sleep(0)
         early.cancel()  # while it waits
@@ -99,22 +99,22 @@ def test_who_is_cancelled_loses_nothing() -> None:
 
     last = asyncio.run(work())[-1]
     assert last.leaves
-    assert last.spent.requests == 1
+    assert last.used.requests == 1
     assert last.under_way.requests == last.likely.requests == 0
-    assert last.correction.requests == -1  # granted to who was gone
+    assert last.correction.requests == -1  # numbers to who was gone
 
 
-def test_who_is_cancelled_with_the_grant_in_its_hands_gives_it_back() -> None:
+def test_cancelled_caller_gives_its_grant_back() -> None:
     class Cancelling(Scripted):
         waits: "asyncio.Task[Any]"
 
-        async def __call__(self, report: Report) -> Lease:
-            asyncio.get_running_loop().call_soon(self.waits.cancel)  # after it is granted, before who waits can run
+        async def __call__(self, report: Report) -> Grant:
+            asyncio.get_running_loop().call_soon(self.waits.cancel)  # after it is numbers, before who waits can run
             return await super().__call__(report)
 
     async def work() -> Report:
         source = Cancelling()
-        made = LeasedAdmission(source)
+        made = GovernedAdmission(source)
         source.waits = waits = asyncio.create_task(made.admit(100, again=False))
         await asyncio.wait([waits])
         assert waits.cancelled()
@@ -122,24 +122,24 @@ def test_who_is_cancelled_with_the_grant_in_its_hands_gives_it_back() -> None:
         return source.reports[-1]
 
     last = asyncio.run(work())
-    assert (last.spent.requests, last.under_way.requests, last.correction.requests) == (0, 0, -1)
+    assert (last.used.requests, last.under_way.requests, last.correction.requests) == (0, 0, -1)
 
 
 def test_usage_is_told_as_totals_and_corrects_what_was_likely() -> None:
     async def work() -> list[Report]:
         source = Scripted()
-        made = LeasedAdmission(source, max_tokens=500)
+        made = GovernedAdmission(source)
         for completion in (said(200, 50), None, Completion(("untold",)), said(200, 50)):
-            permit = await made.admit(400, again=False)
+            permit = await made.admit(400, again=False, max_tokens=500)
             permit.settle(completion)
             permit.settle(completion)  # once is enough
         await made.close()
         return source.reports
 
     *_, first, last = asyncio.run(work())
-    assert last.spent.requests == 4
-    assert last.spent.prompt_tokens == 200 + 0 + 200 + 200  # nothing for a failure, the likely where it is not told
-    assert last.spent.completion_tokens == 50 + 0 + 50 + 50
+    assert last.used.requests == 4
+    assert last.used.prompt_tokens == 200 + 0 + 200 + 200  # nothing for a failure, the likely where it is not told
+    assert last.used.completion_tokens == 50 + 0 + 50 + 50
     assert last.under_way.requests == 0
     # likely were 100 + 500 in the first, then what the first had
     assert (last.correction.prompt_tokens, last.correction.completion_tokens) == (100 - 200, -450 - 50)
@@ -149,10 +149,10 @@ def test_usage_is_told_as_totals_and_corrects_what_was_likely() -> None:
 def test_the_worst_is_what_can_happen() -> None:
     async def work() -> tuple[Report, Report]:
         source = Scripted(0)
-        made = LeasedAdmission(source, max_tokens=500)
-        task = asyncio.create_task(made.admit(400, again=False))
+        made = GovernedAdmission(source)
+        task = asyncio.create_task(made.admit(400, again=False, max_tokens=500))
         (await task).settle(said(900, 700))  # pictures in the prompt, and more than was asked for
-        (await made.admit(400, again=False)).settle(None)
+        (await made.admit(400, again=False, max_tokens=500)).settle(None)
         await made.close()
         return source.reports[-2], source.reports[0]
 
@@ -163,9 +163,9 @@ def test_the_worst_is_what_can_happen() -> None:
     assert (tried.worst.prompt_tokens, tried.worst.completion_tokens) == (900, 700)
 
 
-def test_when_the_budget_is_used_up_all_who_wait_hear_it_and_who_comes_later() -> None:
+def test_used_up_budget_is_told_to_waiting_and_later_callers() -> None:
     async def work() -> None:
-        made = LeasedAdmission(here(Governor(None, Limits(requests=3))))
+        made = GovernedAdmission(local_source(Governor(None, Limits(requests=3))))
         tasks = [asyncio.create_task(made.admit(100, again=False)) for _ in range(5)]
         for task in tasks[:3]:
             (await task).settle(said(1, 1))
@@ -183,14 +183,14 @@ def test_a_source_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.Mon
 
     async def work() -> Scripted:
         source = Scripted(-1, -1, 1, -1)
-        made = LeasedAdmission(source)
+        made = GovernedAdmission(source)
         for _ in range(2):
             (await made.admit(100, again=False)).settle(said(10, 10))
         await made.close()
         return source
 
     source = asyncio.run(work())
-    assert source.reports[-1].spent.requests == 2
+    assert source.reports[-1].used.requests == 2
     assert [each.number for each in source.reports] == list(range(len(source.reports)))
 
 
@@ -198,7 +198,7 @@ def test_a_source_that_stays_away_ends_all(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(admission, "_PAUSE_S", 0.01)
 
     async def work() -> None:
-        made = LeasedAdmission(Scripted(*[-1] * 1000), lost_after_s=0.05)
+        made = GovernedAdmission(Scripted(*[-1] * 1000), lost_after_s=0.05)
         with pytest.raises(ServiceLost, match="the governor does not answer for 0 s: away"):
             await made.admit(100, again=False)
         await made.close()
@@ -208,12 +208,12 @@ def test_a_source_that_stays_away_ends_all(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_error_in_the_source_reaches_who_waits() -> None:
     class Broken:
-        async def __call__(self, report: Report) -> Lease:
+        async def __call__(self, report: Report) -> Grant:
             raise ZeroDivisionError("a mistake")
 
     async def work() -> None:
         with pytest.raises(ZeroDivisionError):
-            await LeasedAdmission(Broken()).admit(100, again=False)
+            await GovernedAdmission(Broken()).admit(100, again=False)
 
     asyncio.run(work())
 
@@ -221,7 +221,7 @@ def test_an_error_in_the_source_reaches_who_waits() -> None:
 def test_closing_ends_who_waits_and_leaves_no_task() -> None:
     async def work() -> None:
         source = Scripted(*[0] * 1000)
-        made = LeasedAdmission(source)
+        made = GovernedAdmission(source)
         waits = asyncio.create_task(made.admit(100, again=False))
         await asyncio.sleep(0.01)
         await made.close()
@@ -229,7 +229,7 @@ def test_closing_ends_who_waits_and_leaves_no_task() -> None:
             await waits
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert source.reports[-1].leaves
-        unused = LeasedAdmission(source)
+        unused = GovernedAdmission(source)
         num_reports = len(source.reports)
         await unused.close()
         assert len(source.reports) == num_reports
@@ -239,7 +239,7 @@ def test_closing_ends_who_waits_and_leaves_no_task() -> None:
 
 def test_it_serves_one_event_loop_after_the_other() -> None:
     source = Scripted()
-    made = LeasedAdmission(source)
+    made = GovernedAdmission(source)
 
     async def work() -> None:
         (await made.admit(100, again=False)).settle(said(1, 1))
@@ -247,14 +247,14 @@ def test_it_serves_one_event_loop_after_the_other() -> None:
     for _ in range(3):
         asyncio.run(work())
     asyncio.run(made.close())
-    assert source.reports[-1].spent.requests == 3
+    assert source.reports[-1].used.requests == 3
     assert source.reports[-1].leaves
 
 
 def test_one_report_serves_many() -> None:
     async def work() -> Scripted:
         source = Scripted()
-        made = LeasedAdmission(source)
+        made = GovernedAdmission(source)
 
         async def one() -> None:
             for _ in range(5):
@@ -276,10 +276,10 @@ def test_two_clients_share_a_rate(lag_s: float) -> None:
 
     async def work() -> None:
         governor = Governor(Limits(requests=per_minute), None)
-        clients = [LeasedAdmission(Lagging(governor, lag_s)) for _ in range(2)]
+        clients = [GovernedAdmission(Lagging(governor, lag_s)) for _ in range(2)]
         ends = time.monotonic() + seconds
 
-        async def one(client: LeasedAdmission) -> None:
+        async def one(client: GovernedAdmission) -> None:
             while time.monotonic() < ends:
                 permit = await client.admit(100, again=False)
                 sent.append(time.monotonic())
@@ -294,21 +294,6 @@ def test_two_clients_share_a_rate(lag_s: float) -> None:
     num = sum(at < began + seconds for at in sent)
     expected = SHARE * per_minute / 60 * seconds
     assert 0.95 * expected < num <= expected + SHARE * BURST_S * per_minute / 60 + 1  # what had gathered
-
-
-@pytest.mark.parametrize(
-    ("settings", "bound"),
-    [
-        ({"rate": {"requests": 10}}, None),
-        ({"budget": {"requests": 10}, "max_tokens": 100}, 100),
-        ({"budget": {"requests": 10}, "max_tokens": 100, "n": 3, "temperature": 1.0}, 300),
-        ({"budget": {"requests": 10}, "extra_body": {"max_completion_tokens": 50}}, 50),
-    ],
-)
-def test_an_admission_is_made_from_a_spec(settings: dict[str, Any], bound: int | None) -> None:
-    made = admission_for(ChatSpec(endpoints=[Endpoint(url="http://a")], model="m", **settings))
-    assert made is not None
-    assert made._expected._bound == bound
 
 
 def test_without_limits_there_is_none() -> None:
@@ -341,19 +326,60 @@ def asked(*names: str) -> list[ChatRequest]:
     return [ChatRequest([{"role": "user", "content": name}]) for name in names]
 
 
+@pytest.mark.parametrize(
+    ("settings", "request_settings", "bound"),
+    [
+        ({}, {}, 1024),  # nothing bounds it: a guess
+        ({"max_tokens": 100}, {}, 100),
+        ({"max_tokens": 100, "n": 3, "temperature": 1.0}, {}, 300),
+        ({"extra_body": {"max_completion_tokens": 50}}, {}, 50),
+        ({"max_tokens": 100}, {"max_tokens": 7000}, 7000),
+        ({"max_tokens": 100, "n": 3, "temperature": 1.0}, {"max_tokens": 7, "n": 2}, 14),
+        ({"extra_body": {"max_completion_tokens": 50}}, {"max_tokens": 8}, 8),
+    ],
+)
+def test_budget_reserves_bound_of_request(
+    server: HostileServer, settings: dict[str, Any], request_settings: dict[str, Any], bound: int
+) -> None:
+    spec = ChatSpec(endpoints=[Endpoint(url=server.url)], model="judge", budget=Limits(requests=10), **settings)
+    source = Scripted()
+
+    async def work() -> None:
+        async with ChatClient(spec, patience=CALM, admission=admission_for(spec, source)) as client:
+            await client.complete([ChatRequest([{"role": "user", "content": "a"}], **request_settings)])
+
+    asyncio.run(work())
+    (tried,) = source.reports[0].waiting
+    assert (tried.likely.completion_tokens, tried.worst.completion_tokens) == (bound, bound)
+
+
+def test_budget_reserves_more_where_answers_exceed_their_bound() -> None:
+    async def work() -> Report:
+        source = Scripted()
+        made = GovernedAdmission(source)
+        (await made.admit(400, again=False, max_tokens=10)).settle(said(100, 15))
+        (await made.admit(400, again=False, max_tokens=1000)).settle(said(100, 900))
+        (await made.admit(400, again=False, max_tokens=10)).settle(said(100, 5))
+        await made.close()
+        return [report for report in source.reports if report.waiting][-1]
+
+    (tried,) = asyncio.run(work()).waiting
+    assert (tried.likely.completion_tokens, tried.worst.completion_tokens) == (15, 15)
+
+
 def test_a_budget_stops_a_client_and_goes_on_with_more(server: HostileServer, tmp_path: Path) -> None:
     spec = ChatSpec(endpoints=[Endpoint(url=server.url)], model="judge", in_flight=4, max_tokens=5, cache=str(tmp_path))
     requests = asked(*(f"question {number}" for number in range(16)))
 
     async def run(budget: Limits, spent: dict[str, int]) -> dict[str, int]:
         governor = Governor(None, budget, PRICE, spent)
-        made = LeasedAdmission(here(governor), max_tokens=5)
+        made = GovernedAdmission(local_source(governor))
         try:
             async with ChatClient(spec, patience=CALM, admission=made) as client:
                 await client.complete(requests)
         finally:
             await made.close()
-            spent.update(governor.spent())
+            spent.update(governor.usage())
         return spent
 
     spent: dict[str, int] = {}
@@ -377,12 +403,12 @@ def test_a_wait_that_one_was_asked_for_is_kept_by_the_other(server: HostileServe
     spec = ChatSpec(endpoints=[Endpoint(url=server.url)], model="judge", in_flight=4, rate=Limits(requests=6000))
 
     async def work() -> None:
-        source = here(Governor(spec.rate, None))
+        source = local_source(Governor(spec.rate, None))
         made = [admission_for(spec, source) for _ in range(2)]
         clients = [ChatClient(spec, patience=CALM, admission=each) for each in made]
         for each, client in zip(made, clients):
             assert each is not None
-            each.holding = client._endpoints
+            each.servers = client._endpoints
             await client.complete(asked(f"first {id(client)}"))
         server.plan("slow", Status(429, {"Retry-After": "1"}))
         slow = asyncio.create_task(clients[0].complete(asked("slow")))
@@ -411,7 +437,7 @@ def test_a_wait_for_a_server_that_only_others_ask_is_no_fault() -> None:
     async def work() -> None:
         source = Scripted()
         source.holds = {"http://other": 5.0}
-        made = LeasedAdmission(source, holding=Held())
+        made = GovernedAdmission(source, servers=Held())
         (await made.admit(10, again=False)).settle(said(10, 1))
         (await made.admit(10, again=False)).settle(said(10, 1))
         await made.close()
@@ -419,16 +445,16 @@ def test_a_wait_for_a_server_that_only_others_ask_is_no_fault() -> None:
     asyncio.run(work())
 
 
-def test_what_may_have_cost_counts_and_what_was_not_sent_does_not() -> None:
+def test_possible_costs_count_and_unsent_requests_do_not() -> None:
     async def work() -> dict[str, int]:
         governor = Governor(None, Limits(requests=100), PRICE)
-        made = LeasedAdmission(here(governor), max_tokens=50)
-        (await made.admit(400, again=False)).settle(None)  # turned away
-        (await made.admit(400, again=False)).settle(None, may_have_cost=True)  # a timeout: it was perhaps answered
-        (await made.admit(400, again=False)).give_back()
-        made.paid(said(7, 3))  # of a batch that an earlier run has sent
+        made = GovernedAdmission(local_source(governor))
+        (await made.admit(400, again=False, max_tokens=50)).settle(None)  # turned away
+        (await made.admit(400, again=False, max_tokens=50)).settle(None, may_have_cost=True)  # a timeout
+        (await made.admit(400, again=False, max_tokens=50)).give_back()
+        made.count_answer(said(7, 3))  # of a batch that an earlier run has sent
         await made.close()
-        return governor.spent()
+        return governor.usage()
 
     spent = asyncio.run(work())
     assert spent["requests"] == 2

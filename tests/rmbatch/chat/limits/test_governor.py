@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbatch.chat.limits.governor import AWAY_S, GATHER_S, GONE_S, NOTHING, Governor, Report, Try, Used
+from rmbatch.chat.limits.governor import AWAY_S, GATHER_S, GONE_S, NOTHING, Consumption, Governor, Report, Try
 from rmbatch.chat.spec import Limits
 from rmbatch.costs.prices import Price
 
 PRICE = Price(input=1.0, output=10.0, cached=0.1)
-ONE = Used(requests=1)
+ONE = Consumption(requests=1)
 
 
 class Clock:
@@ -35,23 +35,23 @@ class Worker:
     name: str
     in_flight: int = 64
     latency_s: float = 0.05
-    likely: Used = ONE
-    worst: Used = ONE
-    cost: Used = ONE
+    likely: Consumption = ONE
+    worst: Consumption = ONE
+    cost: Consumption = ONE
     left: float = float("inf")
     numbers: "count[int]" = field(default_factory=count)
     reports: "count[int]" = field(default_factory=count)
     waiting: dict[int, Try] = field(default_factory=dict)
     ends: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
-    spent: Used = NOTHING
-    correction: Used = NOTHING
+    used: Consumption = NOTHING
+    correction: Consumption = NOTHING
     exhausted: str = ""
 
     def report(self, now: float) -> Report:
         while self.ends and self.ends[0] <= now:
             heapq.heappop(self.ends)
-            self.spent += self.cost - ONE
+            self.used += self.cost - ONE
             self.correction += self.cost - self.likely
         while len(self.waiting) + len(self.ends) < self.in_flight and self.left > 0:
             number = next(self.numbers)
@@ -59,22 +59,22 @@ class Worker:
             self.waiting[number] = Try(number, self.likely, self.worst)
         worst, likely = times(self.worst, len(self.ends)), times(self.likely, len(self.ends))
         tries = tuple(self.waiting.values())
-        return Report(self.name, next(self.reports), tries, self.spent, worst, likely, self.correction)
+        return Report(self.name, next(self.reports), tries, self.used, worst, likely, self.correction)
 
     def ask(self, governor: Governor, now: float) -> float:
         """Returns when to ask again."""
-        lease = governor.lease(self.report(now))
-        for number in lease.granted:
+        grant = governor.grant(self.report(now))
+        for number in grant.numbers:
             del self.waiting[number]
             self.sent.append(now)
             heapq.heappush(self.ends, now + self.latency_s)
-            self.spent += ONE
-        self.exhausted = lease.exhausted
-        return now + lease.again_s
+            self.used += ONE
+        self.exhausted = grant.exhausted
+        return now + grant.report_in_s
 
 
-def times(used: Used, number: int) -> Used:
-    return Used(*(number * getattr(used, name) for name in Used.__slots__))
+def times(used: Consumption, number: int) -> Consumption:
+    return Consumption(*(number * getattr(used, name) for name in Consumption.__slots__))
 
 
 def simulate(governor: Governor, clock: Clock, workers: list[Worker], seconds: float) -> None:
@@ -170,7 +170,7 @@ def test_without_a_limit_nothing_waits() -> None:
 @pytest.mark.parametrize("guess", [100, 1000, 5000])  # far too little, right, far too much
 def test_tokens_are_corrected_by_what_answers_say(guess: int) -> None:
     clock = Clock()
-    cost, likely = Used(1, 600, 400), Used(1, guess // 2, guess // 2)
+    cost, likely = Consumption(1, 600, 400), Consumption(1, guess // 2, guess // 2)
     workers = [Worker(f"w{i}", latency_s=0.5, likely=likely, cost=cost) for i in range(2)]
     simulate(Governor(Limits(tokens=1_200_000), None, clock=clock), clock, workers, 240)
     sent = [at for worker in workers for at in worker.sent]
@@ -181,7 +181,7 @@ def test_tokens_are_corrected_by_what_answers_say(guess: int) -> None:
 
 def test_money_per_minute() -> None:
     clock = Clock()
-    cost = Used(1, 1000, 100, 500)  # $0.0005 + 0.00005 + 0.001
+    cost = Consumption(1, 1000, 100, 500)  # $0.0005 + 0.00005 + 0.001
     workers = [Worker(f"w{i}", likely=cost, cost=cost) for i in range(2)]
     simulate(Governor(Limits(usd=1.55), None, PRICE, clock=clock), clock, workers, 180)
     assert 980 <= in_any_minute([at for worker in workers for at in worker.sent]) <= 1001
@@ -189,7 +189,7 @@ def test_money_per_minute() -> None:
 
 def test_a_request_larger_than_a_minute_goes_and_is_waited_off() -> None:
     clock = Clock()
-    huge = Used(1, 3000, 0)
+    huge = Consumption(1, 3000, 0)
     worker = Worker("w", likely=huge, cost=huge)
     simulate(Governor(Limits(tokens=1000), None, clock=clock), clock, [worker], 600)
     gaps = [later - earlier for earlier, later in zip(worker.sent, worker.sent[1:])]
@@ -199,7 +199,7 @@ def test_a_request_larger_than_a_minute_goes_and_is_waited_off() -> None:
 
 def test_all_limits_hold_together() -> None:
     clock = Clock()
-    cost = Used(1, 500, 500)
+    cost = Consumption(1, 500, 500)
     worker = Worker("w", likely=cost, cost=cost)
     simulate(Governor(Limits(requests=600, tokens=120_000), None, clock=clock), clock, [worker], 120)
     assert 117 <= in_any_minute(worker.sent) <= 121
@@ -213,19 +213,21 @@ def test_a_budget_of_requests_is_exact() -> None:
     assert sum(len(worker.sent) for worker in workers) == 1000
     assert all("1,000 requests of 1,000 requests" in worker.exhausted for worker in workers)
     assert "raise budget.requests" in workers[0].exhausted
-    assert governor.spent()["requests"] == 1000
+    assert governor.usage()["requests"] == 1000
 
 
 @pytest.mark.parametrize("budget", [Limits(tokens=100_000), Limits(usd=0.5)])
 def test_a_budget_is_never_exceeded_where_the_worst_is_known(budget: Limits) -> None:
     clock = Clock()
     workers = [
-        Worker("cheap", cost=Used(1, 300, 20), likely=Used(1, 300, 100), worst=Used(1, 400, 1000)),
-        Worker("dear", cost=Used(1, 400, 1000), likely=Used(1, 300, 100), worst=Used(1, 400, 1000)),
+        Worker("cheap", cost=Consumption(1, 300, 20), likely=Consumption(1, 300, 100), worst=Consumption(1, 400, 1000)),
+        Worker(
+            "dear", cost=Consumption(1, 400, 1000), likely=Consumption(1, 300, 100), worst=Consumption(1, 400, 1000)
+        ),
     ]
     governor = Governor(None, budget, PRICE, clock=clock)
     simulate(governor, clock, workers, 600)
-    spent = Used(**governor.spent())
+    spent = Consumption(**governor.usage())
     assert all(worker.exhausted for worker in workers)
     for what, cap, worst in (("tokens", budget.tokens, 1400), ("usd", budget.usd, 0.0104)):
         if cap is not None:
@@ -234,16 +236,16 @@ def test_a_budget_is_never_exceeded_where_the_worst_is_known(budget: Limits) -> 
 
 def test_what_does_not_fit_the_whole_budget_is_said_at_once() -> None:
     governor = Governor(None, Limits(tokens=1000))
-    worker = Worker("w", worst=Used(1, 500, 600))
+    worker = Worker("w", worst=Consumption(1, 500, 600))
     worker.ask(governor, 0.0)
     assert not worker.sent
     assert "0 tokens of 1,000 tokens are spent, and the next request may take 1,100 tokens" in worker.exhausted
 
 
-def test_it_is_not_exhausted_while_what_is_under_way_may_leave_something() -> None:
+def test_not_exhausted_while_running_requests_may_leave_some() -> None:
     clock = Clock()
     governor = Governor(None, Limits(tokens=1000), clock=clock)
-    worker = Worker("w", in_flight=2, latency_s=10, worst=Used(1, 0, 600), cost=Used(1, 0, 100))
+    worker = Worker("w", in_flight=2, latency_s=10, worst=Consumption(1, 0, 600), cost=Consumption(1, 0, 100))
     worker.ask(governor, clock.now)
     assert (len(worker.sent), worker.exhausted) == (1, "")
     clock.now += 10
@@ -254,23 +256,23 @@ def test_it_is_not_exhausted_while_what_is_under_way_may_leave_something() -> No
 def test_a_budget_is_the_jobs_and_not_the_runs() -> None:
     clock, sent, spent = Clock(), 0, "{}"
     for run in range(3):
-        governor = Governor(None, Limits(requests=1000), spent=json.loads(spent), clock=clock)
+        governor = Governor(None, Limits(requests=1000), used_before=json.loads(spent), clock=clock)
         worker = Worker(f"run {run}", left=400)
         simulate(governor, clock, [worker], 5)
-        sent, spent = sent + len(worker.sent), json.dumps(governor.spent())
+        sent, spent = sent + len(worker.sent), json.dumps(governor.usage())
     assert sent == 1000
     assert worker.exhausted
     more = Worker("with more")
-    simulate(Governor(None, Limits(requests=1200), spent=json.loads(spent), clock=clock), clock, [more], 5)
+    simulate(Governor(None, Limits(requests=1200), used_before=json.loads(spent), clock=clock), clock, [more], 5)
     assert len(more.sent) == 200
 
 
-def test_spent_is_told_in_plain_counts() -> None:
-    governor = Governor(None, Limits(tokens=10**9), spent={"requests": 5, "prompt_tokens": 7})
-    worker = Worker("w", in_flight=2, cost=Used(1, 100, 10, 50), left=2)
+def test_usage_is_plain_counts() -> None:
+    governor = Governor(None, Limits(tokens=10**9), used_before={"requests": 5, "prompt_tokens": 7})
+    worker = Worker("w", in_flight=2, cost=Consumption(1, 100, 10, 50), left=2)
     worker.ask(governor, 0.0)
     worker.ask(governor, 1.0)
-    assert governor.spent() == {"requests": 7, "prompt_tokens": 207, "completion_tokens": 20, "cached_tokens": 100}
+    assert governor.usage() == {"requests": 7, "prompt_tokens": 207, "completion_tokens": 20, "cached_tokens": 100}
 
 
 def test_of_a_dead_worker_others_get_the_share() -> None:
@@ -286,7 +288,7 @@ def test_of_a_dead_worker_others_get_the_share() -> None:
 def test_what_a_dead_worker_had_under_way_counts_as_answered() -> None:
     clock = Clock()
     governor = Governor(None, Limits(tokens=10_000), clock=clock)
-    worst, likely = Used(1, 500, 4000), Used(1, 500, 500)
+    worst, likely = Consumption(1, 500, 4000), Consumption(1, 500, 500)
     dead = Worker("dead", latency_s=100, worst=worst, likely=likely)
     dead.ask(governor, clock.now)
     dead.ask(governor, clock.now)
@@ -297,11 +299,11 @@ def test_what_a_dead_worker_had_under_way_counts_as_answered() -> None:
     clock.now += GONE_S + 1
     other.ask(governor, clock.now)
     assert len(other.sent) == 1
-    assert governor.spent()["completion_tokens"] == 1000
+    assert governor.usage()["completion_tokens"] == 1000
     clock.now += 100
     dead.ask(governor, clock.now)  # it was not dead, and its answers have cost nothing
     other.ask(governor, clock.now)
-    assert governor.spent()["completion_tokens"] == 500
+    assert governor.usage()["completion_tokens"] == 500
 
 
 def test_a_worker_that_leaves_gives_back_what_was_set_aside() -> None:
@@ -313,7 +315,7 @@ def test_a_worker_that_leaves_gives_back_what_was_set_aside() -> None:
     clock.now += 1.1
     one.ask(governor, clock.now)  # the next is for the other, whose turn it is
     assert (len(one.sent), len(other.sent)) == (1, 0)
-    governor.lease(replace(other.report(clock.now), waiting=(), leaves=True))
+    governor.grant(replace(other.report(clock.now), waiting=(), leaves=True))
     one.ask(governor, clock.now)
     assert len(one.sent) == 2
 
@@ -322,28 +324,28 @@ def test_grants_that_were_not_used_come_back() -> None:
     clock = Clock()
     governor = Governor(Limits(requests=1200), Limits(requests=20), clock=clock)
     tries = tuple(Try(number, ONE, ONE) for number in range(10))
-    granted = governor.lease(Report("w", 1, tries)).granted
-    assert len(granted) == 10
-    unused = Report("w", 2, (), correction=Used(requests=-10))
-    governor.lease(unused)
-    assert governor.spent()["requests"] == 0
+    numbers = governor.grant(Report("w", 1, tries)).numbers
+    assert len(numbers) == 10
+    unused = Report("w", 2, (), correction=Consumption(requests=-10))
+    governor.grant(unused)
+    assert governor.usage()["requests"] == 0
     again = tuple(Try(number, ONE, ONE) for number in range(10, 20))
-    assert len(governor.lease(Report("w", 3, again, correction=Used(requests=-10))).granted) == 10
+    assert len(governor.grant(Report("w", 3, again, correction=Consumption(requests=-10))).numbers) == 10
 
 
 def test_a_lease_that_was_lost_is_given_again_and_counted_once() -> None:
     clock = Clock()
     governor = Governor(Limits(requests=600), Limits(requests=10), clock=clock)
     worker = Worker("w", in_flight=5)
-    first = governor.lease(worker.report(clock.now))  # and the answer is lost
-    assert len(first.granted) == 5
+    first = governor.grant(worker.report(clock.now))  # and the answer is lost
+    assert len(first.numbers) == 5
     clock.now += 0.5
     worker.ask(governor, clock.now)
     assert len(worker.sent) == 5
     clock.now += 0.5
     simulate(governor, clock, [worker], 10)
     assert len(worker.sent) == 10
-    assert governor.spent()["requests"] == 10
+    assert governor.usage()["requests"] == 10
 
 
 @settings(max_examples=100, deadline=None)
@@ -351,11 +353,11 @@ def test_a_lease_that_was_lost_is_given_again_and_counted_once() -> None:
     st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["ask", "lose", "stale", "restart"]), st.floats(0, 1.5))),
     st.integers(1, 60),
 )
-def test_no_order_of_reports_losses_and_restarts_exceeds_a_budget(steps: list[Any], cap: int) -> None:
+def test_no_order_of_reports_and_restarts_exceeds_a_budget(steps: list[Any], cap: int) -> None:
     clock = Clock()
-    budget, worst = Limits(requests=cap, tokens=cap * 100), Used(1, 60, 40)
+    budget, worst = Limits(requests=cap, tokens=cap * 100), Consumption(1, 60, 40)
     governor = Governor(Limits(requests=600), budget, clock=clock)
-    workers = [Worker(f"w{i}", 8, 0.3, Used(1, 10, 10), worst, Used(1, 50, 40)) for i in range(3)]
+    workers = [Worker(f"w{i}", 8, 0.3, Consumption(1, 10, 10), worst, Consumption(1, 50, 40)) for i in range(3)]
     old: Report | None = None
     for place, what, seconds in steps:
         clock.now += seconds
@@ -363,20 +365,20 @@ def test_no_order_of_reports_losses_and_restarts_exceeds_a_budget(steps: list[An
             workers[place].ask(governor, clock.now)
         elif what == "lose":
             old = workers[place].report(clock.now)
-            governor.lease(old)
+            governor.grant(old)
         elif what == "stale" and old is not None:
-            governor.lease(old)
+            governor.grant(old)
         elif what == "restart":
             memory = governor.memory()
-            governor = Governor(Limits(requests=600), budget, clock=clock, has_forgotten=True)
+            governor = Governor(Limits(requests=600), budget, clock=clock, is_replacement=True)
             governor.remember(memory)
             simulate(governor, clock, workers, GATHER_S)
     simulate(governor, clock, workers, 30)
     sent = sum(len(worker.sent) for worker in workers)
     assert sent == cap
-    assert governor.spent()["requests"] == cap
-    assert Used(**governor.spent()).measure("tokens", None) == sum(
-        worker.spent.measure("tokens", None) for worker in workers
+    assert governor.usage()["requests"] == cap
+    assert Consumption(**governor.usage()).measure("tokens", None) == sum(
+        worker.used.measure("tokens", None) for worker in workers
     )
 
 
@@ -386,45 +388,47 @@ def test_a_report_that_was_overtaken_changes_nothing() -> None:
     old = worker.report(0.0)
     worker.ask(governor, 0.0)
     worker.ask(governor, 1.0)
-    spent = governor.spent()
-    assert governor.lease(old).granted == ()
-    assert governor.spent() == spent
+    spent = governor.usage()
+    assert governor.grant(old).numbers == ()
+    assert governor.usage() == spent
 
 
-def test_a_governor_that_has_lost_its_memory_hears_all_before_it_grants() -> None:
+def test_restarted_governor_hears_all_before_it_grants() -> None:
     clock = Clock()
-    cost = Used(1, 100, 100)
+    cost = Consumption(1, 100, 100)
     workers = [Worker(f"w{i}", in_flight=8, likely=cost, worst=cost, cost=cost) for i in range(3)]
-    first = Governor(None, Limits(tokens=100_000), spent={"prompt_tokens": 1000}, clock=clock)
+    first = Governor(None, Limits(tokens=100_000), used_before={"prompt_tokens": 1000}, clock=clock)
     simulate(first, clock, workers, 2)
     (dead, *alive), memory = workers, first.memory()
     clock.now += 1
-    second = Governor(None, Limits(tokens=100_000), spent={"prompt_tokens": 1000}, clock=clock, has_forgotten=True)
+    second = Governor(
+        None, Limits(tokens=100_000), used_before={"prompt_tokens": 1000}, clock=clock, is_replacement=True
+    )
     before = sum(len(worker.sent) for worker in alive)
     second.remember(memory)
-    assert second.spent() == first.spent()
+    assert second.usage() == first.usage()
     simulate(second, clock, alive, GATHER_S - 1)
     assert sum(len(worker.sent) for worker in alive) == before
     simulate(second, clock, alive, 60)
     assert alive[0].exhausted
     second.remember(memory)
-    told = Used(**second.spent()).measure("tokens", None)
-    assert told == 1000 + sum(worker.spent.measure("tokens", None) for worker in (*alive, dead))
+    told = Consumption(**second.usage()).measure("tokens", None)
+    assert told == 1000 + sum(worker.used.measure("tokens", None) for worker in (*alive, dead))
     assert 100_000 - 200 < told <= 100_000
 
 
 def test_a_wait_that_a_server_asked_for_is_told_to_all() -> None:
     clock = Clock()
     governor = Governor(Limits(requests=600), None, clock=clock)
-    governor.lease(Report("one", 1, holds={"http://a": 5.0}))
+    governor.grant(Report("one", 1, holds={"http://a": 5.0}))
     clock.now += 1
     # told to the other, and told back by it a little later than it is: that does not make it longer
     for number in range(1, 20):
-        holds = governor.lease(Report("other", number, holds={"http://a": 4.1 - number / 10})).holds
+        holds = governor.grant(Report("other", number, holds={"http://a": 4.1 - number / 10})).holds
         assert holds == {"http://a": pytest.approx(5.0 - (clock.now - 1000))}
         clock.now += 0.1
     clock.now += 5
-    assert governor.lease(Report("other", 100)).holds == {}
+    assert governor.grant(Report("other", 100)).holds == {}
 
 
 def test_money_without_a_price_is_refused() -> None:
@@ -433,8 +437,8 @@ def test_money_without_a_price_is_refused() -> None:
 
 
 def test_used_adds_and_is_measured() -> None:
-    used = Used(1, 1000, 100, 400) + Used(2, 0, 100) - Used(0, 0, 100)
-    assert used == Used(3, 1000, 100, 400)
+    used = Consumption(1, 1000, 100, 400) + Consumption(2, 0, 100) - Consumption(0, 0, 100)
+    assert used == Consumption(3, 1000, 100, 400)
     assert used.measure("requests", None) == 3
     assert used.measure("tokens", None) == 1100
     assert used.measure("usd", PRICE) == pytest.approx((600 * 1 + 400 * 0.1 + 100 * 10) / 1e6)

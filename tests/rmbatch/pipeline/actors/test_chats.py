@@ -47,9 +47,7 @@ def only(chats: Chats) -> Any:
     return next(iter(chats.connections.values()))
 
 
-def test_equal_requests_of_all_tasks_are_one_and_each_gets_its_own_answer(
-    local_ray: None, server: HostileServer, tmp_path: Path
-) -> None:
+def test_equal_requests_of_all_tasks_are_sent_once(local_ray: None, server: HostileServer, tmp_path: Path) -> None:
     texts = [f"question {n % 200}" for n in range(600)]
     server.always = Late(0.05)
     with opened(spec(server, tmp_path, actors=2)) as chats:
@@ -87,7 +85,7 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def test_a_killed_actor_is_asked_again_and_what_it_had_answered_is_not(
+def test_killed_actors_open_requests_alone_are_asked_again(
     local_ray: None, server: HostileServer, tmp_path: Path
 ) -> None:
     server.always = Late(0.2)
@@ -134,7 +132,7 @@ def test_two_budgets_for_one_account_are_refused(local_ray: None, server: Hostil
         pass
 
 
-def test_what_was_spent_is_told_at_the_end_and_counts_the_next_time(
+def test_spending_is_told_at_the_end_and_counts_next_time(
     local_ray: None, server: HostileServer, tmp_path: Path
 ) -> None:
     kept: dict[str, Any] = {}

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from connectors.errors import JobError, UserError
-from rmbatch.pipeline.actors.engines import Chunk, preferred
-from rmbatch.pipeline.actors.pools import fit, started
-from rmbatch.pipeline.actors.replica import Door, Meter
+from rmbatch.pipeline.actors.engines import Chunk, choose_replicas
+from rmbatch.pipeline.actors.pools import count_replicas, start_engines
+from rmbatch.pipeline.actors.replica import Meter, SharedLock
 from rmbatch.reward_models.engines.base import Outputs
 from rmbatch.reward_models.engines.deduplicated import DeduplicatedEngine
 from rmbatch.reward_models.spec import RewardModelSpec
@@ -34,14 +34,14 @@ def chunk(num_rows: int, alone: bool = False, deaths: int = 0) -> Chunk:
     ],
 )
 def test_what_is_asked_again_after_a_death(before: Chunk, after: list[tuple[int, bool]]) -> None:
-    assert [(len(each.rows), each.alone) for each in before.after_a_death()] == after
+    assert [(len(each.rows), each.alone) for each in before.split_after_death()] == after
 
 
 def test_every_death_leads_to_one_conversation_in_the_end() -> None:
     waiting, deaths = [chunk(16)], 0
     while waiting:
         worst = next(each for each in waiting if 11 in each.rows)
-        waiting = worst.after_a_death()
+        waiting = worst.split_after_death()
         deaths += 1
         assert sum(11 in each.rows for each in waiting) <= 1
     assert deaths == 4 + 1 + 2  # one for each halving, one that a neighbour may have caused, two alone
@@ -49,12 +49,12 @@ def test_every_death_leads_to_one_conversation_in_the_end() -> None:
 
 def test_a_prompt_prefers_one_replica_and_moves_only_to_new_ones() -> None:
     prompt = np.random.default_rng(1).integers(0, 2**62, 4000)
-    four, five = preferred(prompt, 4), preferred(prompt, 5)
+    four, five = choose_replicas(prompt, 4), choose_replicas(prompt, 5)
     assert (np.bincount(four, minlength=4) > 900).all()
     moved = four != five
     assert (five[moved] == 4).all()
     assert 0.1 < moved.mean() < 0.3
-    assert (preferred(prompt[:10], 4) == four[:10]).all()  # not by what else is in the batch
+    assert (choose_replicas(prompt[:10], 4) == four[:10]).all()  # not by what else is in the batch
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_prompt_prefers_one_replica_and_moves_only_to_new_ones() -> None:
 )
 def test_how_many_replicas_fit(models: dict[str, Any], resources: dict[str, float], expected: dict[str, int]) -> None:
     specs = {name: RewardModelSpec(model=name, **settings) for name, settings in models.items()}
-    assert fit(specs, resources, may_grow=False) == expected
+    assert count_replicas(specs, resources, may_grow=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,41 +83,41 @@ def test_how_many_replicas_fit(models: dict[str, Any], resources: dict[str, floa
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], resources: dict[str, float], message: str) -> None:
     spec = {"a": RewardModelSpec(model="a", **settings)}
     with pytest.raises(UserError, match=message):
-        fit(spec, resources, may_grow=False)
-    assert fit(spec, resources, may_grow=True)["a"] == spec["a"].replica_range[0]  # nodes may still come
+        count_replicas(spec, resources, may_grow=False)
+    assert count_replicas(spec, resources, may_grow=True)["a"] == spec["a"].replica_range[0]  # nodes may still come
 
 
-def test_on_a_cluster_that_may_grow_engines_wait_for_gpus_and_never_for_cpus() -> None:
+def test_on_a_growing_cluster_engines_wait_for_gpus_only() -> None:
     models = {
         "gpu": RewardModelSpec(model="a", replicas=(1, 8)),
         "cpu": RewardModelSpec(model="b", replicas=(1, 8), gpus=0),
     }
-    assert fit(models, {"CPU": 2, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 1}
-    assert fit(models, {"CPU": 5, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 3}
+    assert count_replicas(models, {"CPU": 2, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 1}
+    assert count_replicas(models, {"CPU": 5, "GPU": 1}, may_grow=True) == {"gpu": 8, "cpu": 3}
 
 
 def test_alone_waits_for_the_others_and_keeps_them_out() -> None:
     async def story() -> list[str]:
-        door, told = Door(), []
+        lock, told = SharedLock(), []
 
-        async def together(name: str, seconds: float) -> None:
-            async with door.together():
+        async def share(name: str, seconds: float) -> None:
+            async with lock.share():
                 told.append(f"{name} in")
                 await asyncio.sleep(seconds)
                 told.append(f"{name} out")
 
         async def alone() -> None:
-            await door.close()
+            await lock.acquire()
             told.append("alone in")
             await asyncio.sleep(0.05)
             told.append("alone out")
-            door.open()
+            lock.release()
 
-        first = asyncio.create_task(together("a", 0.1))
+        first = asyncio.create_task(share("a", 0.1))
         await asyncio.sleep(0.01)
         second = asyncio.create_task(alone())
         await asyncio.sleep(0.01)
-        third = asyncio.create_task(together("b", 0.0))
+        third = asyncio.create_task(share("b", 0.0))
         await asyncio.gather(first, second, third)
         return told
 
@@ -165,7 +165,7 @@ class Counting:
         pass
 
 
-def test_equal_conversations_are_computed_once_in_flight_and_after() -> None:
+def test_equal_conversations_are_computed_once() -> None:
     async def story() -> tuple[Counting, list[Outputs]]:
         inner = Counting()
         once = DeduplicatedEngine(inner)
@@ -231,13 +231,13 @@ def conversations(num_rows: int, bad: dict[int, int]) -> tuple[pa.Array, np.ndar
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("token", "num_rows", "replicas"), [(77, 4, 2), (88, 2, 1)])
-def test_a_conversation_that_kills_or_hangs_engines_alone_has_no_score(
+def test_only_the_conversation_that_kills_engines_has_no_score(
     local_ray: None, dangerous: str, monkeypatch: pytest.MonkeyPatch, token: int, num_rows: int, replicas: int
 ) -> None:
-    monkeypatch.setattr("rmbatch.pipeline.actors.engines.DEATHS_TO_BURY", 1)  # each death takes 20 s here
+    monkeypatch.setattr("rmbatch.pipeline.actors.engines.DEATHS_TO_GIVE_UP", 1)  # each death takes 20 s here
     spec = RewardModelSpec(model=dangerous, **SETTINGS, replicas=replicas, hang_timeout_s=10.0)
     told: list[str] = []
-    with started({"rm": spec}, say=told.append, may_grow=False) as pools:
+    with start_engines({"rm": spec}, say=told.append, may_grow=False) as pools:
         pool = pools.connections[spec.engine_key]
         expected = pool.ask(*conversations(num_rows, {}))
         outputs = pool.ask(*conversations(num_rows, {1: token}))
@@ -257,7 +257,7 @@ def test_engines_that_die_without_end_stop_the_job(
     monkeypatch.setattr("rmbatch.pipeline.actors.engines.MAX_DEATHS", 1)
     spec = RewardModelSpec(model=dangerous, **SETTINGS)
     with (
-        started({"rm": spec}, say=lambda text: None, may_grow=False) as pools,
+        start_engines({"rm": spec}, say=lambda text: None, may_grow=False) as pools,
         pytest.raises(JobError, match="engines died in a row"),
     ):
         pools.connections[spec.engine_key].ask(*conversations(4, dict.fromkeys(range(4), 77)))

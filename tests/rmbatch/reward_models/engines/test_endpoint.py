@@ -360,7 +360,7 @@ def test_endpoints_must_be_alike(one: HostileServer) -> None:
         EndpointEngine(spec(one, by_token), CALM)
 
 
-def test_a_server_that_comes_up_later_with_another_model_gets_nothing(one: HostileServer, caplog: Any) -> None:
+def test_late_server_with_another_model_gets_nothing(one: HostileServer, caplog: Any) -> None:
     with HostileServer(vllm(names=("another",))) as late:
         late.die()
         engine = EndpointEngine(spec(one, late, in_flight=4), CALM)

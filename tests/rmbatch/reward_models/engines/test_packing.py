@@ -66,7 +66,7 @@ class Memory:
         return [row[:1].astype(np.float32) for row in rows]
 
 
-def test_too_little_memory_lowers_the_budget_and_only_the_row_that_does_not_fit_has_no_score() -> None:
+def test_out_of_memory_lowers_the_budget_and_nulls_only_misfits() -> None:
     memory = Memory(100)
     packer = Packer(memory, batch_tokens=400)
     rows = [np.full(length, place, np.int32) for place, length in enumerate([10] * 30 + [101, 99])]
@@ -82,7 +82,7 @@ def test_too_little_memory_lowers_the_budget_and_only_the_row_that_does_not_fit_
     packer.close("done")
 
 
-def test_a_call_that_nobody_waits_for_is_not_computed_beyond_its_window() -> None:
+def test_abandoned_call_is_not_computed_beyond_its_window() -> None:
     memory, begun, cancelled = Memory(1000), threading.Event(), threading.Event()
 
     def compute(rows: Sequence[Ids]) -> list[Values] | Failure:

@@ -273,7 +273,7 @@ def brings_code(tmp_path: Path) -> Callable[..., Path]:
     return made
 
 
-def test_what_does_not_fit_in_memory_alone_has_no_score_and_the_others_do(
+def test_only_what_does_not_fit_in_memory_has_no_score(
     opened: Callable[..., TransformersEngine],
     brings_code: Callable[..., Path],
     tiny: dict[str, str],

@@ -9,7 +9,7 @@ import pytest
 import rmbatch
 from connectors.errors import UserError
 from rmbatch.rewards.rules.general import F1Score, accuracy
-from rmbatch.rewards.rules.tokenizers import tokenizer
+from rmbatch.rewards.rules.tokenizers import load_tokenizer
 
 
 def result(name: str, response: str | None, reference: str | None, **knobs: Any) -> Any:
@@ -63,7 +63,7 @@ def test_a_missing_text_is_named(name: str) -> None:
     assert result(name, None, "a").error == "missing_response: response is null"
 
 
-def test_a_tokenizer_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tokenizer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no_such_encoding"):
         rmbatch.reward("f1_score", tokenizer="tiktoken", encoding_name="no_such_encoding")
     monkeypatch.setitem(sys.modules, "tiktoken", None)
@@ -79,7 +79,7 @@ def test_tiktoken_without_a_network_is_an_error(monkeypatch: pytest.MonkeyPatch,
     registry = pytest.importorskip("tiktoken.registry")
     monkeypatch.setattr(registry, "ENCODINGS", {})
     with pytest.raises(UserError, match="cannot load encoding_name='cl100k_base'"):
-        tokenizer("tiktoken")
+        load_tokenizer("tiktoken")
 
 
 def test_an_empty_batch() -> None:

@@ -63,7 +63,7 @@ def test_codes(name: str, response: str, reference: str | None, code: str) -> No
     assert result(name, response, reference).error.split(":")[0] == code
 
 
-def test_a_pattern_that_is_none_is_the_users_mistake() -> None:
+def test_invalid_pattern_is_refused() -> None:
     with pytest.raises(UserError, match=r"pattern='\(' is no regular expression"):
         rmbatch.reward("pattern_match", pattern="(")
     with pytest.raises(UserError, match="look-around"):
@@ -103,3 +103,35 @@ def test_multiple_choice(response: str, chosen: str | None) -> None:
 def test_the_reference_may_be_written_out(reference: str) -> None:
     assert result("multiple_choice", "B", reference).score == 1.0
     assert result("multiple_choice", "C", reference).score == 0.0
+
+
+CAT = "The cat sat on the mat"
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "reference", "knobs", "expected"),
+    [
+        ("contains_all", CAT, None, {"substrings": ["cat", "mat"]}, 1.0),
+        ("contains_all", CAT, None, {"substrings": ["cat", "dog", "mat"]}, 2 / 3),
+        ("contains_all", CAT, None, {"substrings": ["CAT"]}, 0.0),
+        ("contains_all", CAT, None, {"substrings": ["CAT"], "ignore_case": True}, 1.0),
+        ("contains_all", "", None, {"substrings": ["a"]}, 0.0),
+        ("contains_all", None, None, {"substrings": ["a"]}, None),
+        ("contains_any", CAT, None, {"substrings": ["dog", "cat"]}, 1.0),
+        ("contains_any", CAT, None, {"substrings": ["dog", "bird"]}, 0.0),
+        ("contains_any", None, None, {"substrings": ["a"]}, None),
+        ("contains", "cat", CAT, {}, 0.0),
+        ("contains", "cat", CAT, {"either_way": True}, 1.0),
+        ("contains", "", CAT, {"either_way": True}, 0.0),  # an empty text stands in every text
+    ],
+)
+def test_contains(
+    name: str, response: str | None, reference: str | None, knobs: dict[str, Any], expected: float | None
+) -> None:
+    given = rmbatch.reward(name, **knobs).evaluate({"response": response, "reference": reference})
+    assert given.score == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_contains_takes_a_reference_of_megabytes() -> None:
+    long = "ab " * 1_000_000  # compiled as a pattern, it stopped the batch
+    assert rmbatch.reward("contains").evaluate({"response": f"x{long}y", "reference": long}).score == 1.0

@@ -1,4 +1,4 @@
-"""The mathematics reward: what counts as equal, what is a null, and the same verdicts on and off the main thread."""
+"""The mathematics reward: what counts as equal, what is a null, and the same scores on and off the main thread."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from math_verify.errors import TimeoutException
 
 import rmbatch
 from rmbatch.rewards.evaluation import Result
-from rmbatch.rewards.rules import math_verdicts
+from rmbatch.rewards.rules import math_comparison
 from rmbatch.rewards.rules.math import math_verify_reward
+from rmbatch.rewards.rules.math_comparison import _limit as limited
 from rmbatch.rewards.rules.math_process import HELPER
-from rmbatch.rewards.rules.math_verdicts import _limit as limited
 
 CASES: list[tuple[str | None, str | None, float | None, str | None]] = [
     (r"so \boxed{4}", "4", 1.0, None),
@@ -130,7 +130,7 @@ def test_a_response_identical_to_its_reference_is_right(text: str) -> None:
     "last",
     ["</answer>", "---", ")", "Q.E.D.", r"\blacksquare", "<|im_end|>", "[EOS]", "...", r"\end{proof}", "x", ":)"],
 )
-def test_what_stands_below_an_answer_is_none(last: str) -> None:
+def test_line_below_an_answer_is_no_answer(last: str) -> None:
     given = evaluate([(f"The answer is 42.\n{last}", "42"), (f"The answer is 41.\n{last}", "42")])
     assert [result.score for result in given] == [1.0, 0.0]
 
@@ -141,7 +141,7 @@ def test_a_last_line_that_is_the_answer_is_read_whole(text: str) -> None:
     assert [result.score for result in given] == [1.0, 1.0]
 
 
-def test_white_space_between_numbers_counts_but_within_one() -> None:
+def test_white_space_separates_numbers_but_not_digit_groups() -> None:
     given = evaluate([("31/2", "3 1/2"), ("12", "1 2"), ("4\n2", "42"), ("3125/200", "3 125/200"), ("1000", "1 000")])
     assert [result.score for result in given] == [0.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -152,7 +152,7 @@ def test_the_reason_says_what_was_compared() -> None:
     assert nothing.reason == "no answer found in the response; the reference is 4"
 
 
-def test_a_computation_that_never_ends_is_a_null(caplog: pytest.LogCaptureFixture) -> None:
+def test_endless_computation_is_null(caplog: pytest.LogCaptureFixture) -> None:
     slow, fast = evaluate([("0.5", TOWER), ("0.5", "1/2")])
     assert (slow.score, slow.error) == (None, "timeout: comparing took over 1 s")
     assert fast.score == 1.0
@@ -168,7 +168,7 @@ def test_what_raises_is_a_null(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.error == "verify_failed: comparing raised RecursionError"
 
 
-def test_off_the_main_thread_it_is_the_same() -> None:
+def test_off_the_main_thread_scores_are_the_same() -> None:
     cases = [*CASES, ("0.5", TOWER)]
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(evaluate, [cases, cases[::-1]])
@@ -218,8 +218,8 @@ def test_the_callers_alarm_goes_on() -> None:
 def test_equal_pairs_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threading.current_thread() is threading.main_thread()
     asked: list[Any] = []
-    true_verdict = math_verdicts._verdict
-    monkeypatch.setattr(math_verdicts, "_verdict", lambda *pair: asked.append(pair) or true_verdict(*pair))
+    compare_pair = math_comparison._compare_pair
+    monkeypatch.setattr(math_comparison, "_compare_pair", lambda *pair: asked.append(pair) or compare_pair(*pair))
     given = math_verify_reward(*columns([("4", "4")] * 50 + [("5", "4")] * 50))
     assert given.score.to_pylist() == [1.0] * 50 + [0.0] * 50
     assert len(asked) == 2
@@ -240,7 +240,7 @@ class Busy:
 
 @pytest.mark.timeout(60)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_limit_that_is_lost_in_a_finalizer_comes_again() -> None:
+def test_time_limit_repeats_if_a_finalizer_swallows_it() -> None:
     def never_ends() -> None:
         Busy()
         while True:

@@ -57,7 +57,7 @@ def test_step_scores_of_nested_rows_are_the_candidates() -> None:
     assert rmbatch.reward("first_error_match").score(table)["score.first_error_match"].to_pylist() == [[1.0, 0.0]]
 
 
-def test_step_scores_that_are_no_lists_are_the_users_mistake() -> None:
+def test_step_scores_must_be_lists() -> None:
     with pytest.raises(UserError, match="a list of numbers per response is needed"):
         rmbatch.reward("first_error_match").evaluate({"response_step_scores": 0.5, "reference": 1})
 

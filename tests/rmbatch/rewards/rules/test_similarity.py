@@ -118,3 +118,29 @@ def test_bleu_keeps_no_text(tokenize: str) -> None:
     ]
     assert kept
     assert set(kept) == {0}
+
+
+CAT = "The cat sat on the mat"
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "reference", "knobs", "expected"),
+    [
+        ("word_overlap", "the dog sat on the rug", "the cat sat on the mat", {}, 3 / 5),
+        ("word_overlap", "a", "...", {}, None),
+        ("word_overlap", "", "a", {}, 0.0),
+        ("char_overlap", "helo", "hello", {}, 1.0),
+        ("char_overlap", "", "a", {}, 0.0),
+        ("char_overlap", "a", "", {}, None),
+        ("rouge3", CAT, CAT, {}, 1.0),
+        ("rouge3", "a b c x", "a b c d", {}, 0.5),
+        ("rouge4", "a b c d x", "a b c d e", {}, 0.5),
+        ("rouge5", CAT, CAT, {}, 1.0),
+        ("rouge5", "a b c d", "a b c d", {}, 0.0),  # too short for five words
+    ],
+)
+def test_overlap(
+    name: str, response: str | None, reference: str | None, knobs: dict[str, Any], expected: float | None
+) -> None:
+    given = rmbatch.reward(name, **knobs).evaluate({"response": response, "reference": reference})
+    assert given.score == (None if expected is None else pytest.approx(expected, abs=1e-12))

@@ -41,7 +41,7 @@ def test_one_minus_the_probability_of_the_label(model: str) -> None:
     assert one.score == scores[0]  # to the bit, whatever the batch
 
 
-def test_a_label_or_a_model_that_is_not_there(model: str, tmp_path: Path) -> None:
+def test_missing_label_or_model_is_an_error(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no label 'rude'; it has fine, toxic"):
         rmbatch.reward("detoxify_reward", model=model, label="rude").evaluate({"response": "a"})
     with pytest.raises(UserError, match="cannot be loaded"):

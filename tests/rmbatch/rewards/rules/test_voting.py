@@ -59,7 +59,7 @@ def test_the_reason_counts_the_votes() -> None:
     assert [one.reason for one in given] == ["2 of 3 votes", "2 of 3 votes", "1 of 3 votes", "no answer"]
 
 
-def test_off_the_main_thread_it_is_the_same() -> None:
+def test_off_the_main_thread_scores_are_the_same() -> None:
     responses: list[str | None] = ["0.5", "1/2", "2"]
     with ThreadPoolExecutor(1) as pool:
         given = pool.submit(scores, "agreement", responses, equal="math").result()

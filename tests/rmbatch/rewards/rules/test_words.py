@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rmbatch.rewards.rules import code, words
-from rmbatch.rewards.rules.words import Words, count_shared, letter_words, listed_words, pair_words, white_space_words
+from rmbatch.rewards.rules.words import Words, count_shared, letter_words, number_words, pair_words, white_space_words
 from rmbatch.rows.messages import TEXT
 
 SPACES = " \t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2028\u2029\u202f\u205f\u3000"
@@ -65,20 +65,20 @@ def test_counts_are_those_of_sets_and_counters(pairs: list[tuple[str, str]]) -> 
 def test_many_kinds_of_ngrams_are_numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = [str(number % 50) for number in range(300)]
     monkeypatch.setattr(words, "_MOST_KINDS", 100)
-    assert same_partition(per_text(listed_words([tokens]).ngrams(4)), [ngrams(tokens, 4)])  # type: ignore[list-item]
+    assert same_partition(per_text(number_words([tokens]).ngrams(4)), [ngrams(tokens, 4)])  # type: ignore[list-item]
 
 
-def test_words_become_characters_and_above_their_number_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_become_characters_or_lists_when_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = Words(np.array([0, 0xD7FF, 0xD800, 1]), np.array([0, 3, 3, 4]), 0xD801)
     assert cut.as_strings() == ["\0\ud7ff\ue000", "", "\x01"]
     monkeypatch.setattr(words, "_CHARACTERS", 10)
     assert cut.as_strings() == [[0, 0xD7FF, 0xD800], [], [1]]
 
 
-def test_parts_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "PART", 64)
+def test_chunks_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "CHUNK_BYTES", 64)
     texts = ["a b", None, "c " * 200, "", "d"]
-    sizes = words.in_parts(lambda part: white_space_words(part).num_words, pa.array(texts, TEXT))
+    sizes = words.score_in_chunks(lambda part: white_space_words(part).num_words, pa.array(texts, TEXT))
     assert sizes.tolist() == [2, 0, 200, 0, 1]
 
 
@@ -108,7 +108,7 @@ def test_patch_similarity_is_that_of_difflib(text: str, gold: str) -> None:
     assert score == difflib.SequenceMatcher(None, text.strip(), gold.strip()).ratio()
 
 
-def test_what_cydifflib_would_take_too_long_for_is_left_to_difflib(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_difflib_scores_what_is_too_slow_for_cydifflib(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = column(["abcdef"]), column(["abcxef"])
     for steps in (0, 10**9):
         monkeypatch.setattr(code, "MAX_FAST_STEPS", steps)

@@ -1,0 +1,206 @@
+"""Writes a finished output as rows for a trainer: one pass over its files, into a folder of its own.
+
+    result = export_output("out/best/", "dpo", ExportRule(pairs="adjacent"), out="pairs/")
+    result.facts.rows, result.facts.prompts_left_out
+
+Whoever finds the folder finds all of it (``export_place.py``). The same command on a whole folder does nothing; a
+folder of anything else is refused.
+"""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+
+from connectors.errors import UserError
+from connectors.faults import explain_errors
+from connectors.formats.base import FileSpec, FileWriter, load_format
+from connectors.local import LocalStore
+from connectors.storage import Folder, StorageOptions
+from jobs.config.identity import digest
+from jobs.run.export_place import MARK, DiskPlace, ExportPlace, Write, open_place
+from jobs.run.export_source import ExportSource
+from jobs.run.finished import read_manifest
+from jobs.run.push import Push
+from jobs.show.display import Display
+from jobs.show.export import ExportResult
+from rmbatch.exports.base import Export, ExportRule, load_export
+from rmbatch.exports.card import ExportFacts, build_card
+from rmbatch.exports.conversations import to_plain
+
+FILE_FORMATS = ("parquet", "jsonl")
+FILE_BYTES = 256 << 20
+
+
+class EmptyExportError(Exception):
+    """The output gives no row of this export; the message says why."""
+
+
+def export_output(
+    output: str,
+    to: str,
+    rule: ExportRule | None = None,
+    *,
+    out: str | None = None,
+    file_format: str = "parquet",
+    options: StorageOptions | None = None,
+    push: Push | None = None,
+    display: Display | None = None,
+) -> ExportResult:
+    """Export a finished output.
+
+    ``to``: a name in ``FORMATS``. ``out``: a folder, on a disk or in a bucket; None: beside the output,
+    ``OUTPUT.FORMAT``. ``options`` are those of the output, and of ``out`` where that is in a bucket. Raises UserError
+    for a mistake, before anything is written. ``push``: where a finished export goes on the hub.
+    """
+    folder = Folder.open(output, options)
+    if push is not None and not isinstance(find_place(folder, out, to), DiskPlace):
+        raise UserError("--push uploads from a disk of this machine; name a folder of it: --out FOLDER")
+    try:
+        result = write_export(
+            folder,
+            to,
+            rule or ExportRule(),
+            out=out,
+            file_format=file_format,
+            display=display or Display(),
+            shown=output,
+        )
+    except EmptyExportError as empty:
+        raise UserError(f"{to} has no row to write: {empty}") from None
+    if push is None:
+        return result
+    (display or Display()).say(f"uploading {result.folder} to {push.address}")
+    return replace(result, pushed_to=push.upload(Path(result.folder)))
+
+
+def write_export(
+    folder: Folder, to: str, rule: ExportRule, *, out: str | None, file_format: str, display: Display, shown: str
+) -> ExportResult:
+    """The same for an output that is open. ``shown``: how the card calls it. Raises EmptyExportError for no rows."""
+    export = load_export(to)
+    export.check(rule)
+    if file_format not in FILE_FORMATS:
+        raise UserError(f"an export is written as parquet or jsonl, not as {file_format}")
+    with explain_errors(folder.url):
+        manifest, content = read_manifest(folder)
+    place = find_place(folder, out, to)
+    source = ExportSource.open(folder, manifest, rule, export)
+    facts = ExportFacts(
+        place.name,
+        to,
+        file_format,
+        rule,
+        source.fitted.score_column,
+        shown.rstrip("/"),  # as it was written: the card travels to other machines
+        source.origin,
+        version("rmbatch"),
+        manifest["job"],
+    )
+    identity = {
+        "format": to,
+        "as": file_format,
+        "rule": rule.model_dump(mode="json"),
+        "output": folder.url,
+        "manifest": digest(content),
+        "rmbatch": facts.version,
+    }
+    with explain_errors(place.url):
+        found = place.read_finished(identity)
+    if found is not None:
+        display.say(f"{place.url} is finished; nothing to do")
+        counted = {name: found[name] for name in _COUNTED}
+        return ExportResult(place.url, replace(facts, **{**counted, "files": tuple(counted["files"])}))
+    with explain_errors(place.url), place.writing(identity) as write:
+        facts = _write(source, export, facts, write, display)
+        beside = export.files_beside(place.name, file_format)
+        for name, data in {**beside, "README.md": build_card(facts, export).encode()}.items():
+            write(name, data)
+        counts = {name: getattr(facts, name) for name in _COUNTED}
+        write(MARK, orjson.dumps({"made_from": identity, **counts}, option=orjson.OPT_INDENT_2))
+    return ExportResult(place.url, facts)
+
+
+_COUNTED = ("rows", "prompts", "candidates", "prompts_left_out", "candidates_left_out", "files")
+
+
+def find_place(folder: Folder, out: str | None, name: str) -> ExportPlace:
+    """The folder to write. Raises UserError where none may be."""
+    place = open_place(out or f"{folder.url}.{name}", folder.options)
+    if isinstance(folder.store, LocalStore) and isinstance(place, DiskPlace):
+        root, inside = os.path.realpath(folder.path()), os.path.realpath(place.path)
+    else:
+        root, inside = folder.url, place.url
+    if f"{inside}/".startswith(f"{root}/"):
+        raise UserError(f"{out} lies inside the output {folder.url}; choose a folder outside of it")
+    return place
+
+
+def _write(source: ExportSource, export: Export, facts: ExportFacts, write: Write, display: Display) -> ExportFacts:
+    """Write all rows below ``data/``. Raises EmptyExportError where there are none."""
+    prompts, candidates = Counter[str](), Counter[str]()
+    sink = _Sink(write, facts.file_format)
+    num_prompts = num_candidates = num_read = 0
+    with display.show_progress("export", source.rows.dataset.num_rows, "rows") as advance_to:
+        for block in source.blocks():
+            made = export.rows(replace(block, start=sink.num_rows), facts.rule)
+            prompts.update(made.left_out)
+            num_prompts += block.pool.num_prompts
+            if export.reads_candidates:
+                candidates.update(block.pool.reasons())
+                num_candidates += len(block.pool.response)
+            sink.add(made.table)
+            num_read += block.table.num_rows
+            advance_to(num_read)
+    if not sink.num_rows:
+        why = [f"{count:,} prompts {code}" for code, count in prompts.items()]
+        why += [f"{count:,} candidates {code}" for code, count in candidates.items()]
+        raise EmptyExportError(", ".join(why) or "the output is empty")
+    return replace(
+        facts,
+        rows=sink.num_rows,
+        prompts=num_prompts,
+        candidates=num_candidates,
+        prompts_left_out=dict(prompts),
+        candidates_left_out=dict(candidates),
+        files=sink.close(),
+    )
+
+
+class _Sink:
+    """Files of rows, begun anew when one is large."""
+
+    def __init__(self, write: Write, file_format: str) -> None:
+        self._write, self._format = write, load_format(file_format)
+        self._writer: FileWriter | None = None
+        self._suffix = f".{file_format}"
+        self._files: list[str] = []
+        self.num_rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        plain = to_plain(table)
+        if self._writer is None:
+            self._writer = self._format.writer(FileSpec(plain.schema, "zstd" if self._suffix == ".parquet" else None))
+        self._writer.add(plain)
+        self.num_rows += plain.num_rows
+        if self._writer.num_bytes >= FILE_BYTES:
+            self._finish()
+
+    def close(self) -> tuple[str, ...]:
+        """Finish the last file; the names of all."""
+        self._finish()
+        return tuple(self._files)
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        name = f"data/train-{len(self._files):05}{self._suffix}"
+        self._write(name, self._writer.finish())
+        self._files.append(name)
+        self._writer = None

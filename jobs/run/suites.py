@@ -1,0 +1,221 @@
+"""Reads the data of suites, and recorded verdicts, and writes them as the items of one dataset.
+
+    built = build_items(job, folder, say)          # folder/rewardbench.00000.parquet, …; what was read, by suite
+    for table in read_suite(job, "rewardbench"): ...
+
+A file ``….json`` that holds one list is read as a whole; other files go through the formats of all jobs.
+"""
+
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.errors import UserError
+from connectors.faults import explain_errors
+from connectors.listing import list_input
+from connectors.planning import plan_dataset
+from connectors.schema import visible_columns
+from connectors.storage import Folder, StorageOptions
+from connectors.units import InputFile, Range
+from jobs.config.evaluate import EvaluateJob, SourceConfig
+from jobs.run.output import storage_options
+from jobs.run.sampling import drop_unreadable
+from rmbatch.adapters.base import load_adapter
+from rmbatch.evaluation.base import Suite, load_suite
+from rmbatch.evaluation.items import RECORDED, RECORDED_TYPES, to_rows
+from rmbatch.evaluation.recorded import read_recorded
+
+BLOCK_ROWS = 4096
+UNIT_BYTES = 64 << 20
+_LIST_SUFFIX = ".json"
+
+
+@dataclass
+class SuiteData:
+    """What was read of a suite."""
+
+    suite: str
+    adapter: str | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """uri, size and etag of each."""
+    rows: int = 0
+    items: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Rows that are no items, by the reason."""
+    recorded: dict[str, int] = field(default_factory=dict)
+    """By name: items that have a recorded verdict."""
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"left_out": dict(self.left_out)}
+
+
+def build_items(job: EvaluateJob, folder: Folder, limit: int | None = None) -> dict[str, SuiteData]:
+    """Write the items of all suites to ``folder``, and return what was read, by the job's name of the suite.
+
+    ``limit``: the first rows of each suite alone; that none of these is an item is no mistake. Raises UserError for
+    data that cannot be the suite's.
+    """
+    found = {}
+    for name in job.suites:
+        data = SuiteData(job.suite_of(name))
+        for number, table in enumerate(read_suite(job, name, data, limit)):
+            sink = io.BytesIO()
+            pq.write_table(table, sink, compression="zstd")
+            folder.write(f"{name}.{number:05}.parquet", sink.getvalue())
+        if limit is None:
+            _check_data(name, data)
+        found[name] = data
+    return found
+
+
+def _check_data(name: str, data: SuiteData) -> None:
+    """Raises UserError for a suite without an item, and for recorded verdicts of which none is about one."""
+    if not data.items:
+        why = "".join(f"; {count:,}: {reason}" for reason, count in data.left_out.items())
+        raise UserError(f"suites.{name}: none of {data.rows:,} rows is an item{why}; is it the suite's own data?")
+    for scorer, number in data.recorded.items():
+        if not number:
+            raise UserError(
+                f"recorded.{scorer}.{name}: no verdict belongs to an item; ids are the rows' column id, or their "
+                "numbers from 0"
+            )
+
+
+def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None = None) -> Iterator[pa.Table]:
+    """The items of a suite in ``ITEM_SCHEMA``, with recorded verdicts beside them; fills ``data``."""
+    source, suite = job.suites[name], load_suite(job.suite_of(name))
+    most = min(each for each in (limit, job.limit, 1 << 62) if each is not None)
+    recorded = {scorer: sources[name] for scorer, sources in job.recorded.items() if name in sources}
+    data.recorded = dict.fromkeys(recorded, 0)
+    for subset, paths in source.paths().items():
+        verdicts = {scorer: _read_verdicts(each, subset) for scorer, each in recorded.items()}
+        first_row, left = 0, most
+        for block, files in _read_blocks(paths, source, left):
+            data.files += files
+            adapted, data.adapter = _adapt(block, source.adapter, suite, f"suites.{name}")
+            rows, left_out = to_rows(adapted, name, suite, subset, first_row)
+            first_row += block.num_rows
+            data.rows, data.items = data.rows + block.num_rows, data.items + rows.num_rows
+            data.left_out.update(left_out)
+            yield _add_verdicts(rows, verdicts, data, job)
+
+
+def _read_blocks(paths: Sequence[str], source: SourceConfig, limit: int) -> Iterator[tuple[pa.Table, list[Any]]]:
+    """Blocks of the rows, and the files that are new with each."""
+    options = storage_options(source.storage)
+    with tempfile.TemporaryDirectory() as scratch:
+        files, opened = _unpack_lists(paths, options, Path(scratch))
+        where = StorageOptions() if opened is not paths else options
+        listing = list_input(opened, where)
+        dataset = plan_dataset(listing, where, unit_bytes=UNIT_BYTES, limit=limit)
+        new: list[Any] = [_describe(file) for file in (files or listing.files)]
+        for unit in dataset.units.values():
+            for block in dataset.read(Range(unit.index, 0, unit.num_rows), BLOCK_ROWS):
+                yield visible_columns(drop_unreadable(block)), new
+                new = []
+
+
+def _describe(file: InputFile) -> dict[str, Any]:
+    return {"uri": file.uri, "size": file.size, "etag": file.etag}
+
+
+def _unpack_lists(
+    paths: Sequence[str], options: StorageOptions, scratch: Path
+) -> tuple[list[InputFile], Sequence[str]]:
+    """Write JSON files that hold one list as JSONL, into ``scratch``; the paths as they are where there are none."""
+    found: list[InputFile] = []
+    written: list[str] = []
+    for path in paths:
+        with explain_errors(path):
+            for file, content in _read_lists(path, options):
+                place = scratch / f"{len(written):05}.jsonl"
+                rows = orjson.loads(content)
+                if not isinstance(rows, list):
+                    raise UserError(f"{file.uri} is JSON and no list of rows; write JSONL, a row a line")
+                place.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+                found.append(file)
+                written.append(str(place))
+    if not written:
+        return [], paths
+    return found, written
+
+
+def _read_lists(path: str, options: StorageOptions) -> Iterator[tuple[InputFile, bytes]]:
+    """The JSON files that a path names, or that its folder holds where it holds no Parquet and no JSONL."""
+    where, _, last = path.rstrip("/").rpartition("/")
+    if path.endswith(_LIST_SUFFIX):
+        folder, names = Folder.open(where or ".", options), [last]
+    else:
+        if any(char in path for char in "*?["):
+            return
+        folder = Folder.open(path, options)
+        entries = [each.name for each in folder.entries() if not each.name.startswith(("_", "."))]
+        if any(name.endswith((".parquet", ".jsonl")) for name in entries):
+            return
+        names = [name for name in entries if name.endswith(_LIST_SUFFIX)]
+    for name in names:
+        content = folder.read(name)
+        yield InputFile(f"{folder.url}/{name}", len(content), _etag(folder, name)), content
+
+
+def _etag(folder: Folder, name: str) -> str:
+    found = folder.store.stat(folder.path(name))
+    return found[2] if found else ""
+
+
+def _adapt(table: pa.Table, ref: str | None, suite: Suite, where: str) -> tuple[pa.Table, str | None]:
+    """The rows in standard columns, and the adapter that made them so. None: they are as they were."""
+    refused: UserError | None = None
+    for name in (ref,) if ref else suite.adapters:
+        try:
+            return load_adapter(name).fit(table.schema)(table), name
+        except UserError as error:
+            refused = refused or error
+    if refused is not None and (ref or not _is_standard(table.column_names, suite)):
+        raise UserError(f"{where}: {refused}")
+    return table, None
+
+
+def _is_standard(names: Sequence[str], suite: Suite) -> bool:
+    forms = [{"steps", "error_steps"}] if suite.needs == "steps" else [{"responses", "correct"}, {"chosen", "rejected"}]
+    return any(form <= {*names} for form in forms)
+
+
+def _read_verdicts(source: SourceConfig, subset: str) -> pa.Table | None:
+    """The recorded verdicts on one subset, with an ``id``, or the number of the row; None where there are none."""
+    paths = source.paths().get(subset) or source.paths().get("")
+    if paths is None:
+        return None
+    found = []
+    for block, _ in _read_blocks(paths, source, 1 << 62):
+        found.append(read_recorded(block, source.adapter))
+    table = pa.concat_tables(found)
+    if "id" not in table.column_names:
+        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    return table
+
+
+def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: SuiteData, job: EvaluateJob) -> pa.Table:
+    """The items with the columns of all recorded verdicts of the job, null where there are none."""
+    for scorer in job.recorded:
+        table = verdicts.get(scorer)
+        place = None
+        if table is not None:
+            key, own = ("row", rows["row"]) if "row" in table.column_names else ("id", rows["item"])
+            place = pc.index_in(own, value_set=table[key].cast(own.type))
+            data.recorded[scorer] += len(place) - place.null_count
+        for kind, kind_type in RECORDED_TYPES.items():
+            has = table is not None and kind in table.column_names
+            column = table[kind].take(place) if table is not None and has else pa.nulls(rows.num_rows, kind_type)
+            rows = rows.append_column(f"{RECORDED}{scorer}.{kind}", column)
+    return rows
