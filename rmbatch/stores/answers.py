@@ -85,6 +85,8 @@ class ResponseCache(SegmentedStore[list[_Lines]]):
     def __init__(self, folder: Folder, about: Mapping[str, Any], linger_s: float = LINGER_S) -> None:
         self._details, self._linger_s = dict(about), linger_s
         self._index = KeyIndex()
+        self._hidden: set[str] = set()
+        """Segments with answers that were found in another one first."""
         self._loaded: OrderedDict[str, bytes] = OrderedDict()
         self._loading = threading.Lock()
         self._file: _GrowingFile | None = None
@@ -239,10 +241,15 @@ class ResponseCache(SegmentedStore[list[_Lines]]):
 
     def _keep(self, name: str, part: list[_Lines]) -> None:
         for lines in part:
-            self._index.add_all(lines.keys, name, lines.starts, lines.sizes)
+            if self._index.add_all(lines.keys, name, lines.starts, lines.sizes) < len(lines.starts):
+                self._hidden.add(name)
 
     def _forget(self, names: Collection[str]) -> None:
         self._index.forget_segments({*names})
+        self._hidden -= {*names}
+
+    def _find_hidden(self) -> set[str]:
+        return {*self._hidden}
 
     def _merge(self, names: Sequence[str]) -> tuple[list[str], bytes]:
         lines: dict[bytes, bytes] = {}

@@ -85,14 +85,16 @@ class KeyIndex:
             if len(self._recent) > max(_DICT_KEYS, len(self._high) // 10):
                 self._move_recent()
 
-    def add_all(self, keys: bytes, segment: str, starts: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> None:
-        """``add`` for concatenated keys, all of one segment."""
+    def add_all(self, keys: bytes, segment: str, starts: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> int:
+        """``add`` for concatenated keys, all of one segment; return how many of them had no place."""
+        before = len(self)
         if len(starts) < _DICT_KEYS:
             for n, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
                 self.add(keys[n * _KEY_BYTES : (n + 1) * _KEY_BYTES], (segment, start, size))
         else:
             self._move_recent()
             self._insert(keys, starts, np.full(len(starts), self._number(segment)), sizes)
+        return len(self) - before
 
     def forget(self, key: bytes) -> None:
         """Take its place from a key."""

@@ -86,6 +86,10 @@ class SegmentedStore(ABC, Generic[Part]):
         """Whether a file of this name should be a segment."""
         return name.endswith(self.SUFFIX)
 
+    def _find_hidden(self) -> set[str]:
+        """The segments with entries that are known from other segments, and are unknown once those are gone."""
+        return set()
+
     def _find_replaced(self) -> set[str]:
         """The segments whose entries are all in others, too."""
         return set()
@@ -101,12 +105,17 @@ class SegmentedStore(ABC, Generic[Part]):
         for _ in range(LISTINGS):
             known = {*self._read_to}  # before the listing: a segment that is written after it is not gone
             listed = self._list()
+            gone = known - listed.keys()
+            hidden = self._find_hidden() & listed.keys() if gone else set()
+            self._read_to.update(dict.fromkeys(hidden, 0))
             grown = [name for name, size in listed.items() if size > self._read_to.get(name, -1)]
             grown = [name for name in grown if name not in self._set_aside]
             with ThreadPoolExecutor(1 if self._is_local else PARALLEL_REQUESTS) as pool:
                 read = pool.map(self._try_read, grown, [listed[name] for name in grown])
                 parts = dict(zip(grown, read, strict=True))
-            self._update(known - listed.keys(), parts)
+            with self._lock:
+                self._forget(hidden)
+                self._update(gone, parts)
             if self._set_aside.issuperset(name for name, part in parts.items() if part is None):
                 break  # else some have gone, and the next listing has what they were merged into
         return listed

@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
-from connectors.storage import StorageOptions
+from connectors.storage import Folder, StorageOptions
 from rmbatch.stores import answers as answers_module
 from rmbatch.stores.answers import ResponseCache, key_of
 from tests.servers.s3 import S3Server
@@ -195,7 +195,7 @@ def has_all(cache: ResponseCache, num: int) -> bool:
     return len(cache) == num and [cache.find(key(n)) for n in range(num)] == [answer(n) for n in range(num)]
 
 
-def test_small_segments_become_one_and_all_who_read_or_write_find_all(place: tuple[str, StorageOptions]) -> None:
+def test_small_segments_become_one_and_all_find_all(place: tuple[str, StorageOptions]) -> None:
     writers = [opened_at(place) for _ in range(5)]
     for n, writer in enumerate(writers):
         added(writer, *range(4 * n, 4 * n + 4), 0)  # one answer is there five times
@@ -220,7 +220,7 @@ def test_small_segments_become_one_and_all_who_read_or_write_find_all(place: tup
     assert has_all(opened_at(place), 26)
 
 
-def test_an_own_segment_is_merged_at_once_and_the_next_answer_has_another(tmp_path: Path) -> None:
+def test_own_segment_is_merged_and_the_next_answer_has_another(tmp_path: Path) -> None:
     cache = opened(str(tmp_path))
     for n in range(4):
         added(cache, n)
@@ -229,9 +229,7 @@ def test_an_own_segment_is_merged_at_once_and_the_next_answer_has_another(tmp_pa
     assert has_all(cache, 4)
 
 
-def test_large_segments_stay_and_merged_ones_are_no_larger_than_they_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_segments_stay_and_merged_ones_keep_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ResponseCache, "MERGED_BYTES", 10_000)
     for n in range(0, 300, 10):
         added(opened(str(tmp_path)), *range(n, n + 10))
@@ -248,7 +246,7 @@ def test_large_segments_stay_and_merged_ones_are_no_larger_than_they_may_be(
     assert has_all(opened(str(tmp_path)), 500)
 
 
-def test_what_a_killed_writer_left_half_goes_and_what_is_damaged_stays(tmp_path: Path) -> None:
+def test_half_written_lines_go_and_damaged_segments_stay(tmp_path: Path) -> None:
     for n in range(4):
         added(opened(str(tmp_path)), n)
     half, damaged, *_ = sorted(tmp_path.rglob(f"*{ResponseCache.SUFFIX}"))
@@ -260,9 +258,7 @@ def test_what_a_killed_writer_left_half_goes_and_what_is_damaged_stays(tmp_path:
     assert has_all(opened(str(tmp_path)), 4)
 
 
-def test_a_writer_that_was_idle_does_not_go_on_with_a_segment_that_may_be_merged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_writer_does_not_resume_a_mergeable_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     idle, other = opened(str(tmp_path)), opened(str(tmp_path))
     added(idle, 0)
     added(other, 1)
@@ -306,6 +302,27 @@ def test_nobody_misses_an_answer_while_segments_are_merged(
     writer.stdout.close()
     assert fewer >= num // each // 2
     assert has_all(opened_at(place), num)
+
+
+def test_who_reads_between_the_merged_segment_and_the_deletions_keeps_all(
+    place: tuple[str, StorageOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        added(opened_at(place), n)
+    compactor, reader = opened_at(place), opened_at(place)
+    delete = Folder.delete
+
+    def delete_late(folder: Folder, names: Sequence[str]) -> None:
+        reader.refresh()
+        num_seen.append(len(segments(reader)))
+        delete(folder, names)
+
+    num_seen: list[int] = []
+    monkeypatch.setattr(Folder, "delete", delete_late)
+    assert compactor.compact(grace_s=-1) == 3
+    assert num_seen[-1] == 5
+    reader.refresh()
+    assert has_all(reader, 4)
 
 
 def test_two_may_merge_at_once(tmp_path: Path) -> None:

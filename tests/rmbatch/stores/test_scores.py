@@ -312,9 +312,7 @@ def test_segments_do_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.
     assert store.find(keys(*range(12), 100)).to_pylist() == [*[[1.0] * 100] * 12, [0.0] * 100]
 
 
-def test_leftovers_of_a_crash_go_even_where_the_merged_segment_is_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftovers_of_a_crash_go_beside_a_large_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder.open(str(tmp_path / "folder"))
     store = opened(folder)
     for number in range(3):
