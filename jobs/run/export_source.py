@@ -18,11 +18,11 @@ from connectors.schema import add_twins
 from connectors.storage import Folder
 from jobs.config.identity import digest
 from jobs.run.finished import FinishedRows, choose_score, guess_output_roles
+from rmbatch.correction import columns as corrected
 from rmbatch.exports.base import UNKNOWN, Block, Export, ExportRule, Origin
 from rmbatch.exports.pool import FINISH_REASON
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.roles import Roles
-from rmbatch.stages import correct as corrected
 from rmbatch.stages.select import RANK
 
 BLOCK_ROWS = 4096

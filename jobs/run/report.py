@@ -24,6 +24,7 @@ from jobs.run.finished import FinishedRows, choose_score, read_manifest
 from jobs.show.display import Display
 from jobs.show.report import ReportResult, find_report_place, save_report
 from rmbatch.chat.templates import format_conversation
+from rmbatch.correction import columns as corrected
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.reports.candidates import Columns, find_columns, score_name
 from rmbatch.reports.corrections import COLUMNS as CORRECTION
@@ -35,7 +36,6 @@ from rmbatch.reports.score_pass import ScorePass
 from rmbatch.reports.text_pass import TextPass
 from rmbatch.rows.messages import is_list
 from rmbatch.rows.roles import flatten
-from rmbatch.stages import correct as corrected
 from rmbatch.stages.tally import Tally
 
 FORMAT = 1

@@ -33,10 +33,10 @@ from jobs.run.output import check_same_job
 from jobs.run.prepare import output_spec
 from jobs.run.rows import RowJob
 from jobs.show.display import Display
+from rmbatch.correction.columns import ERROR as CORRECTION_ERROR
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.messages import combine_chunks, is_list, offsets_of
 from rmbatch.settings.names import nearest
-from rmbatch.stages import correct
 
 Bools = NDArray[np.bool_]
 
@@ -92,7 +92,7 @@ class RetryRule:
 
 def error_columns(schema: pa.Schema) -> list[str]:
     """The columns that say why something is null."""
-    fixed = (GENERATION, correct.ERROR)
+    fixed = (GENERATION, CORRECTION_ERROR)
     return [name for name in schema.names if name.startswith("error.") or name in fixed]
 
 

@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connectors.errors import UserError
+from rmbatch.correction.columns import OUTCOME as CORRECTED
 from rmbatch.exports.pairs import PairRule, Pairs, make_pairs
 from rmbatch.exports.pool import Pool, read_corrections, read_pool
 from rmbatch.rows.messages import TEXT, combine_chunks
 from rmbatch.rows.roles import Roles
 from rmbatch.settings.names import nearest
-from rmbatch.stages.correct import OUTCOME as CORRECTED
 
 FORMATS: dict[str, str] = {
     "critique": "rmbatch.exports.corrections:Critiques",

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connectors.errors import UserError
+from rmbatch.correction.columns import HISTORY
 from rmbatch.exports.base import Block, Exported, ExportRule, as_struct, count_reasons
 from rmbatch.exports.single import SingleExport
 from rmbatch.rows.messages import TEXT, combine_chunks, offsets_of
 from rmbatch.rows.roles import Roles
-from rmbatch.stages.correct import HISTORY
 
 
 class Critiques(SingleExport):

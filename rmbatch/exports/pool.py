@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connectors.errors import UserError
+from rmbatch.correction import columns as corrected
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.messages import TEXT, combine_chunks, is_list, is_text, offsets_of
 from rmbatch.rows.roles import Roles, flatten
 from rmbatch.selection.rank import SelectionRule, select
-from rmbatch.stages import correct as corrected
 from rmbatch.stages.select import RANK
 
 REASONS = {

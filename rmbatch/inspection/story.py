@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from connectors.schema import visible_columns
 from rmbatch.adapters.view import PART
+from rmbatch.correction import columns as corrected
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.roles import Roles, flatten
-from rmbatch.stages import correct
 from rmbatch.stages import select as chosen
 
 REASONS = {
@@ -211,7 +211,7 @@ _OUTCOMES = {
 
 
 def _why_corrected(correction: Mapping[str, Any]) -> str:
-    outcome = correction[correct.OUTCOME.removeprefix("correct.")]
+    outcome = correction[corrected.OUTCOME.removeprefix("correct.")]
     stopped, error = correction.get("stopped"), correction.get("error")
     said = f"{outcome}: {_OUTCOMES.get(outcome, outcome)}"
     return said + (f"; stopped by {stopped}" if stopped else "") + (f"; {error}" if error else "")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rmbatch.correction.columns import BY_ROUND, CONTROL, OUTCOME, SCORE_BEFORE
 from rmbatch.evaluation.ragged import Floats
 from rmbatch.reports.means import PromptMeans, describe_mean, plain
 from rmbatch.rows.messages import combine_chunks, offsets_of
-from rmbatch.stages.correct import BY_ROUND, CONTROL, OUTCOME, SCORE_BEFORE
 
 COLUMNS = (BY_ROUND, CONTROL, OUTCOME, SCORE_BEFORE)
 ENTERED = ("target", "improved", "unchanged", "failed")

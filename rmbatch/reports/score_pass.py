@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rmbatch.correction import columns as corrected
 from rmbatch.reports.agreement import Agreement
 from rmbatch.reports.candidates import Candidates, Columns, prompt_keys, read_candidates, score_name
 from rmbatch.reports.corrections import Corrections
@@ -24,7 +25,6 @@ from rmbatch.reports.picks import Picks
 from rmbatch.rows.messages import combine_chunks
 from rmbatch.rows.roles import Roles
 from rmbatch.selection.control import mix
-from rmbatch.stages import correct as corrected
 from rmbatch.stages.tally import Tally
 
 AGREEMENT_PAIRS = 10_000_000

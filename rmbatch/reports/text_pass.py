@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rmbatch.correction import columns as corrected
 from rmbatch.exports.pool import read_corrections
 from rmbatch.reports.agreement import Agreement
 from rmbatch.reports.candidates import Candidates, Columns, prompt_keys, read_candidates, score_name
@@ -18,7 +19,6 @@ from rmbatch.reports.drift import Drift, measure_texts
 from rmbatch.reports.length_bias import describe_length
 from rmbatch.reports.pairs import PairLengths
 from rmbatch.rows.roles import Roles
-from rmbatch.stages import correct as corrected
 
 LENGTH = "length in characters"
 

@@ -16,7 +16,6 @@ from functools import reduce
 from typing import Any, Literal, Self
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -192,9 +191,11 @@ class When(Settings):
         if not said:
             raise ValueError(f"when: {{column: {self.column}}} holds always; add equals, one_of, matches, min or max")
         if self.matches is not None:
+            from polars.exceptions import PolarsError
+
             try:
                 _matches_pattern(pa.array([""], TEXT), self.matches)
-            except pl.exceptions.PolarsError as error:
+            except PolarsError as error:
                 raise ValueError(f"matches: {self.matches!r} is no pattern ({error})") from None
         return self
 
@@ -226,6 +227,8 @@ class When(Settings):
 
     def _numbers(self, values: pa.Array) -> pa.Array:
         """The values as numbers; text that is no number, and any other kind of value, is null."""
+        import polars as pl
+
         return pl.Series(pl.from_arrow(self._texts(values))).cast(pl.Float64, strict=False).to_arrow()
 
 
@@ -360,6 +363,8 @@ def _keep_where_null(score: pa.Array, error: pa.Array) -> pa.Array:
 
 
 def _matches_pattern(texts: pa.Array, pattern: str) -> pa.Array:
+    import polars as pl  # most jobs do without
+
     return pl.Series(pl.from_arrow(texts)).str.contains(pattern).to_arrow()
 
 

@@ -179,10 +179,22 @@ def text_keys(response: pa.Array, how: Literal["exact", "normalised"]) -> pa.Arr
     text = response.cast(pa.large_string())
     if how == "exact":
         return text
-    if not pc.all(pc.string_is_ascii(text)).as_py():
-        text = pc.utf8_normalize(text, "NFC")  # ASCII is in NFC already
-    plain = pc.utf8_trim_whitespace(pc.utf8_lower(text))
-    return pc.binary_join(pc.utf8_split_whitespace(plain), pa.scalar(" ", pa.large_string()))
+    if _is_plain_ascii(text):  # as below, in half the time
+        words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(pc.ascii_lower(text)))
+    else:
+        plain = pc.utf8_lower(pc.utf8_normalize(text, "NFC"))
+        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(plain))
+    return pc.binary_join(words, pa.scalar(" ", pa.large_string()))
+
+
+def _is_plain_ascii(text: pa.Array) -> bool:
+    """Whether all texts are ASCII without the separators that are white space to Unicode alone, 0x1C to 0x1F."""
+    if len(text) == 0:
+        return True
+    _, ends, data = text.buffers()
+    begin = np.frombuffer(ends, np.int64)[text.offset : text.offset + len(text) + 1]
+    written = data.slice(begin[0], begin[-1] - begin[0]).to_pybytes() if data else b""
+    return written.isascii() and not any(separator in written for separator in range(0x1C, 0x20))
 
 
 def best_of_each(

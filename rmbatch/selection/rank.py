@@ -187,7 +187,7 @@ def _break_ties(
             )
         members = ranked[tied]
         keys = key(response.cast(pa.large_string()), members, rule.seed)
-        order = np.lexsort((keys, np.cumsum(undecided)[tied]))
+        order = sort_within(np.arange(len(members)), keys, np.cumsum(undecided)[tied])
         ranked[tied] = members[order]
         undecided[tied] |= _starts(keys[order])
 

@@ -19,6 +19,19 @@ import pyarrow.compute as pc
 
 from connectors.errors import UserError
 from rmbatch.correction.asking import Writer, ask_writer
+from rmbatch.correction.columns import (
+    BY_ROUND,
+    CONTROL,
+    ERROR,
+    HISTORY,
+    OUTCOME,
+    RESPONSE,
+    ROUNDS,
+    SCORE,
+    SCORE_BEFORE,
+    STOPPED,
+    TOKENS,
+)
 from rmbatch.correction.control import is_control
 from rmbatch.correction.gate import decide_entry
 from rmbatch.correction.history import Assessment, Attempt, Round, Row
@@ -34,9 +47,6 @@ from rmbatch.stages.other_texts import TextScorer, assessments_of
 from rmbatch.stages.score import ScoreStage, needs_of
 from rmbatch.stages.tally import RoundCount, count_correction
 
-RESPONSE, SCORE_BEFORE, SCORE, OUTCOME = "correct.response", "correct.score_before", "correct.score", "correct.outcome"
-STOPPED, ERROR, ROUNDS, TOKENS = "correct.stopped", "correct.error", "correct.rounds", "correct.tokens"
-BY_ROUND, HISTORY, CONTROL = "correct.by_round", "correct.history", "correct.control"
 HELD_OUT = "held_out"
 LANES, MIN_LANE_ROWS = 4, 16
 """Parts of a block that go through their rounds side by side, and the fewest rows of one."""

@@ -200,13 +200,3 @@ def _codes(errors: pa.ChunkedArray) -> dict[str, int]:
     for item in counted:
         codes[item["values"].split(":", 1)[0]] += item["counts"]
     return codes
-
-
-def candidates(table: pa.Table, roles: Roles, group: str | None) -> tuple[FlatView, np.ndarray]:
-    """The candidates of a table, and where each prompt's begin: from its lists, or from its runs of equal keys."""
-    view = flatten(table, roles)
-    if view.offsets is not None:
-        return view, view.offsets
-    if group is None:
-        raise UserError("flat rows have no prompts to choose within; name a group column in input.group.by")
-    return view, group_offsets(table, group)

@@ -17,16 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
+from connectors.groups import group_offsets
 from connectors.schema import KEPT, ORIGIN_ROW, OUTCOME, REJECTED
 from rmbatch.generation.candidates import GENERATION
-from rmbatch.rewards.rules.answers import number_answers
 from rmbatch.rewards.totals import CombineRule, weighted_sum
 from rmbatch.rows.messages import combine_chunks, is_list, offsets_of
-from rmbatch.rows.roles import FlatView, Roles
+from rmbatch.rows.roles import FlatView, Roles, flatten
 from rmbatch.selection.choose import CUT_OFF, ChoiceRule, choose
 from rmbatch.settings.names import nearest
 from rmbatch.stages.base import Needs, add_fields
-from rmbatch.stages.score import candidates
 from rmbatch.stages.select_control import CONTROL_TYPE, compare, count_control, sum_by_row
 from rmbatch.stages.tally import count_choices
 
@@ -96,7 +95,7 @@ class SelectStage:
             if not (pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_null(value)):
                 raise UserError(f"select: 'score.{name}' holds {value}, and a score is a number")
         if self.rule.cap is not None:
-            source = self._source(schema.empty_table(), *candidates(schema.empty_table(), self.roles, self.group))
+            source = self._source(schema.empty_table(), *_candidates(schema.empty_table(), self.roles, self.group))
             if pa.types.is_nested(source.type):
                 raise UserError(
                     f"select.cap.by: {self.rule.cap.by!r} holds {source.type}, and a source is a plain value"
@@ -139,7 +138,7 @@ class SelectStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the choice and its reasons added, and OUTCOME set."""
-        view, offsets = candidates(table, self.roles, self.group)
+        view, offsets = _candidates(table, self.roles, self.group)
         stored = {name: view.column(f"score.{name}").cast(pa.float64()) for name in self.scores}
         score = stored[self.by] if isinstance(self.by, str) else weighted_sum(stored, self.by)[0]
         response = view.column("response") if view.has("response") else None
@@ -147,6 +146,8 @@ class SelectStage:
         source = None if self.rule.cap is None else self._source(table, view, offsets)
         answer = None
         if self.rule.vote is not None and response is not None:
+            from rmbatch.rewards.rules.answers import number_answers  # which imports what only rules need
+
             vote = self.rule.vote
             answer = number_answers(response, offsets, vote.answer, vote.equal, vote.timeout_s)
         chosen = choose(
@@ -225,6 +226,16 @@ class SelectStage:
         if self.control is not None:
             counts.update(count_control(combine_chunks(table[CONTROL])))
         return counts
+
+
+def _candidates(table: pa.Table, roles: Roles, group: str | None) -> tuple[FlatView, np.ndarray]:
+    """The candidates of a table, and where each prompt's begin: from its lists, or from its runs of equal keys."""
+    view = flatten(table, roles)
+    if view.offsets is not None:
+        return view, view.offsets
+    if group is None:
+        raise UserError("flat rows have no prompts to choose within; name a group column in input.group.by")
+    return view, group_offsets(table, group)
 
 
 def _addresses(table: pa.Table, groups: np.ndarray | None) -> np.ndarray | None:

@@ -199,6 +199,35 @@ def test_the_writer_gathers_rows_to_row_groups(rows: int | None):
     assert file.read()["a"].to_pylist() == list(range(95))
 
 
+def test_only_values_that_repeat_get_a_dictionary():
+    num = 1000
+    unique = [f"text {number}" for number in range(num)]
+    table = pa.table(
+        {
+            "source.name": ["web"] * num,
+            "text": unique,
+            "scores": [[0.0, 1.0]] * num,
+            "parts": pa.array([[text, text + "."] for text in unique], pa.large_list(pa.large_string())),
+            "message": [{"role": "user", "content.text": text} for text in unique],
+            "tags": pa.array([[("k", text)] for text in unique], pa.map_(pa.string(), pa.string())),
+            "pair": pa.array([[1, 1]] * num, pa.list_(pa.int8(), 2)),
+            "nothing": pa.nulls(num),
+        }
+    )
+    writer = parquet.Writer(table.schema, "zstd", None)
+    writer.add(table)
+    data = writer.finish()
+    group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    assert {each.path_in_schema for each in columns if not each.has_dictionary_page} == {
+        "text",
+        "parts.list.element",
+        "message.content.text",
+        "tags.key_value.value",
+    }
+    assert pq.read_table(pa.BufferReader(data)).equals(table)
+
+
 def test_the_same_rows_on_every_store(folder: Folder):
     table = pa.table({"a": [BIG, None, 3], "m": VALUES["messages"]})
     writer = parquet.Writer(table.schema, "zstd", None)
