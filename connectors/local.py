@@ -42,7 +42,7 @@ class LocalStore:
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
 
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         with self._temporary(path, data, durable) as temporary:
             os.replace(temporary, path)
 
@@ -58,7 +58,7 @@ class LocalStore:
         return True  # os.link never replaces
 
     @contextmanager
-    def _temporary(self, path: str, data: bytes, durable: bool) -> Iterator[str]:
+    def _temporary(self, path: str, data: bytes | memoryview, durable: bool) -> Iterator[str]:
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")

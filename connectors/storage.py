@@ -80,7 +80,7 @@ class Store(Protocol):
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes: ...
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]: ...
     def open(self, path: str) -> BinaryIO: ...
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None: ...
+    def write(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
     def honours_conditions(self, path: str) -> bool: ...
     def delete(self, paths: Sequence[str]) -> None: ...
@@ -182,8 +182,8 @@ class FsspecStore:
     def open(self, path: str) -> BinaryIO:
         return io.BufferedReader(_RangeReader(self, path), buffer_size=8 << 20)
 
-    def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        self._call(self._write_and_verify, path, data)
+    def write(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        self._call(self._write_and_verify, path, bytes(data))
 
     def _write_and_verify(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(path, data)
@@ -326,7 +326,7 @@ class Folder:
         """Read objects in parallel; None for absent ones."""
         return self.store.read_many([self.path(name) for name in names])
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Replace the object as a whole. ``durable=False`` skips the fsync of a local disk."""
         self.store.write(self.path(name), data, durable=durable)
 

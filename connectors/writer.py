@@ -185,7 +185,7 @@ def count_tally(part: str, written: pa.Table, spec: OutputSpec) -> Mapping[str, 
     return spec.tally(written)
 
 
-def put_file(folder: Folder, path: str, part: str, num_rows: int, data: bytes) -> DataFile:
+def put_file(folder: Folder, path: str, part: str, num_rows: int, data: bytes | memoryview) -> DataFile:
     """Write a file of the output. Return its description for the ledger."""
     folder.write(path, data)
     return DataFile(path, part, num_rows, len(data), xxhash.xxh3_128_hexdigest(data))

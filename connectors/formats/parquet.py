@@ -166,11 +166,11 @@ class Writer:
             self._sink, self._schema, compression=self._compression, write_page_checksum=True, use_dictionary=repeating
         )
 
-    def finish(self) -> bytes:
+    def finish(self) -> memoryview:
         if self._pending_rows:
             self._write(pa.concat_tables(self._pending))
         (self._writer or self._open([])).close()
-        return bytes(self._sink.getvalue())
+        return memoryview(self._sink.getvalue())
 
 
 def _find_repeating(table: pa.Table) -> list[str]:
@@ -236,4 +236,4 @@ class Parquet(FooterFormat):
         """See ``Format.cut``."""
         writer = self.writer(spec)
         writer.add(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)))
-        return writer.finish()
+        return bytes(writer.finish())

@@ -146,8 +146,9 @@ def _write(source: ExportSource, export: Export, facts: ExportFacts, write: Writ
     sink = _Sink(write, facts.file_format)
     num_prompts = num_candidates = num_read = 0
     with display.show_progress("export", source.rows.dataset.num_rows, "rows") as advance_to:
-        for block in source.blocks():
-            made = export.rows(replace(block, start=sink.num_rows), facts.rule)
+        for read in source.blocks():
+            block = replace(read, start=sink.num_rows)
+            made = export.rows(block, facts.rule)
             prompts.update(made.left_out)
             num_prompts += block.pool.num_prompts
             if export.reads_candidates:

@@ -32,7 +32,7 @@ MARK = "export.json"
 BEGUN = "export.begun.json"
 """Stands in an unfinished export in a bucket: what it is made from."""
 
-Write = Callable[[str, bytes], None]
+Write = Callable[[str, bytes | memoryview], None]
 
 
 class ExportPlace(Protocol):
@@ -205,7 +205,7 @@ def _output_of(mark: bytes | None) -> str | None:
     return output
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)

@@ -180,7 +180,7 @@ def gather_prompts(table: pa.Table, group: str) -> tuple[pa.Table, NDArray[np.in
 def _of_prompts(table: pa.Table, roles: Roles, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array | None]:
     """The prompt, and the reference where there is one, of these rows."""
     alone = Roles(id=roles.id, prompt=roles.prompt, reference=roles.reference)
-    view = flatten(table.take(pa.array(rows)), alone)
+    view = flatten(table.select(alone.columns()).take(pa.array(rows)), alone)
     return view.column("prompt"), view.column("reference") if view.has("reference") else None
 
 
