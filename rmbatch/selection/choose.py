@@ -25,7 +25,7 @@ from rmbatch.selection.control import decided_by_tie
 from rmbatch.selection.diversity import find_near, pick_diverse
 from rmbatch.selection.filters import Bools, Floats, Offsets
 from rmbatch.selection.order import sort_within
-from rmbatch.selection.rank import SelectionRule, select
+from rmbatch.selection.rank import TEXT_TIES, SelectionRule, select
 from rmbatch.settings.base import Finite, Settings
 
 CUT_OFF, VETO, TOO_HARD, TOO_EASY, DUPLICATE, CAP = (
@@ -138,6 +138,18 @@ class ChoiceRule(SelectionRule):
             self.vote,
         )
         return any(each is not None for each in filters) or self.duplicates != "keep"
+
+    def reads_texts(self) -> str | None:
+        """A setting that reads the responses. None: no setting does."""
+        reading = {
+            "vote": self.vote is not None,
+            "duplicates": self.duplicates != "keep",
+            "length_band": self.length_band is not None,
+            "length_control: residual": self.length_control == "residual",
+            "diversity": self.diversity is not None,
+            f"ties: {self.ties}": self.ties in TEXT_TIES,
+        }
+        return next((name for name, reads in reading.items() if reads), None)
 
     @property
     def other_scores(self) -> tuple[str, ...]:

@@ -180,7 +180,8 @@ def text_keys(response: pa.Array, how: Literal["exact", "normalised"]) -> pa.Arr
     if how == "exact":
         return text
     if _is_plain_ascii(text):  # as below, in half the time
-        words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(pc.ascii_lower(text)))
+        trimmed = pc.ascii_trim_whitespace(text)  # first, for ascii_lower of pyarrow 26 gives wrong texts for a slice
+        words = pc.ascii_split_whitespace(pc.ascii_lower(trimmed))
     else:
         plain = pc.utf8_lower(pc.utf8_normalize(text, "NFC"))
         words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(plain))

@@ -211,6 +211,8 @@ def _hashes(response: pa.Array, rows: NDArray[np.intp], seed: int) -> NDArray[np
 
 _TieKey = Callable[[pa.Array, NDArray[np.intp], int], NDArray[np.int64] | NDArray[np.uint64]]
 _TIE_KEYS: dict[str, tuple[_TieKey, ...]] = {"hash": (_hashes,), "shortest": (_lengths, _hashes)}
+TEXT_TIES = frozenset(_TIE_KEYS)
+"""Ways to break ties that read the responses."""
 
 
 def _margin(

@@ -94,6 +94,8 @@ class SelectStage:
             value = kind.value_type if nested else kind
             if not (pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_null(value)):
                 raise UserError(f"select: 'score.{name}' holds {value}, and a score is a number")
+        if self.roles.response is None and self.roles.responses is None and (read_by := self.rule.reads_texts()):
+            raise UserError(f"select.{read_by} reads the responses, and no column holds them: input.columns.response")
         if self.rule.cap is not None:
             source = self._source(schema.empty_table(), *_candidates(schema.empty_table(), self.roles, self.group))
             if pa.types.is_nested(source.type):

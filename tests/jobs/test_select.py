@@ -175,6 +175,21 @@ def test_input_without_scores_is_refused(tmp_path: Path) -> None:
         run(job(tmp_path / "in", tmp_path / "out", {}))
 
 
+@pytest.mark.parametrize(
+    ("select", "setting"),
+    [({"vote": {}}, "vote"), ({"ties": "first", "duplicates": "near"}, "duplicates"), ({}, "ties: hash")],
+)
+def test_choice_by_texts_over_rows_without_texts_is_refused(
+    tmp_path: Path, select: dict[str, Any], setting: str
+) -> None:
+    write_parquet(tmp_path / "in/a.parquet", [{"uid": n // 2, "score.math": float(n)} for n in range(4)])
+    more = {"group": {"by": "uid", "rows": "adjacent"}}
+    with pytest.raises(UserError, match=rf"select\.{setting} reads the responses"):
+        run(job(tmp_path / "in", tmp_path / "out", {"by": "math", **select}, **more))
+    summary = run(job(tmp_path / "in", tmp_path / "out", {"by": "math", "ties": "first"}, **more))
+    assert summary.tally["select.kept"] == 2
+
+
 def test_plan_shows_choice_of_first_rows(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in/a.parquet", scored(5))
     plan = make_plan(parse_job(job(tmp_path / "in", tmp_path / "out", {"by": "math"}), "test"))
