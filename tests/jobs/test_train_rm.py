@@ -386,7 +386,7 @@ SOLUTIONS = {
 }
 
 
-@pytest.mark.verl
+@pytest.mark.verl_full
 @needs_verl
 @pytest.mark.timeout(900)
 def test_pairwise_judge_is_trained_by_main_ppo(tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def test_submitted_training_works_on_the_cluster(tmp_path: Path, monkeypatch: py
     check_judge(tmp_path, json.loads((tmp_path / "out/report.json").read_text()))
 
 
-@pytest.mark.verl
+@pytest.mark.verl_full
 @needs_verl
 @pytest.mark.timeout(900)
 def test_judge_of_steps_is_trained_by_main_ppo(tmp_path: Path) -> None:
