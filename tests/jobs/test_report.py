@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.run.job import run_job_file
 from rmbatch.evaluation.best_of_n import best_of_n_curve
 from tests.editing import editor_server
 from tests.jobs.commands import Command, mistake_of, write_jsonl, write_parquet
-from tests.jobs.running import run
+from tests.jobs.running import run, run_in_shapes
 from tests.rmbatch.evaluation import slow
 
 WORDS = ["the", "sum", "of", "both", "numbers", "is", "surely", "not", "hard", "to", "find"]
@@ -50,20 +49,8 @@ def flat_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Outputs of one best-of-N job over nested rows, flat rows, and as JSONL."""
-    place = tmp_path_factory.mktemp("outputs")
-    write_jsonl(place / "nested/a.jsonl", ROWS)
-    write_jsonl(place / "flat/a.jsonl", flat_rows())
-    (place / "job.yaml").write_text(JOB)
-    more = {"nested": [], "flat": ["input.group.by=uid"], "jsonl": ["output.format=jsonl"]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.run.where._is_attached", lambda: False)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        for name, settings in more.items():
-            source = "flat" if name == "flat" else "nested"
-            places = [f"input.path={place / source}", f"output.path={place / 'out' / name}"]
-            run_job_file(str(place / "job.yaml"), *places, *settings)
-    return {name: str(place / "out" / name) for name in more}
+    """Outputs of one best-of-N job over nested rows, over flat rows, and over nested rows as JSONL."""
+    return run_in_shapes(tmp_path_factory.mktemp("outputs"), JOB, ROWS, flat_rows(), group="uid")
 
 
 def figures(folder: Path) -> dict[str, Any]:
