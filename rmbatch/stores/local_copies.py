@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import xxhash
 
 from connectors.local import LocalStore
@@ -70,6 +69,8 @@ def is_mappable(folder: Folder) -> bool:
     """
     if not isinstance(folder.store, LocalStore):
         return False
+    import psutil  # takes 50 ms, and every command imports this module
+
     path = os.path.realpath(folder.path())
     mounts = [
         mount
