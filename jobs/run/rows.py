@@ -34,6 +34,7 @@ from connectors.storage import Folder
 from connectors.units import total_rows
 from jobs.config.identity import job_identity
 from jobs.config.sections import RowJobConfig
+from jobs.run.ask_again import read_ask_again
 from jobs.run.doctor import check_models
 from jobs.run.exports import check_exports, check_free, discard_exports, write_exports
 from jobs.run.input import (
@@ -350,7 +351,8 @@ class RowJob(JobType[J]):
                 began = time.monotonic()
                 at_once = services.running.block_rows
                 block_rows = self.job.run.block_rows or (at_once and at_once * self.num_waves)
-                task = RowTask(dataset, work, spec, run, lease.epoch, block_rows)
+                again = read_ask_again(self.ledger, needs)
+                task = RowTask(dataset, work, spec, run, lease.epoch, block_rows, again)
                 executor.run(task, tasks, board, services.running)
                 counts = board.counts()
                 stats = _RunStats(

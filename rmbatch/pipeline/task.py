@@ -20,6 +20,7 @@ from connectors.lease import current_epoch, describe_deletion
 from connectors.ledger import Ledger
 from connectors.units import Range, pack, split_evenly
 from connectors.writer import OutputSpec, OutputWriter
+from rmbatch.chat.again import AskAgain, asking_again
 from rmbatch.costs import usage
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.board import Board
@@ -49,11 +50,14 @@ class RowTask:
     """The epoch of the run's lease."""
     block_rows: int | None = None
     """The rows of a block. None: about 16 MiB of input."""
+    again: AskAgain | None = None
+    """Which kept answers are asked for again. None: none."""
 
     def __call__(self, pieces: Sequence[Range], board: Board) -> int:
         """Process these ranges, and return the number of finished rows. Raises JobError where the job must stop."""
         blocks = map(self.work, read_blocks(self.dataset, pieces, self.work.group, self.block_rows))
-        num_rows = self._write(blocks, board)
+        with asking_again(self.again):
+            num_rows = self._write(blocks, board)
         for stage in self.work.stages:
             stage.flush()
         return num_rows
