@@ -80,7 +80,7 @@ def test_a_damaged_newest_answer_is_asked_for_again(one: HostileServer, tmp_path
         if b"renewed" in (content := segment.read_bytes()):
             segment.write_bytes(content.replace(b"choices", b"chances"))
     assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].texts == ("after the damage",)
-    assert one.seen["q"] == ["200"] * 3
+    assert len(one.seen["q"]) == 3
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
