@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,14 @@ def server(judge: Judge) -> Iterator[HostileServer]:
         yield server
 
 
-def write_job(tmp_path: Path, server: HostileServer, **rewards: str) -> None:
-    """A job that scores ten responses, of which the one with id 0 stands twice."""
-    found = [{"id": n, "prompt": "Count.", "response": f"is {n or 9}"} for n in range(10)]
+SCATTERED = (9, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+TOGETHER = (9, 2, 5, 9, 1, 3, 4, 6, 7, 8)
+"""The qualities of the rows by their ids; the first bad one is there twice."""
+
+
+def write_job(tmp_path: Path, server: HostileServer, qualities: Sequence[int] = SCATTERED, **rewards: str) -> None:
+    """A job that scores ten responses. ``rewards``: more settings of judges, by their names."""
+    found = [{"id": n, "prompt": "Count.", "response": f"is {quality}"} for n, quality in enumerate(qualities)]
     write_jsonl(tmp_path / "in.jsonl", found)
     written = {
         name: f"{{judge: pointwise, endpoint: '{server.url}', model: judge{more}}}" for name, more in rewards.items()
@@ -176,7 +181,7 @@ def test_a_repaired_verdict_stays_and_only_a_failed_repair_is_asked_for_again(
 def test_a_killed_retry_pays_once_for_each_answer(
     here: None, tmp_path: Path, rmbatch: Command, server: HostileServer, judge: Judge
 ) -> None:
-    write_job(tmp_path, server, help=", in_flight: 1")
+    write_job(tmp_path, server, TOGETHER, help=", in_flight: 1")  # in one block, so no row is finished before the kill
     assert rmbatch("run", "job.yaml").code == 0
     before, judge.is_well = len(questions(server)), True
     server.plan(next(seen.text for seen in questions(server) if seen.quality("response") == 5), Late(3600))
@@ -194,7 +199,7 @@ def test_a_killed_retry_pays_once_for_each_answer(
     assert outcome.code == 0, outcome.err
     assert "is not finished; this continues it" in outcome.err
     assert asked_since(server, before) == {9: 1, STUBBORN: 1, 5: 2}  # the one that nobody had answered
-    assert [n for n, score in scores(tmp_path / "out").items() if score is None] == [STUBBORN]
+    assert [n for n, score in scores(tmp_path / "out").items() if score is None] == [TOGETHER.index(STUBBORN)]
 
 
 @pytest.mark.parametrize("code", ["empty_response", "cut_off"])
