@@ -72,33 +72,30 @@ def complete_counted(
 
     ``find_errors``: for a retry, which asks for some of the kept answers again. Raises JobError where all must stop.
     """
-    if not requests:
-        return []
-    from rmbatch.costs.prices import count
-
-    completions = _complete(connect_chat(spec), requests, user, find_errors)
-    usage.record(user, count(completions))
-    return completions
-
-
-def _complete(
-    connection: ChatConnection, requests: Sequence["ChatRequest"], user: str, find_errors: FindErrors
-) -> "list[Completion]":
-    """The completions; in a retry, those of before it that it rejects are replaced by new ones."""
     again = current_retry()
     if again is None:
-        return connection.complete(requests)
+        return _complete_counted(spec, requests, user)
     requests = [replace(request, retry=again.retry) for request in requests]
-    completions = connection.complete(requests)
+    completions = _complete_counted(spec, requests, user)
     rejected = [
         place
         for place, completion in enumerate(completions)
         if completion.kept_by not in (None, again.retry) and again.rejects(user, find_errors(place, completion))
     ]
-    if rejected:
-        renewed = connection.complete([replace(requests[place], renew=True) for place in rejected])
-        for place, completion in zip(rejected, renewed, strict=True):
+    renewed = _complete_counted(spec, [replace(requests[place], renew=True) for place in rejected], user)
+    for place, completion in zip(rejected, renewed, strict=True):
+        if completion.endpoint:  # else nobody has answered: the old answer stays, to be asked for again
             completions[place] = completion
+    return completions
+
+
+def _complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: str) -> "list[Completion]":
+    if not requests:
+        return []
+    from rmbatch.costs.prices import count
+
+    completions = connect_chat(spec).complete(requests)
+    usage.record(user, count(completions))
     return completions
 
 

@@ -17,9 +17,9 @@ from rmbatch.endpoints.connections import close_all
 from tests.editing import editor_server, requests
 from tests.jobs.commands import Command, write_jsonl
 from tests.jobs.running import by, rows
-from tests.judging import Seen, honest, judge_server, questions
+from tests.judging import Seen, answering, honest, judge_server, questions
 from tests.rmbatch.chat.completing import says
-from tests.servers.hostile import HostileServer, Late
+from tests.servers.hostile import HostileServer, Late, Status
 from tests.servers.s3 import REPOSITORY
 
 pytestmark = pytest.mark.timeout(280)
@@ -154,6 +154,27 @@ def test_other_judges_and_other_codes_keep_their_answers(
     assert not any("Be strict" in json.dumps(seen.body) for seen in questions(server)[before:])
     assert scores(tmp_path / "out")[9] == 9
     assert scores(tmp_path / "out", "other")[9] is None
+
+
+def test_an_old_verdict_stays_where_no_new_one_comes(
+    here: None, tmp_path: Path, rmbatch: Command, judge: Judge
+) -> None:
+    say = answering(judge)
+
+    def answer(path: str, body: Any) -> Any:
+        return Status(500) if is_down and body is not None and "is 5" in Seen(body).text else say(path, body)
+
+    with HostileServer(answer, lambda path, body: path) as server:
+        is_down = False
+        write_job(tmp_path, server, TOGETHER, help=", attempts: 1")
+        assert rmbatch("run", "job.yaml").code == 0
+        judge.is_well = True
+        for is_down in (True, False):
+            outcome = rmbatch("retry", "job.yaml", "--where", "verdict_missing", "--json")
+            assert outcome.code == 0, outcome.err
+            nulls = 1 + is_down
+            tally = {"scored.help": 10 - nulls, "null.help.verdict_missing": nulls}
+            assert json.loads(outcome.out)["tally"] == tally
 
 
 def test_a_repaired_verdict_stays_and_only_a_failed_repair_is_asked_for_again(
