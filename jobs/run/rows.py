@@ -64,7 +64,7 @@ from rmbatch.costs.engines import EngineCost
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.executor import Executor
 from rmbatch.pipeline.servers import check_chat_servers, check_model_servers
-from rmbatch.pipeline.task import RowTask, cut_tasks
+from rmbatch.pipeline.task import MIN_SPLIT_ROWS, RowTask, cut_tasks
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.stages.base import Fit, Needs
 from rmbatch.stages.score import needs_of
@@ -328,7 +328,14 @@ class RowJob(JobType[J]):
             spec, needs, board = output_spec(self.job, prepared), prepared.needs, executor.board()
             attempts = Attempts(self.private.folder("attempts"), run)
             work = BlockWork(prepared.stages, attempts, prepared.group, prepared.part)
-            tasks = cut_tasks(dataset, missing, spec.file_bytes, executor.num_cpus, splittable=prepared.group is None)
+            tasks = cut_tasks(
+                dataset,
+                missing,
+                spec.file_bytes,
+                executor.num_cpus,
+                splittable=prepared.group is None,
+                min_rows=MIN_SPLIT_ROWS if needs.askers else 1,  # servers answer the rows of a task at the same time
+            )
             before: Counter[str] = Counter()
             for record in commits:
                 before.update(record.tally)
