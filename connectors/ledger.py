@@ -14,6 +14,7 @@ The files of an output folder, and when they are written:
                                   one with the outcomes of their rows. Then the files in commits/ are deleted
     _rmbatch/manifest.json        last, when each planned row is finished exactly once
     _rmbatch/retry.json retry/    when rows of a finished output are done again (connectors/retry.py)
+    _rmbatch/retried.json         before these rows are missing: which retry it is; it stays until the next one
     _rmbatch/answers/ spent.json  while chat models are asked: their answers, and the usage of budgets
 
 A row is finished when a commit record covers it, and only then. The record is in its own file or in a segment. This is
@@ -105,8 +106,8 @@ from connectors.units import Range
 T = TypeVar("T")
 
 VERSION = 2
-RETRY, RETRY_FOLDER = "retry.json", "retry"
-"""What a retry has decided, and the files that it has staged."""
+RETRY, RETRY_FOLDER, RETRIED = "retry.json", "retry", "retried.json"
+"""What a retry has decided, the files that it has staged, and what is left of its decision when that is applied."""
 READ_AT_ONCE = 64
 """The number of records that are read at the same time. Their outcomes are in memory meanwhile."""
 _OUR_FILE = re.compile(r"u\d{6,}-\d{10,}-[0-9a-f]{8}\.(parquet|pq|jsonl|ndjson)(\.gz|\.zst)?")
@@ -242,6 +243,11 @@ class Ledger:
     def read_retry(self) -> dict[str, Any] | None:
         """Read the retry that was decided and not applied. None: there is none."""
         return self._decode_file(RETRY, lambda text: _check_types(orjson.loads(text), rows=int, replaced=list))
+
+    def read_retried(self) -> dict[str, Any] | None:
+        """Read the last retry that was applied: its ``run`` and its ``ask_again``, as ``stage_retry`` got them. None:
+        no row was done again."""
+        return self._decode_file(RETRIED, lambda text: _check_types(orjson.loads(text), run=str))
 
     def _decode_file(self, name: str, decode: Callable[[bytes], T]) -> T | None:
         text = self.private.read_if_exists(name)

@@ -11,7 +11,8 @@ whatever order a crash cuts it:
     3. apply     The manifest is deleted. Of each record its files are deleted, the staged ones take their place, the
                  new record is written and the old one removed. Each of these can be repeated. Who lists the files sees
                  a row once, or not yet; who reads the manifest is told that the output is not finished.
-    4. forget    retry.json is deleted, then the staged files. From here on the output is one with missing rows.
+    4. forget    retried.json is written, for the run that does the missing rows. Then retry.json is deleted, then the
+                 staged files. From here on the output is one with missing rows.
 
     stage_retry(ledger, spec, run, chosen)      # chosen: by a record's name, which of its rows; steps 1 and 2
     apply_retry(ledger)                         # steps 3 and 4, after stage_retry or a crash
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from connectors.commit import Commit, DataFile
 from connectors.errors import JobError, UserError
 from connectors.finish import cut_record
-from connectors.ledger import RETRY, RETRY_FOLDER, Ledger
+from connectors.ledger import RETRIED, RETRY, RETRY_FOLDER, Ledger
 from connectors.units import Range
 from connectors.writer import OutputSpec, put_file
 
@@ -37,11 +38,18 @@ ENDING = ".staged"
 """Of staged files, so that no glob finds them."""
 
 
-def stage_retry(ledger: Ledger, spec: OutputSpec, run: str, chosen: Mapping[str, NDArray[np.bool_]]) -> int:
+def stage_retry(
+    ledger: Ledger,
+    spec: OutputSpec,
+    run: str,
+    chosen: Mapping[str, NDArray[np.bool_]],
+    ask_again: Mapping[str, Any] | None = None,
+) -> int:
     """Decide that rows are done again. Return how many rows.
 
-    ``chosen``: by the name of a record, a truth value for each of its rows in the order of its ranges. Raises UserError
-    where a record's rejected rows are in no file, because its counts cannot be divided then.
+    ``chosen``: by the name of a record, a truth value for each of its rows in the order of its ranges. ``ask_again``:
+    plain values for the run that does them (``Ledger.read_retried``). Raises UserError where a record's rejected rows
+    are in no file, because its counts cannot be divided then.
     """
     ledger.private.remove(RETRY_FOLDER)  # a crash before step 2 has left it
     replaced = []
@@ -59,7 +67,7 @@ def stage_retry(ledger: Ledger, spec: OutputSpec, run: str, chosen: Mapping[str,
         rest = None if again.all() else _stage_rest(ledger, spec, run, record, ~again)
         replaced.append({"old": record.name, "files": [file.path for file in record.files], "new": rest})
     if replaced:
-        content = orjson.dumps({"rows": num_rows, "run": run, "replaced": replaced})
+        content = orjson.dumps({"rows": num_rows, "run": run, "replaced": replaced, "ask_again": ask_again})
         if not ledger.private.create(RETRY, content):
             raise JobError("another run has just begun to retry rows of this output")
     return num_rows
@@ -105,6 +113,8 @@ def apply_retry(ledger: Ledger) -> int:
                 _place(ledger, file)
             ledger.commit(rest)
     ledger.remove({each["old"] for each in decided["replaced"]})
+    retried = {"run": str(decided.get("run", "")), "ask_again": decided.get("ask_again")}
+    ledger.private.write(RETRIED, orjson.dumps(retried))
     ledger.private.delete([RETRY])
     ledger.private.remove(RETRY_FOLDER)
     return int(decided["rows"])

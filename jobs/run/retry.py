@@ -1,7 +1,8 @@
 """Does rows of a finished output again: those whose dead letter, or a null of which, has a code.
 
 The rows are opened by ``connectors/retry.py``, and then the job runs as after a crash; that module says what a crash
-leaves. Kept answers are found again, so good ones are not asked for twice.
+leaves. Kept answers are found again, so good ones are not asked for twice. Those that have such a code themselves are
+asked for again (``rmbatch/chat/again.py``).
 
     retry_job(job, "endpoint_timeout", display)    # or no_answer, dead_letters, REWARD=CODE, a pattern with *
 """
@@ -40,10 +41,9 @@ from rmbatch.settings.names import nearest
 
 Bools = NDArray[np.bool_]
 
-NO_ANSWER = "endpoint_*"
-"""Codes of requests that no server has answered; but for KEPT."""
-KEPT = ("endpoint_refused", "refused_by_*", "verdict_*", "empty_response", "cut_off")
-"""Codes of answers that came and were kept: the same request finds the same answer."""
+NO_ANSWER = "no_answer"
+ANSWERS = ("endpoint_refused", "refused_by_*", "verdict_*", "empty_response", "empty", "cut_off")
+"""Codes of answers that came and were kept."""
 DEAD_LETTERS, KILLED = "dead_letters", "killed_worker"
 
 
@@ -57,19 +57,21 @@ class RetryRule:
     """The only column of errors that counts. None: all of them, and dead letters."""
     dead_only: bool = False
 
+    @property
+    def ask_again(self) -> dict[str, str | None] | None:
+        """The kept answers that are asked for again, as plain values. None: none."""
+        if self.dead_only or self.code == NO_ANSWER:
+            return None
+        return {"code": self.code, "reward": None if self.column is None else _name_of(self.column)}
+
     @classmethod
     def parse(cls, where: str, schema: pa.Schema) -> "RetryRule":
-        """Read what ``--where`` says. Raises UserError for an unknown reward and for answers that are kept."""
+        """Read what ``--where`` says. Raises UserError for an unknown reward."""
         if where == DEAD_LETTERS:
             return cls("*", dead_only=True)
         name, equals, code = where.rpartition("=")
         if not code or (equals and not name):
             raise UserError(f"--where {where}: write CODE, REWARD=CODE, no_answer or dead_letters")
-        if any(fnmatchcase(code, pattern) for pattern in KEPT):
-            raise UserError(
-                f"--where {where}: this comes of an answer that was kept, and the same request finds it again; change "
-                "the request (a judge's seed, template or repair: true) and write to another output.path"
-            )
         if not name:
             return cls(code)
         known = {_name_of(column): column for column in error_columns(schema)}
@@ -78,10 +80,10 @@ class RetryRule:
         return cls(code, known[name])
 
     def matches(self, code: str) -> bool:
-        """Whether rows with this code are meant. Those of kept answers never are."""
-        if any(fnmatchcase(code, pattern) for pattern in KEPT):
-            return False
-        return fnmatchcase(code, NO_ANSWER if self.code == "no_answer" else self.code)
+        """Whether rows with this code are meant."""
+        if self.code == NO_ANSWER:
+            return code.startswith("endpoint_") and not _is_of_answer(code)
+        return fnmatchcase(code, self.code)
 
     def reads(self, schema: pa.Schema) -> list[str]:
         """The columns of errors that count, in data and rejected."""
@@ -94,6 +96,10 @@ def error_columns(schema: pa.Schema) -> list[str]:
     """The columns that say why something is null."""
     fixed = (GENERATION, CORRECTION_ERROR)
     return [name for name in schema.names if name.startswith("error.") or name in fixed]
+
+
+def _is_of_answer(code: str) -> bool:
+    return any(fnmatchcase(code, pattern) for pattern in ANSWERS)
 
 
 def _name_of(column: str) -> str:
@@ -138,8 +144,11 @@ def retry_job(job: JobConfig, where: str, display: Display) -> Any:
                 discard_exports(
                     run.job
                 )  # of rows that change; they are written anew at the end of this or the next run
-                num_rows = stage_retry(ledger, output_spec(run.job, prepared), secrets.token_hex(4), chosen.rows)
+                spec = output_spec(run.job, prepared)
+                num_rows = stage_retry(ledger, spec, secrets.token_hex(4), chosen.rows, rule.ask_again)
                 display.say(f"retry: {num_rows:,} rows are done again, for {chosen.describe()}")
+                if rule.ask_again is not None and chosen.num_answers:
+                    display.say(chosen.describe_cost())
                 return run.complete(run.work(lease))
         display.say(chosen.describe_none(where))
         return run.result()
@@ -196,9 +205,22 @@ class _Chosen:
                 (self.codes if rule.matches(code) else self.others)[code] += num
         return found
 
+    @property
+    def num_answers(self) -> int:
+        """The nulls that come of an answer."""
+        return sum(num for code, num in self.codes.items() if _is_of_answer(code))
+
     def describe(self) -> str:
         """The codes that are meant, with the number of nulls and dead letters."""
         return ", ".join(f"{code} {num:,}" for code, num in self.codes.most_common())
+
+    def describe_cost(self) -> str:
+        """What it costs to ask for answers again, and what may come of it."""
+        return (
+            f"the answers behind {self.num_answers:,} of these errors are asked for again and paid for again; a model "
+            "that repeats itself (temperature 0, or a seed that its server keeps to) may give the same, and then the "
+            "error stays"
+        )
 
     def describe_none(self, where: str) -> str:
         """One line where no row is meant."""

@@ -34,6 +34,7 @@ from connectors.storage import Folder
 from connectors.units import total_rows
 from jobs.config.identity import job_identity
 from jobs.config.sections import RowJobConfig
+from jobs.run.ask_again import read_ask_again
 from jobs.run.doctor import check_models
 from jobs.run.exports import check_exports, check_free, discard_exports, write_exports
 from jobs.run.input import (
@@ -63,7 +64,7 @@ from rmbatch.costs.engines import EngineCost
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.executor import Executor
 from rmbatch.pipeline.servers import check_chat_servers, check_model_servers
-from rmbatch.pipeline.task import RowTask, cut_tasks
+from rmbatch.pipeline.task import MIN_SPLIT_ROWS, RowTask, cut_tasks
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.stages.base import Fit, Needs
 from rmbatch.stages.score import needs_of
@@ -327,7 +328,14 @@ class RowJob(JobType[J]):
             spec, needs, board = output_spec(self.job, prepared), prepared.needs, executor.board()
             attempts = Attempts(self.private.folder("attempts"), run)
             work = BlockWork(prepared.stages, attempts, prepared.group, prepared.part)
-            tasks = cut_tasks(dataset, missing, spec.file_bytes, executor.num_cpus, splittable=prepared.group is None)
+            tasks = cut_tasks(
+                dataset,
+                missing,
+                spec.file_bytes,
+                executor.num_cpus,
+                splittable=prepared.group is None,
+                min_rows=MIN_SPLIT_ROWS if needs.askers else 1,  # servers answer the rows of a task at the same time
+            )
             before: Counter[str] = Counter()
             for record in commits:
                 before.update(record.tally)
@@ -350,7 +358,8 @@ class RowJob(JobType[J]):
                 began = time.monotonic()
                 at_once = services.running.block_rows
                 block_rows = self.job.run.block_rows or (at_once and at_once * self.num_waves)
-                task = RowTask(dataset, work, spec, run, lease.epoch, block_rows)
+                again = read_ask_again(self.ledger, needs)
+                task = RowTask(dataset, work, spec, run, lease.epoch, block_rows, again)
                 executor.run(task, tasks, board, services.running)
                 counts = board.counts()
                 stats = _RunStats(

@@ -11,7 +11,8 @@ one try is ``transport.py``, kept answers are ``rmbatch/stores/answers.py``; whe
         async with aclosing(client.as_completed(requests)) as found:
             async for place, completion in found: ...    # each as soon as it is there
 
-Equal requests are one: the answer is found in the cache, or the second waits for the first. For several samples set
+Equal requests are one: the answer is found in the cache, the newest where a retry has asked for another one, or the
+second waits for the first. For several samples set
 ``n``, or give requests seeds. Both methods raise ServiceError (a mistake in the job: key, model, URL), BudgetExhausted
 (the job goes on when there is money again) and ServiceLost; then nothing more is sent, and the answers to what was sent
 are waited for and kept.
@@ -40,7 +41,7 @@ from rmbatch.chat.transport import ChatEndpoints
 from rmbatch.endpoints.balancer import Admission, Ask, BudgetExhausted, Failure, Patience, Post
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
 from rmbatch.endpoints.http import BadAnswer, Refused, Reply, TryFailed
-from rmbatch.stores.answers import ResponseCache, key_of
+from rmbatch.stores.answers import ResponseCache, key_of, next_key
 
 __all__ = ["BudgetExhausted", "ChatClient", "ChatRequest", "ChatSpec", "Completion"]
 
@@ -93,6 +94,8 @@ class ChatClient:
             admission.servers = self._endpoints
         self._service = spec.service_name
         self._under_way: dict[bytes, asyncio.Future[Completion]] = {}
+        self._retry = ""
+        """The retry that all its requests are for."""
         self._has_started, self._starting = False, asyncio.Lock()
         self._cache = None
         if spec.cache is not None:
@@ -195,21 +198,17 @@ class ChatClient:
             body = build_body(self._spec.model, request)
         except orjson.JSONEncodeError as error:
             return Completion(failure=Failure("request_unreadable", f"it cannot be written as JSON: {error}"))
-        key = key_of(self._service, body)
-        while (other := self._under_way.get(key)) is not None:
+        self._retry = request.retry
+        first = key_of(self._service, body)
+        while True:  # after a wait the answer may be kept
+            key, kept = await self._look_up(first, request, n)
+            if kept is not None:
+                return kept
+            if (other := self._under_way.get(key)) is None:
+                break
             await asyncio.wait([other])
             if not other.cancelled():
                 return replace(other.result(), num_tries=0, from_cache=True)
-        if self._cache is not None and key in self._cache:
-            kept = await asyncio.to_thread(self._cache.find, key)
-            try:
-                if kept is not None:
-                    reply = Reply(kept["body"], {}, kept["endpoint"], kept["status"])
-                    return replace(read_completion(reply, n), from_cache=True)
-            except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, here once
-                self._cache.forget(key)
-            if key in self._under_way:
-                return await self._complete_one(request)
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
             completion = await self._send(key, body, request, n)
@@ -218,6 +217,30 @@ class ChatClient:
         finally:
             del self._under_way[key]
             future.cancel()  # without effect if it has a result; else each request that waits for it is sent itself
+
+    async def _look_up(self, first: bytes, request: CompleteRequest, n: int) -> tuple[bytes, Completion | None]:
+        """The key of the answer to a request, and the answer if it is kept. ``first``: the key of the oldest one."""
+        if self._cache is None:
+            return first, None
+        key = self._cache.newest(first)
+        kept = await self._find_kept(self._cache, key, n)
+        if kept is None or not request.renew or kept.kept_by == request.retry:
+            return key, kept
+        if (key := next_key(key)) in self._cache:  # it came meanwhile
+            return await self._look_up(first, request, n)
+        return key, None
+
+    async def _find_kept(self, cache: ResponseCache, key: bytes, n: int) -> Completion | None:
+        """The completion that a kept answer holds. None: there is none that can be read."""
+        answer = await asyncio.to_thread(cache.find, key) if key in cache else None
+        if answer is None:
+            return None
+        try:
+            completion = read_completion(Reply(answer["body"], {}, answer["endpoint"], answer["status"]), n)
+        except (BadAnswer, KeyError):  # damaged, or kept by another version: it is asked again, here once
+            cache.forget(key)
+            return None
+        return replace(completion, from_cache=True, kept_by=answer.get("retry", ""))
 
     async def _send(self, key: bytes, body: bytes, request: CompleteRequest, n: int) -> Completion:
         post = Post(PATH, body, partial(self._read, key=key, n=n), _bound_answer(request, n), request.affinity)
@@ -234,7 +257,8 @@ class ChatClient:
         """Read an answer, and keep it before anybody acts on it. Raises BadAnswer."""
         completion = read_completion(reply, n)
         if self._cache is not None:
-            self._cache.add(key, {"endpoint": reply.url, "status": reply.status, "body": reply.body})
+            by = {"retry": self._retry} if self._retry else {}
+            self._cache.add(key, {"endpoint": reply.url, "status": reply.status, "body": reply.body, **by})
         return completion
 
     def _keep(self, key: bytes, reply: Reply) -> None:

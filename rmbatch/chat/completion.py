@@ -8,7 +8,7 @@ or leaves both in the text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rmbatch.chat.thinking import split_thinking
@@ -50,6 +50,8 @@ class Completion:
     """How often the request was sent; 0 where its answer was kept."""
     from_cache: bool = False
     """Not paid for: the answer was kept, or an equal request was under way."""
+    kept_by: str | None = field(default=None, compare=False)
+    """Of a kept answer, the retry that asked for it, "" where none did. None: the answer was not kept before."""
 
     @property
     def cut_off(self) -> tuple[bool, ...]:

@@ -10,13 +10,15 @@ import asyncio
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
+from rmbatch.chat.again import current_retry
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs import usage
 from rmbatch.endpoints.connections import close_connection, find_or_open
@@ -36,6 +38,8 @@ PRETENDED_TOKENS = 512
 """The longest of pretended answers."""
 END_S = 1.0
 """How long tasks that were cancelled may take to end, before they are cancelled again."""
+FindErrors = Callable[[int, "Completion"], Iterable[str]]
+"""Why the completion of the request at a place cannot be used, as ``stable_code: message`` of its samples."""
 
 
 class ChatConnection(Protocol):
@@ -61,11 +65,31 @@ def connect_chat(spec: ChatSpec) -> ChatConnection:
     return _SampledConnection(find_or_open(spec.client_key, lambda: _ClientThread(spec.place())), spec)
 
 
-def complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: str) -> "list[Completion]":
+def complete_counted(
+    spec: ChatSpec, requests: Sequence["ChatRequest"], user: str, find_errors: FindErrors
+) -> "list[Completion]":
     """The completion of each request, in their order; what they used is counted under ``user``.
 
-    Raises JobError where all must stop.
+    ``find_errors``: for a retry, which asks for some of the kept answers again. Raises JobError where all must stop.
     """
+    again = current_retry()
+    if again is None:
+        return _complete_counted(spec, requests, user)
+    requests = [replace(request, retry=again.retry) for request in requests]
+    completions = _complete_counted(spec, requests, user)
+    rejected = [
+        place
+        for place, completion in enumerate(completions)
+        if completion.kept_by not in (None, again.retry) and again.rejects(user, find_errors(place, completion))
+    ]
+    renewed = _complete_counted(spec, [replace(requests[place], renew=True) for place in rejected], user)
+    for place, completion in zip(rejected, renewed, strict=True):
+        if completion.endpoint:  # else nobody has answered: the old answer stays, to be asked for again
+            completions[place] = completion
+    return completions
+
+
+def _complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: str) -> "list[Completion]":
     if not requests:
         return []
     from rmbatch.costs.prices import count

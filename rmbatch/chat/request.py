@@ -52,6 +52,10 @@ class ChatRequest:
     affinity: str = ""
     """Not sent. Requests with the same go to the same one of several servers, if that is not busier: give those the
     same that begin alike."""
+    retry: str = ""
+    """Not sent. The retry that asks; its answer is kept with this name. Empty: none."""
+    renew: bool = False
+    """Not sent. Whether an answer that was kept before this retry is left aside, and a new one is kept after it."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from rmbatch.chat.connect import complete_counted
 from rmbatch.chat.spec import ChatSpec
+from rmbatch.correction.guards import EMPTY
 from rmbatch.correction.history import Attempt, Row
-from rmbatch.correction.loop import Corrector
+from rmbatch.correction.loop import Corrector, read_text
 from rmbatch.correction.spec import CriticSpec, EditorSpec
 
 if TYPE_CHECKING:
@@ -30,7 +31,17 @@ def counted_as(spec: EditorSpec | CriticSpec) -> str:
 
 def ask_writer(spec: EditorSpec | CriticSpec, requests: "Sequence[ChatRequest]") -> "list[Completion]":
     """Ask an editor or a critic. Raises JobError where all must stop."""
-    return complete_counted(spec.chat(), requests, counted_as(spec))
+    is_editor = isinstance(spec, EditorSpec)  # no row fails for want of a critique
+    return complete_counted(
+        spec.chat(), requests, counted_as(spec), lambda _, completion: _find_errors(completion) if is_editor else ()
+    )
+
+
+def _find_errors(completion: "Completion") -> list[str]:
+    """Why an editor's completion leaves its row without an edit."""
+    if completion.failure is not None:
+        return [str(completion.failure)]
+    return [EMPTY] if read_text(completion) is None else []
 
 
 @dataclass(frozen=True)

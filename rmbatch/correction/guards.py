@@ -21,6 +21,7 @@ CODES = (
     *("too_short", "too_long"),
 )
 """The codes of guards, which are part of the output and stay as they are."""
+EMPTY = "empty: nothing was written"
 SHORT_TEXT = 200
 """Characters below which the length of a text says nothing."""
 MOST_CHARACTERS = 4_000
@@ -64,7 +65,7 @@ class Guards:
         ``refusals``: of the edit and the best text, as ``find_refusals`` gives them.
         """
         if text is None or not text.strip():
-            return "empty: nothing was written"
+            return EMPTY
         if is_cut_off:
             return "cut_off: it ended at max_tokens"
         if best is not None and (copy := self._find_copy(text, best)) is not None:

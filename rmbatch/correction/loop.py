@@ -222,7 +222,7 @@ def _criticise(rows: Sequence[Row], corrector: Corrector, calls: Calls, number: 
         completions = ask([corrector.critique_request(critic, row, number) for row in shown])
         title = f"Review {critic + 1}" if len(calls.ask_critics) > 1 else "Review"
         for row, completion in zip(shown, completions, strict=True):
-            reviews[row.place][title] = _read_text(completion)
+            reviews[row.place][title] = read_text(completion)
             rounds[row.place].critique_tokens = _add(rounds[row.place].critique_tokens, completion)
     for row in edited:
         said = [corrector.write_findings(row), join_sections(reviews[row.place])]
@@ -272,7 +272,7 @@ def _ask_for_drafts(
     ]
     drafts = []
     for (row, _), kind, completion in zip(wanted, kinds, calls.ask_editor(requests) if requests else (), strict=True):
-        attempt = Attempt(kind, _read_text(completion), _add(0, completion))
+        attempt = Attempt(kind, read_text(completion), _add(0, completion))
         failure = None if completion.failure is None else str(completion.failure)
         drafts.append(_Draft(row, attempt, any(completion.cut_off), failure, completion.usage))
         rounds[row.place].attempts.append(attempt)
@@ -389,7 +389,7 @@ def _watch(replaced: Sequence[tuple[Row, Attempt]], prefer: Prefer) -> None:
         row.rounds[-1].held_out = found.word
 
 
-def _read_text(completion: Completion) -> str | None:
+def read_text(completion: Completion) -> str | None:
     """The text of a completion without white space around it; None where there is none."""
     text = next(iter(completion.texts), None)
     return (text or "").strip() or None

@@ -76,7 +76,13 @@ def ask_models(writers: Sequence[RequestWriter]) -> Ask:
     """Asks the sources' servers, and counts what that costs."""
 
     def ask(source: int, requests: "Sequence[ChatRequest]") -> "Sequence[Completion]":
-        return complete_counted(writers[source].chat, requests, writers[source].counted_as)
+        writer = writers[source]
+
+        def find_errors(place: int, completion: "Completion") -> list[str]:
+            error = read_candidate(completion, writer.source, requests[place].seed or 0).error
+            return [] if error is None else [error]
+
+        return complete_counted(writer.chat, requests, writer.counted_as, find_errors)
 
     return ask
 

@@ -60,10 +60,19 @@ def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
         for place, question in enumerate(questions)
         for number, n in _split_into_requests(spec, question)
     ]
-    completions = complete_counted(spec.chat(), [request for _, request in asks], counted_as(spec))
+
+    def read(number: int, completion: "Completion") -> list[Vote]:
+        place, request = asks[number]
+        return _read_votes(spec, questions[place], completion, request.n or 1)
+
+    def find_errors(number: int, completion: "Completion") -> list[str]:
+        found = [vote for vote in read(number, completion) if not _is_repaired(spec, vote)]
+        return [vote.error for vote in found if vote.error is not None]
+
+    completions = complete_counted(spec.chat(), [request for _, request in asks], counted_as(spec), find_errors)
     votes: list[list[Vote]] = [[] for _ in questions]
-    for (place, request), completion in zip(asks, completions, strict=True):
-        votes[place] += _read_votes(spec, questions[place], completion, request.n or 1)
+    for number, completion in enumerate(completions):
+        votes[asks[number][0]] += read(number, completion)
     return _repair(spec, questions, votes) if spec.repair else votes
 
 
@@ -81,13 +90,15 @@ def _seed_of_vote(spec: JudgeSpec, number: int) -> int | None:
     return spec.seed + number
 
 
+def _is_repaired(spec: JudgeSpec, vote: Vote) -> bool:
+    """Whether a vote is asked for once more because it cannot be read."""
+    return spec.repair and vote.error is not None and vote.error.startswith("verdict_") and bool(vote.said)
+
+
 def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vote]]) -> list[list[Vote]]:
     """Ask once more for each vote that could not be read, and return all votes."""
     places = [
-        (row, place)
-        for row, some in enumerate(votes)
-        for place, vote in enumerate(some)
-        if vote.error is not None and vote.error.startswith("verdict_") and vote.said
+        (row, place) for row, some in enumerate(votes) for place, vote in enumerate(some) if _is_repaired(spec, vote)
     ]
     requests = []
     for row, place in places:
@@ -96,9 +107,19 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
         seed = _seed_of_vote(spec, questions[row].number + place)
         requests.append(_make_request([*_write_messages(spec, questions[row]), *said], form, seed=seed, n=1))
+
+    def read(number: int, completion: "Completion") -> Vote:
+        (vote,) = _read_votes(spec, questions[places[number][0]], completion, 1)
+        return vote
+
+    def find_errors(number: int, completion: "Completion") -> list[str]:
+        row, place = places[number]
+        return [] if read(number, completion).error is None else [str(votes[row][place].error)]
+
+    completions = complete_counted(spec.chat(), requests, counted_as(spec), find_errors)
     votes = [list(some) for some in votes]
-    for (row, place), completion in zip(places, complete_counted(spec.chat(), requests, counted_as(spec)), strict=True):
-        (again,) = _read_votes(spec, questions[row], completion, 1)
+    for number, (row, place) in enumerate(places):
+        again = read(number, completions[number])
         if again.error is None:
             votes[row][place] = again
     return votes

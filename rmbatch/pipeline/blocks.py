@@ -5,13 +5,14 @@ Plain functions on Arrow tables. Ray calls them, and so do tests without Ray.
     for block in BlockWork(stages, attempts, group=None)(table): writer.add(block)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from connectors.attempts import Attempts, narrow
+from connectors.attempts import Attempts, Deaths, narrow
 from connectors.groups import group_offsets
 from connectors.schema import DEAD, DEAD_TYPE, KEPT, OUTCOME, REJECTED, ROW, UNIT, visible_columns
 from connectors.units import Range, to_ranges
@@ -32,15 +33,29 @@ class BlockWork:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return each row of the block once: with the stages' columns, or marked dead."""
-        done = []
+        done: list[pa.Table] = []
+        healthy: dict[Range, pa.Table] = {}
         for start, stop in _find_runs(table):
-            done += self._process(table.slice(start, stop - start))
+            run = table.slice(start, stop - start)
+            rows = to_ranges(np.asarray(run[UNIT]), np.asarray(run[ROW]))[0]
+            deaths = self.attempts.deaths(rows)
+            if deaths or self.group is not None:  # side by side, two groups with one key would be one
+                done += self._process(run, rows, deaths)
+            else:
+                healthy[rows] = run
+        if healthy:
+            done += self._process_together(healthy)
         return pa.concat_tables(done, promote_options="default") if done else table
 
-    def _process(self, table: pa.Table) -> list[pa.Table]:
+    def _process_together(self, runs: Mapping[Range, pa.Table]) -> list[pa.Table]:
+        """Process several runs at once, so that what asks servers asks for all of them. None of them killed before."""
+        with ExitStack() as marked:
+            for rows in runs:
+                marked.enter_context(self.attempts.attempt(rows))
+            return self._run(pa.concat_tables(runs.values()))
+
+    def _process(self, table: pa.Table, rows: Range, deaths: Deaths) -> list[pa.Table]:
         """Process consecutive rows of one unit."""
-        rows = to_ranges(np.asarray(table[UNIT]), np.asarray(table[ROW]))[0]
-        deaths = self.attempts.deaths(rows)
         cuts = self._cuts(table, rows) if deaths else ()
         done = []
         for chunk in narrow(rows, deaths, cuts):

@@ -18,8 +18,9 @@ from connectors.errors import DeadEndError, JobError
 from connectors.groups import whole_groups
 from connectors.lease import current_epoch, describe_deletion
 from connectors.ledger import Ledger
-from connectors.units import Range, pack, split_evenly
+from connectors.units import Range, pack, split_evenly, total_rows
 from connectors.writer import OutputSpec, OutputWriter
+from rmbatch.chat.again import AskAgain, asking_again
 from rmbatch.costs import usage
 from rmbatch.pipeline.blocks import BlockWork
 from rmbatch.pipeline.board import Board
@@ -49,11 +50,17 @@ class RowTask:
     """The epoch of the run's lease."""
     block_rows: int | None = None
     """The rows of a block. None: about 16 MiB of input."""
+    again: AskAgain | None = None
+    """Which kept answers are asked for again. None: none."""
 
     def __call__(self, pieces: Sequence[Range], board: Board) -> int:
         """Process these ranges, and return the number of finished rows. Raises JobError where the job must stop."""
-        blocks = map(self.work, read_blocks(self.dataset, pieces, self.work.group, self.block_rows))
-        num_rows = self._write(blocks, board)
+        read = read_blocks(self.dataset, pieces, self.work.group, self.block_rows)
+        if self.block_rows is not None and self.work.group is None:
+            read = gather_blocks(read, self.block_rows)
+        blocks = map(self.work, read)
+        with asking_again(self.again):
+            num_rows = self._write(blocks, board)
         for stage in self.work.stages:
             stage.flush()
         return num_rows
@@ -120,6 +127,18 @@ def read_blocks(
         yield from tables if group is None else whole_groups(tables, group)
 
 
+def gather_blocks(blocks: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """Gather blocks of scattered rows into blocks of at least so many rows."""
+    found: list[pa.Table] = []
+    for block in blocks:
+        found.append(block)
+        if sum(each.num_rows for each in found) >= num_rows:
+            yield pa.concat_tables(found).unify_dictionaries()
+            found = []
+    if found:
+        yield pa.concat_tables(found).unify_dictionaries()
+
+
 def count_block_rows(dataset: InputDataset, piece: Range) -> int:
     """Count the rows of about BLOCK_BYTES, by the unit's average row."""
     unit = dataset.units[piece.unit]
@@ -128,17 +147,24 @@ def count_block_rows(dataset: InputDataset, piece: Range) -> int:
 
 
 def cut_tasks(
-    dataset: InputDataset, pieces: Sequence[Range], file_bytes: int, num_cpus: int, *, splittable: bool
+    dataset: InputDataset,
+    pieces: Sequence[Range],
+    file_bytes: int,
+    num_cpus: int,
+    *,
+    splittable: bool,
+    min_rows: int = 1,
 ) -> list[list[Range]]:
     """Cut the pieces into tasks of about one output file each, but enough of them to keep all CPUs busy to the end.
 
     ``splittable``: where there are too few pieces, they may be cut at any row. A task that begins inside a row group
-    decodes it from its beginning, on a CPU that would be idle otherwise.
+    decodes it from its beginning, on a CPU that would be idle otherwise. ``min_rows``: small pieces are put together to
+    about so many rows.
     """
     units = dataset.units
     wanted = MIN_TASKS_PER_CPU * num_cpus
     if splittable and len(pieces) < wanted:
         pieces = split_evenly(pieces, wanted, MIN_SPLIT_ROWS)
     total = sum(units[piece.unit].num_bytes * piece.num_rows / max(units[piece.unit].num_rows, 1) for piece in pieces)
-    target = min(file_bytes, total / wanted)
+    target = min(file_bytes, total / min(wanted, max(total_rows(pieces) // min_rows, 1)))
     return list(pack(pieces, units, max(target, total / MAX_TASKS)))

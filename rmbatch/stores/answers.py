@@ -2,8 +2,9 @@ r"""Answers that are kept, by the whole request that brought them: found again a
 
 Each service and model has a folder, with ``about.json`` that says whose it is, and segments (``segments.py``): a line
 for each answer, its key, a tab, and JSON. Each writer has segments of its own, so any number of workers and jobs use
-one folder at once; what others have written is seen by ``refresh``. Of two answers to one request the first that was
-seen stays. No answer is ever deleted.
+one folder at once; what others have written is seen by ``refresh``. Of two answers under one key the first that was
+seen stays. No answer is ever deleted: one that is to count in place of another is kept under the key after it
+(``next_key``), and ``newest`` finds it.
 
     cache = ResponseCache.open("s3://team/answers", StorageOptions(), service="api.openai.com", model="gpt-4.1")
     key = key_of(service, body)                  # of all that is sent, and never of the API key
@@ -56,6 +57,11 @@ _log = logging.getLogger("rmbatch.stores")
 def key_of(service: str, body: bytes) -> bytes:
     """16 bytes for a request: who is asked, and every byte that is sent."""
     return hashlib.sha256(service.encode() + b"\0" + body).digest()[:16]
+
+
+def next_key(key: bytes) -> bytes:
+    """The key of the next answer to the same request."""
+    return hashlib.sha256(b"next\0" + key).digest()[:16]
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,12 @@ class ResponseCache(SegmentedStore[list[_Lines]]):
     def __contains__(self, key: bytes) -> bool:
         with self._lock:
             return key in self._waiting or key in self._index
+
+    def newest(self, key: bytes) -> bytes:
+        """The key of the newest answer to a request; ``key`` itself where there is at most one."""
+        while (later := next_key(key)) in self:
+            key = later
+        return key
 
     def find(self, key: bytes) -> dict[str, Any] | None:
         """The answer, None where there is none; on a remote store this reads from it."""

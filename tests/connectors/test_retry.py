@@ -5,6 +5,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 
@@ -155,6 +156,25 @@ def test_nothing_chosen_changes_nothing(tmp_path: Path) -> None:
     none = {record.name: np.zeros(record.num_rows, bool) for record in ledger.commits()}
     assert stage_retry(ledger, spec, "retry", none) == apply_retry(ledger) == 0
     assert ledger.manifest() == manifest
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_what_is_asked_again_outlives_the_decision(tmp_path: Path, is_old: bool) -> None:
+    dataset = small_input(tmp_path / "in")
+    spec = spec_of(Folder.open(str(tmp_path / "out")), dataset)
+    run_to_end(dataset, spec)
+    ledger = Ledger(spec.folder)
+    assert ledger.read_retried() is None
+    stage_retry(ledger, spec, "retry", choose(ledger, spec), {"code": "verdict_*"})
+    if is_old:  # as a version wrote it that asked for nothing again
+        decided = ledger.read_retry()
+        assert decided is not None
+        del decided["ask_again"]
+        ledger.private.write("retry.json", orjson.dumps(decided))
+    assert ledger.read_retried() is None
+    apply_retry(ledger)
+    assert ledger.read_retry() is None
+    assert ledger.read_retried() == {"run": "retry", "ask_again": None if is_old else {"code": "verdict_*"}}
 
 
 def test_a_damaged_staged_file_loses_nothing(tmp_path: Path) -> None:

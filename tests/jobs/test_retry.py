@@ -166,7 +166,6 @@ def test_mistakes_change_nothing(tmp_path: Path, rmbatch: Command, failed: str) 
     assert "nothing called 'onw' has errors; did you mean 'own'" in mistake_of(
         rmbatch("retry", failed, "--where", "onw=timeout")
     )
-    assert "was kept" in mistake_of(rmbatch("retry", failed, "--where", "verdict_missing"))
     assert "write CODE" in mistake_of(rmbatch("retry", failed, "--where", "own="))
     assert "belongs to another job" in mistake_of(rmbatch("retry", failed, "select.keep=2", "--where", "reward_raised"))
     other = rmbatch("retry", failed, f"output.path={tmp_path}/new", "--where", "reward_raised")

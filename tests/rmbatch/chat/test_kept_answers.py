@@ -46,6 +46,43 @@ def test_failure_is_not_kept(one: HostileServer, tmp_path: Path) -> None:
     assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].texts
 
 
+def renewed(retry: str, *names: str) -> list[ChatRequest]:
+    return [replace(request, retry=retry, renew=True) for request in asked(*names)]
+
+
+def test_a_retry_asks_once_more_and_its_answer_is_the_newest(one: HostileServer, tmp_path: Path) -> None:
+    one.plan("q", Json(says("bad")), Json(says("worse")), Json(says("good")))
+    cache = str(tmp_path)
+    assert completed(one, requests=asked("q"), cache=cache)[0].texts == ("bad",)
+    for _ in range(2):  # the second time after a crash
+        again = completed(one, requests=renewed("first", "q", "q"), cache=cache)
+        assert [(each.texts, each.num_tries) for each in again][1:] == [(("worse",), 0)]
+    (kept,) = completed(one, requests=asked("q"), cache=cache)
+    assert (kept.texts, kept.kept_by, kept.from_cache) == (("worse",), "first", True)
+    assert completed(one, requests=renewed("second", "q"), cache=cache)[0].texts == ("good",)
+    assert completed(one, requests=asked("q"), cache=cache)[0].texts == ("good",)
+    bodies = [body for body in chats(one) if body["messages"][-1]["content"] == "q"]
+    assert bodies == [bodies[0]] * 3
+
+
+def test_a_retry_sends_what_was_never_kept_and_keeps_it(one: HostileServer, tmp_path: Path) -> None:
+    first = completed(one, requests=[replace(asked("q")[0], retry="first")], cache=str(tmp_path))
+    again = completed(one, requests=renewed("first", "q"), cache=str(tmp_path))
+    assert [first[0].kept_by, again[0].kept_by] == [None, "first"]
+    assert one.seen["q"] == ["200"]
+
+
+def test_a_damaged_newest_answer_is_asked_for_again(one: HostileServer, tmp_path: Path) -> None:
+    one.plan("q", Json(says("bad")), Json(says("renewed")), Json(says("after the damage")))
+    completed(one, requests=asked("q"), cache=str(tmp_path))
+    completed(one, requests=renewed("first", "q"), cache=str(tmp_path))
+    for segment in tmp_path.rglob("*.answers"):
+        if b"renewed" in (content := segment.read_bytes()):
+            segment.write_bytes(content.replace(b"choices", b"chances"))
+    assert completed(one, requests=asked("q"), cache=str(tmp_path))[0].texts == ("after the damage",)
+    assert len(one.seen["q"]) == 3
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_request_is_kept_like_an_answer(one: HostileServer, tmp_path: Path, status: int) -> None:
     one.plan("q", Status(status, body={"error": {"message": "too long"}}))

@@ -1,5 +1,7 @@
 """What a write task does with a block, without Ray: each row once, dead rows left alone, killers narrowed down."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +73,16 @@ class killing:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None:
         folder = type(self.attempts.folder)
         self.delete = folder.delete
-        folder.delete = lambda this, names: self.removed.extend(names)  # type: ignore[method-assign]
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        def remove(this: Folder, names: Sequence[str]) -> None:
+            if not isinstance(sys.exception(), KilledError):
+                self.removed.extend(names)
+
+        folder.delete = remove  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
         type(self.attempts.folder).delete = self.delete  # type: ignore[method-assign]
-        dying = self.removed[-1:] if kind is KilledError else []
-        self.attempts.folder.delete([name for name in self.removed if name not in dying])
+        self.attempts.folder.delete(self.removed)
 
 
 def test_each_row_comes_out_once_and_no_marker_stays(attempts: Attempts) -> None:
@@ -112,6 +118,32 @@ def test_a_row_that_kills_is_found_and_only_it_is_lost(attempts: Attempts, kille
     assert letter["code"] == "killed_worker"
     assert b"boom" in letter["raw"]
     assert deaths <= 3 * DEATHS_TO_NARROW + DEATHS_TO_BURY  # 1000 rows, 32 chunks a level: not one death per row
+
+
+def scattered(texts: list[str]) -> pa.Table:
+    """A block of rows of which none stands next to another."""
+    return pa.concat_tables([block([text], first_row=2 * n) for n, text in enumerate(texts)]).unify_dictionaries()
+
+
+def test_scattered_rows_are_processed_together(attempts: Attempts) -> None:
+    stage = Shout()
+    done = BlockWork([stage], attempts)(scattered(["a", "b", "c"]))
+    assert stage.seen == [["a", "b", "c"]]
+    assert done[ROW].to_pylist() == [0, 2, 4]
+    assert markers(attempts) == 0
+
+
+def test_a_scattered_row_that_kills_is_found_and_only_it_is_lost(attempts: Attempts) -> None:
+    done, deaths = worked_off(scattered(["a", "boom", "c", "d"]), attempts)
+    assert done.sort_by(ROW)["loud"].to_pylist() == ["A", None, "C", "D"]
+    assert deaths == DEATHS_TO_BURY
+
+
+def test_scattered_groups_of_one_key_stay_apart(attempts: Attempts) -> None:
+    parts = [block(["a", "b"], keys=["x", "x"]), block(["c", "d"], keys=["x", "x"], first_row=5)]
+    stage = Shout()
+    BlockWork([stage], attempts, "key")(pa.concat_tables(parts).unify_dictionaries())
+    assert stage.seen == [["a", "b"], ["c", "d"]]
 
 
 def test_a_group_that_kills_is_lost_as_a_whole(attempts: Attempts) -> None:

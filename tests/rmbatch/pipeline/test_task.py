@@ -10,7 +10,7 @@ from connectors.dataset import InputDataset
 from connectors.errors import JobError, UserError
 from connectors.units import Range, Unit
 from rmbatch.pipeline.on_ray import translate_ray_errors
-from rmbatch.pipeline.task import MIN_SPLIT_ROWS, cut_tasks
+from rmbatch.pipeline.task import MIN_SPLIT_ROWS, cut_tasks, gather_blocks
 
 MIB = 1 << 20
 
@@ -48,6 +48,22 @@ def test_tasks_keep_all_cpus_busy(sizes: list[tuple[int, float]], splittable: bo
     assert covered == {unit.index: unit.num_rows for unit in data.units.values()}
     if len(pieces) > len(data.units):
         assert min(piece.num_rows for piece in pieces) >= MIN_SPLIT_ROWS
+
+
+def test_scattered_rows_are_put_together_where_servers_are_asked() -> None:
+    data = dataset((10_000, 10))
+    pieces = [Range(0, row, row + 1) for row in range(0, 10_000, 100)]
+    assert len(cut_tasks(data, pieces, 128 * MIB, num_cpus=2, splittable=True)) >= 8
+    (task,) = cut_tasks(data, pieces, 128 * MIB, num_cpus=2, splittable=True, min_rows=MIN_SPLIT_ROWS)
+    assert task == pieces
+    some = cut_tasks(data, whole(data), 128 * MIB, num_cpus=2, splittable=True)
+    assert cut_tasks(data, whole(data), 128 * MIB, num_cpus=2, splittable=True, min_rows=MIN_SPLIT_ROWS) == some
+
+
+def test_blocks_of_scattered_rows_are_gathered() -> None:
+    blocks = [pa.table({"row": list(range(start, start + 2))}) for start in range(0, 14, 2)]
+    gathered = gather_blocks(blocks, 4)
+    assert [block["row"].to_pylist() for block in gathered] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13]]
 
 
 def annotated(error: Exception) -> RayTaskError:

@@ -17,7 +17,7 @@ import pytest
 
 from connectors.storage import Folder, StorageOptions
 from rmbatch.stores import answers as answers_module
-from rmbatch.stores.answers import ResponseCache, key_of
+from rmbatch.stores.answers import ResponseCache, key_of, next_key
 from tests.servers.s3 import S3Server
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +43,21 @@ def key(n: int) -> bytes:
 
 def answer(n: int) -> dict[str, Any]:
     return {"body": {"text": f"nö {n}\n\t\u2028" * (n % 5 + 1)}}
+
+
+def test_the_newest_answer_is_found_and_older_ones_stay(url: str) -> None:
+    cache = opened(url)
+    assert cache.newest(key(1)) == key(1)
+    chain = [key(1), next_key(key(1)), next_key(next_key(key(1)))]
+    for n, each in enumerate(chain):
+        cache.add(each, answer(n))
+        assert cache.newest(key(1)) == each
+    cache.flush()
+    cache.compact()
+    for found in (cache, opened(url)):
+        assert found.newest(key(1)) == chain[-1]
+        assert [found.find(each) for each in chain] == [answer(n) for n in range(3)]
+        assert found.newest(key(2)) == key(2)
 
 
 def test_what_was_added_is_found_by_the_same_and_by_the_next(url: str) -> None:

@@ -333,6 +333,20 @@ def test_collecting_one_request_keeps_the_whole_batch(server: BatchServer, tmp_p
     assert all(each.from_cache for each in completed(server, *NAMES, cache=tmp_path))
 
 
+def test_a_kept_answer_is_renewed_in_another_batch(server: Provider, tmp_path: Path) -> None:
+    async def renew() -> list[Completion]:
+        async with ChatClient(spec(server, tmp_path), patience=CALM) as client:
+            return await client.complete(replace(each, retry="first", renew=True) for each in asked("q"))
+
+    server.gets["q"] = [says("bad"), says("good")]
+    completed(server, "q", "r", cache=tmp_path)
+    assert asyncio.run(renew())[0].texts == ("good",)
+    assert [server.sent(n) for n in range(len(server.batches))] == [["q", "r"], ["q"]]
+    server.die()
+    assert [(each.texts, each.kept_by) for each in asyncio.run(renew())] == [(("good",), "first")]
+    assert completed(server, "q", cache=tmp_path)[0].texts == ("good",)
+
+
 def test_batch_with_a_lost_id_is_found_by_name(server: BatchServer, tmp_path: Path) -> None:
     server.is_held = True
     worker = started(server, tmp_path, *NAMES)
