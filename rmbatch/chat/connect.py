@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -47,10 +47,26 @@ class ChatConnection(Protocol):
         """
         ...
 
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        """The completion of each request, in their order. Raises JobError where all must stop."""
-        found = dict(self.as_completed(requests))
-        return [found[place] for place in range(len(requests))]
+    def complete(
+        self, requests: Sequence["ChatRequest"], note: Callable[["Completion"], object] | None = None
+    ) -> list["Completion"]:
+        """The completion of each request, in their order. Raises JobError where all must stop.
+
+        ``note`` is called with each completion a second or two after it came, in this thread.
+        """
+        return collect(self.as_completed(requests), note)
+
+
+def collect(
+    completions: Iterable[tuple[int, "Completion"]], note: Callable[["Completion"], object] | None
+) -> list["Completion"]:
+    """The completions in the order of their requests; ``note`` is called with each as it comes."""
+    found = {}
+    for place, completion in completions:
+        found[place] = completion
+        if note is not None:
+            note(completion)
+    return [found[place] for place in range(len(found))]
 
 
 def connect_chat(spec: ChatSpec) -> ChatConnection:
@@ -62,17 +78,15 @@ def connect_chat(spec: ChatSpec) -> ChatConnection:
 
 
 def complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: str) -> "list[Completion]":
-    """The completion of each request, in their order; what they used is counted under ``user``.
+    """The completion of each request, in their order; what they use is counted under ``user`` while they come.
 
-    Raises JobError where all must stop.
+    Raises JobError where all must stop. What has come by then is counted.
     """
     if not requests:
         return []
     from rmbatch.costs.prices import count
 
-    completions = connect_chat(spec).complete(requests)
-    usage.record(user, count(completions))
-    return completions
+    return connect_chat(spec).complete(requests, lambda completion: usage.record(user, count([completion])))
 
 
 class _SampledConnection(ChatConnection):
@@ -84,8 +98,10 @@ class _SampledConnection(ChatConnection):
     def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
         return self._shared.as_completed(self._fill_in(requests))
 
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        return self._shared.complete(self._fill_in(requests))
+    def complete(
+        self, requests: Sequence["ChatRequest"], note: Callable[["Completion"], object] | None = None
+    ) -> list["Completion"]:
+        return self._shared.complete(self._fill_in(requests), note)
 
     def _fill_in(self, requests: Sequence["ChatRequest"]) -> list["ChatRequest"]:
         from rmbatch.chat.request import with_defaults

@@ -53,7 +53,11 @@ class RowTask:
     def __call__(self, pieces: Sequence[Range], board: Board) -> int:
         """Process these ranges, and return the number of finished rows. Raises JobError where the job must stop."""
         blocks = map(self.work, read_blocks(self.dataset, pieces, self.work.group, self.block_rows))
-        num_rows = self._write(blocks, board)
+        try:
+            num_rows = self._write(blocks, board)
+        except JobError:
+            _report_usage(board)  # what a block has paid for counts, though it was not finished
+            raise
         for stage in self.work.stages:
             stage.flush()
         return num_rows
