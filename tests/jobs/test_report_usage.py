@@ -91,7 +91,7 @@ def test_priced_and_unpriced_judges_are_told_apart(
 def test_killed_and_resumed_job_costs_what_the_server_has_answered(
     here: None, rmbatch: Command, tmp_path: Path
 ) -> None:
-    """Nothing is counted twice, and only what came after the file was last written is missing."""
+    """Nothing is counted twice. Only what came after the file was last written is missing, inside a block too."""
     in_flight, latency_s = 8, 0.1
     answered: list[float] = []
 
@@ -103,7 +103,7 @@ def test_killed_and_resumed_job_costs_what_the_server_has_answered(
     with judge_server(note) as server:
         server.always = Late(latency_s)
         asked = job(tmp_path, {"kind": asks(server, price=PRICE, in_flight=in_flight)}, num_rows=300)
-        (tmp_path / "job.yaml").write_text(json.dumps({**asked, "run": {"on": "here", "block_rows": 80}}))
+        (tmp_path / "job.yaml").write_text(json.dumps({**asked, "run": {"on": "here", "block_rows": 300}}))
         (tmp_path / "run.py").write_text(RUN)
         output = Folder.open(str(tmp_path / "out"))
         driver = subprocess.Popen(
