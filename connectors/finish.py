@@ -100,7 +100,7 @@ def remove_orphans(output: Folder, commits: list[Commit]) -> None:
             f"{len(vanished)} files of {output.url} are gone, such as {vanished[0]}; "
             f"to have its rows done again, delete {wanted[vanished[0]].path} and run the same command"
         )
-    folders = (*FOLDERS.values(), "_rmbatch/commits", "_rmbatch/segments")
+    folders = (*FOLDERS.values(), "_rmbatch/commits", "_rmbatch/segments", "_rmbatch/usage")
     leftovers = [name for folder in folders for name in output.leftovers(folder)]
     output.delete(keep_own(found - wanted.keys()) + leftovers)
 

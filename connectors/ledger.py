@@ -16,6 +16,8 @@ The files of an output folder, and when they are written:
     _rmbatch/retry.json retry/    when rows of a finished output are done again (connectors/retry.py)
     _rmbatch/retried.json         before these rows are missing: which retry it is; it stays until the next one
     _rmbatch/answers/ spent.json  while chat models are asked: their answers, and the usage of budgets
+    _rmbatch/usage/               while models work: a file of each run, what it has used by time. Only the report reads
+                                  it (jobs/run/usage.py)
 
 A row is finished when a commit record covers it, and only then. The record is in its own file or in a segment. This is
 what a crash leaves at each step, and what the next run of the same command does:

@@ -21,6 +21,7 @@ from connectors.ledger import Ledger
 from connectors.storage import Folder, StorageOptions
 from connectors.units import Range
 from jobs.run.finished import FinishedRows, choose_score, read_manifest
+from jobs.run.usage import read_usage
 from jobs.show.display import Display
 from jobs.show.report import ReportResult, find_report_place, save_report
 from rmbatch.chat.templates import format_conversation
@@ -34,6 +35,7 @@ from rmbatch.reports.nulls import ERROR
 from rmbatch.reports.progress import describe_progress
 from rmbatch.reports.score_pass import ScorePass
 from rmbatch.reports.text_pass import TextPass
+from rmbatch.reports.usage import describe_usage
 from rmbatch.rows.messages import is_list
 from rmbatch.rows.roles import flatten
 from rmbatch.stages.tally import Tally
@@ -144,6 +146,7 @@ def build_report(folder: Folder, manifest: Mapping[str, Any], asked: ReportOptio
         "correction": _describe_correction(tally, gains) if is_corrected else None,
         "progress": _read_progress(folder),
         "costs": _read_costs(folder),
+        "usage": _read_usage(folder, display),
         "examples": _read_examples(wide, texts, scores.examples.places()) if has_text else [],
     }
     report["sample"]["of"] = report["num_prompts"]
@@ -309,6 +312,15 @@ def _read_progress(folder: Folder) -> dict[str, Any] | None:
     except (JobError, UserError):  # of another version, or removed; the rest of the report does not need them
         return None
     return describe_progress((each.at, each.num_rows, each.tally) for each in commits)
+
+
+def _read_usage(folder: Folder, display: Display) -> dict[str, Any] | None:
+    """What all runs of the job have used. None: no model was asked, or an older version ran the job."""
+    runs, num_damaged = read_usage(folder)
+    if num_damaged:
+        display.say(f"warning: the usage of {num_damaged} runs cannot be read, so the report does not count it")
+    found = describe_usage(runs)
+    return {**found, "damaged": num_damaged} if found else None
 
 
 def _read_costs(folder: Folder) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ from jobs.run.output import storage_options
 from jobs.run.plan import plan_job
 from jobs.run.prepare import Prepared, output_spec, prepare, project
 from jobs.run.services import start_services
+from jobs.run.usage import UsageLog
 from jobs.run.watch import find_null_excess, watch
 from jobs.run.where import choose_executor
 from jobs.show.display import Display, describe_mixed_columns, draw_result
@@ -347,6 +348,7 @@ class RowJob(JobType[J]):
                     self.job.job,
                     board,
                     services,
+                    UsageLog(self.private, services, self.display.say),
                     self.display,
                     total=dataset.num_rows,
                     done=dataset.num_rows - left,

@@ -4,6 +4,7 @@ with start_services(executor, prepared.needs, ledger.private, display) as servic
     executor.run(task, tasks, board, services.running)
 services.model_costs(board.counts())              # {"rm": EngineCost}
 services.chat_costs(board.counts())               # {"kind": ChatCost}
+services.usage(board.counts())                    # {"rm": ModelUsage, "kind": ModelUsage}
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from rmbatch.chat.connect import PretendedChat, UnaskedChat
 from rmbatch.costs.chat import ChatCost, chat_cost
 from rmbatch.costs.engines import EngineCost, engine_cost
 from rmbatch.costs.gpus import flops_per_token, peak_flops
+from rmbatch.costs.prices import cost
+from rmbatch.costs.series import ModelUsage
 from rmbatch.costs.usage import usage_of
 from rmbatch.pipeline.executor import Executor, RunningServices
 from rmbatch.reward_models.connect import NoEngine
@@ -53,6 +56,18 @@ class Services:
         """The cost of each asker so far, by the tasks' counts."""
         askers = self.needs.askers.items()
         return {name: chat_cost(usage_of(each.counted_as, counts), each.chat.price) for name, each in askers}
+
+    def usage(self, counts: Mapping[str, int]) -> dict[str, ModelUsage]:
+        """What each user of a model has used so far. Users that are counted together are one, so all of them add up."""
+        users: dict[str, tuple[list[str], ModelUsage]] = {}
+        for name, reward in self.needs.models.items():
+            usage = ModelUsage("reward_model", reward.spec.model, usage_of(reward.counted_as, counts), None)
+            users.setdefault(reward.counted_as, ([], usage))[0].append(name)
+        for name, asker in self.needs.askers.items():
+            used, price = usage_of(asker.counted_as, counts), asker.chat.price
+            usage = ModelUsage("chat", asker.chat.model, used, cost(used, price).known_usd if price else None)
+            users.setdefault(asker.counted_as, ([], usage))[0].append(name)
+        return {", ".join(names): usage for names, usage in users.values()}
 
     def describe_costs(self, counts: Mapping[str, int]) -> str:
         """All costs so far, in one line to show."""

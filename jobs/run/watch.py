@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from jobs.run.services import Services
+from jobs.run.usage import UsageLog
 from jobs.show.correction import correction_note
 from jobs.show.display import Display
 from rmbatch.pipeline.board import Board
@@ -22,6 +23,7 @@ def watch(
     name: str,
     board: Board,
     services: Services,
+    usage: UsageLog,
     display: Display,
     *,
     total: int,
@@ -30,7 +32,7 @@ def watch(
     max_null_share: float | None,
     why_stop: Callable[[Mapping[str, int]], str] = lambda counts: "",
 ) -> Iterator[None]:
-    """Show a bar of ``total`` rows, of which ``done`` are finished, while the tasks run.
+    """Show a bar of ``total`` rows, of which ``done`` are finished, and keep the usage, while the tasks run.
 
     ``before``: the counts of earlier runs. ``max_null_share``: as in the job file. ``why_stop``: why this kind of job
     should stop, by the counts of all runs; empty where it should go on.
@@ -45,6 +47,7 @@ def watch(
                     services.running.save_usage()
                 except OSError as error:  # the next poll tries again; the job itself stops if the store is gone
                     display.say(f"warning: the usage of budgets could not be kept: {error}")
+                usage.save(counts)
                 costs, done_now = services.describe_costs(counts), done + counts["rows"]
                 counts.update(before)
                 advance_to(done_now, "; ".join(filter(None, (correction_note(Tally(counts)), costs))))
@@ -59,6 +62,7 @@ def watch(
         finally:
             end.set()
             watcher.join()
+            usage.close(board.counts())
 
 
 def find_null_excess(counts: Mapping[str, int], limit: float | None, at_least: int) -> str:

@@ -15,6 +15,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from rmbatch.reports.usage import ALL
+
 Plain = Mapping[str, Any]
 Palette = Mapping[str, str]
 LINES = ("line1", "line2", "line3", "line4", "line5", "line6")
@@ -29,6 +31,8 @@ LIGHT: Palette = {
 _MARKS: Palette = {name: f"#0a0b{number:02x}" for number, name in enumerate(LIGHT)}
 """Stand in an SVG for the variables of the page."""
 MOST_SOURCES = 6
+MOST_MARKS = 60
+"""With more points, a curve over time is a line alone."""
 WIDTH = 5.4
 """Inches."""
 
@@ -62,6 +66,8 @@ def draw_report(report: Plain, say: Callable[[str], None]) -> dict[str, Plot]:
         drawings["correction"] = lambda colors: _draw_correction(report["correction"]["gains"]["groups"], colors)
     if report["progress"] and len(report["progress"]["points"]) > 1:
         drawings["progress"] = lambda colors: _draw_progress(report["progress"], colors)
+    if report["usage"]:
+        drawings["usage"] = lambda colors: _draw_usage(report["usage"]["curves"], colors)
     return {name: _render(name, draw) for name, draw in drawings.items()}
 
 
@@ -260,20 +266,61 @@ def _draw_correction(groups: Plain, colors: Palette) -> Any:
     return figure
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """One of several plots over the same time."""
+
+    label: str
+    curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]
+    """By name: pieces of a curve, each a list of points (seconds, value)."""
+    first_color: int = 0
+
+
 def _draw_progress(progress: Plain, colors: Palette) -> Any:
     seconds, rows, tokens = zip(*progress["points"])
-    unit, name = next(((u, n) for u, n in ((3600, "hours"), (60, "minutes")) if seconds[-1] >= 2 * u), (1, "seconds"))
-    has_tokens = tokens[-1] > 0
-    figure, found = _axes(colors, 4.0 if has_tokens else 2.4, 2 if has_tokens else 1)
-    lines = [("rows", rows), ("tokens", tokens)] if has_tokens else [("rows", rows)]
-    for axes, (label, values), color in zip(found if has_tokens else [found], lines, LINES):
-        axes.plot([each / unit for each in seconds], values, "-o", color=colors[color], markersize=3)
+    panels = [_Panel("rows finished", {"": [[*zip(seconds, rows)]]})]
+    if tokens[-1] > 0:
+        panels.append(_Panel("tokens finished", {"": [[*zip(seconds, tokens)]]}, first_color=1))
+    return _draw_over_time(panels, "since the first record", colors)
+
+
+def _draw_usage(curves: Sequence[Plain], colors: Palette) -> Any:
+    """Money, tokens and requests so far; a gap where no run was under way."""
+    panels: list[_Panel] = []
+    for unit, label in (("usd", "US dollars so far"), ("tokens", "tokens so far"), ("requests", "requests so far")):
+        mine = {each["name"]: each["runs"] for each in curves if each["unit"] == unit}
+        if mine:
+            panels.append(_Panel(label, mine, first_color=sum(len(panel.curves) for panel in panels)))
+    return _draw_over_time(panels, "since the first run began", colors)
+
+
+def _draw_over_time(panels: Sequence[_Panel], since: str, colors: Palette) -> Any:
+    """Curves that grow, one plot below the other."""
+    end = max(piece[-1][0] for panel in panels for curve in panel.curves.values() for piece in curve)
+    unit, name = next(((u, n) for u, n in ((3600, "hours"), (60, "minutes")) if end >= 2 * u), (1, "seconds"))
+    figure, found = _axes(colors, 0.8 + 1.6 * len(panels), len(panels))
+    for panel, axes in zip(panels, found if len(panels) > 1 else [found]):
+        places = itertools.cycle(LINES[panel.first_color % len(LINES) :] + LINES[: panel.first_color % len(LINES)])
+        for label, curve in panel.curves.items():
+            color = colors["ink" if label == ALL else next(places)]
+            for place, piece in enumerate(curve):
+                seconds, values = zip(*piece)
+                axes.plot(
+                    [each / unit for each in seconds], values, "-o" if len(piece) <= MOST_MARKS else "-", color=color,
+                    markersize=3, label=label if label and place == 0 else None,
+                )  # fmt: skip
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(_format_amount)
         axes.grid(axis="y", color=colors["grid"], linewidth=0.6)
-        _label(axes, colors, "", f"{label} finished")
-    (found[-1] if has_tokens else found).set_xlabel(f"{name} since the first record", color=colors["ink"])
+        _label(axes, colors, "", panel.label)
+        if any(panel.curves):
+            _legend(axes, colors)
+    axes.set_xlabel(f"{name} {since}", color=colors["ink"])
     return figure
+
+
+def _format_amount(value: float, _: int) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
 def _short(name: str) -> str:

@@ -56,6 +56,51 @@ def _show_gains(gains: Plain, plots: Plots) -> Iterator[str]:
     yield table("Gain after each round", header, rows)
 
 
+def _show_usage(usage: Plain, plots: Plots) -> Iterator[str]:
+    """What models have used and cost in all runs."""
+    users, num_runs = usage["users"], len(usage["runs"])
+    gaps = {name: _describe_gaps(used) for name, used in users.items()}
+    runs = "its one run" if num_runs == 1 else f"its {num_runs:,} runs"
+    is_whole = not any(gap for name, gap in gaps.items() if users[name]["kind"] == "chat") and not usage["damaged"]
+    if all(used["kind"] != "chat" for used in users.values()):
+        words = f"The job used reward models, which have no price, in {runs}."
+    elif usage["usd"] is None:
+        words = f"No price is set for the chat models that the job asked in {runs}, so their cost is not known."
+    else:
+        least = "" if is_whole else "at least "
+        words = f"Chat models cost the job {least}${number(usage['usd'])} in {runs}."
+    if usage["damaged"]:
+        words += f" The usage of {usage['damaged']:,} further runs cannot be read."
+    yield paragraph(f"{words} A run that was killed lacks what it used in its last seconds.")
+    caption = "Between the runs there are gaps." if num_runs > 1 else ""
+    yield plot(plots, "usage", "What models have cost and used over time", caption)
+    rows = [
+        [
+            *(name, used["model"], used["usd"], gaps[name] or None, used["answers"], used["saved_answers"]),
+            *(used["failures"], used["prompt_tokens"], used["cached_tokens"]),
+            used["completion_tokens"] if used["kind"] == "chat" else None,
+        ]
+        for name, used in users.items()
+    ]
+    header = ["used by", "model", "US dollars", "not in it", "answers", "kept or equal answers", "without an answer"]
+    header += ["prompt tokens", "of them cached", "generated tokens"]
+    yield table("Models, in all runs", header, rows)
+
+
+def _describe_gaps(used: Plain) -> str:
+    """What the money does not cover; empty where it covers all."""
+    if used["kind"] != "chat":
+        return "a reward model has no price"
+    found = []
+    if used["usd"] is None:
+        found.append("no price is set")
+    elif used["unpriced_tokens"]:
+        found.append(f"{used['unpriced_tokens']:,} tokens of runs without a price")
+    if used["untold_answers"]:
+        found.append(f"the tokens of {used['untold_answers']:,} answers were not told")
+    return "; ".join(found)
+
+
 def show_costs(report: Plain, plots: Plots) -> Iterator[str]:
     """How fast the output grew, and what models have cost."""
     progress, costs = report["progress"], report["costs"] or {}
@@ -67,6 +112,8 @@ def show_costs(report: Plain, plots: Plots) -> Iterator[str]:
             f"the first{rate}."
         )
         yield plot(plots, "progress", "Rows finished over time")
+    if report["usage"]:
+        yield from _show_usage(report["usage"], plots)
     if costs.get("work_seconds"):
         yield paragraph(
             f"The last run worked for {number(round(costs['work_seconds'], 1))} s of its "

@@ -123,7 +123,7 @@ class ChatClient:
         """As ``complete``, but each completion as soon as it is there, with the place of its request.
 
         New requests are sent only as fast as completions are taken. To stop early, close it (``contextlib.aclosing``);
-        requests that are under way are then dropped.
+        requests that are under way are then dropped. An error comes after the answers that were under way before it.
         """
         if self._cache is not None and time.monotonic() - self._cache.refreshed_at > REFRESH_S:
             await asyncio.to_thread(self._cache.refresh)
@@ -148,6 +148,8 @@ class ChatClient:
                 found = await done.get()
                 if isinstance(found, Exception):
                     await self._stop(found)
+                    for paid in await _take_completions(done):
+                        yield paid
                     raise found
                 if found is None:
                     num_working -= 1
@@ -322,6 +324,19 @@ class ChatClient:
         except Refused as refused:
             if refused.status not in (404, 405, 501):
                 raise
+
+
+async def _take_completions(
+    done: "asyncio.Queue[tuple[int, Completion] | Exception | None]",
+) -> list[tuple[int, Completion]]:
+    """The completions that wait in the queue, and those that wait for room in it."""
+    found: list[tuple[int, Completion]] = []
+    while not done.empty():
+        each = done.get_nowait()
+        if isinstance(each, tuple):
+            found.append(each)
+        await asyncio.sleep(0)  # whoever waits for room puts the next one
+    return found
 
 
 def _bound_answer(request: CompleteRequest, n: int) -> int | None:

@@ -51,10 +51,26 @@ class ChatConnection(Protocol):
         """
         ...
 
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        """The completion of each request, in their order. Raises JobError where all must stop."""
-        found = dict(self.as_completed(requests))
-        return [found[place] for place in range(len(requests))]
+    def complete(
+        self, requests: Sequence["ChatRequest"], note: Callable[["Completion"], object] | None = None
+    ) -> list["Completion"]:
+        """The completion of each request, in their order. Raises JobError where all must stop.
+
+        ``note`` is called with each completion a second or two after it came, in this thread.
+        """
+        return collect(self.as_completed(requests), note)
+
+
+def collect(
+    completions: Iterable[tuple[int, "Completion"]], note: Callable[["Completion"], object] | None
+) -> list["Completion"]:
+    """The completions in the order of their requests; ``note`` is called with each as it comes."""
+    found = {}
+    for place, completion in completions:
+        found[place] = completion
+        if note is not None:
+            note(completion)
+    return [found[place] for place in range(len(found))]
 
 
 def connect_chat(spec: ChatSpec) -> ChatConnection:
@@ -68,9 +84,10 @@ def connect_chat(spec: ChatSpec) -> ChatConnection:
 def complete_counted(
     spec: ChatSpec, requests: Sequence["ChatRequest"], user: str, find_errors: FindErrors
 ) -> "list[Completion]":
-    """The completion of each request, in their order; what they used is counted under ``user``.
+    """The completion of each request, in their order; what they use is counted under ``user`` while they come.
 
     ``find_errors``: for a retry, which asks for some of the kept answers again. Raises JobError where all must stop.
+    What has come by then is counted.
     """
     again = current_retry()
     if again is None:
@@ -94,9 +111,7 @@ def _complete_counted(spec: ChatSpec, requests: Sequence["ChatRequest"], user: s
         return []
     from rmbatch.costs.prices import count
 
-    completions = connect_chat(spec).complete(requests)
-    usage.record(user, count(completions))
-    return completions
+    return connect_chat(spec).complete(requests, lambda completion: usage.record(user, count([completion])))
 
 
 class _SampledConnection(ChatConnection):
@@ -108,8 +123,10 @@ class _SampledConnection(ChatConnection):
     def as_completed(self, requests: Sequence["ChatRequest"]) -> Iterator[tuple[int, "Completion"]]:
         return self._shared.as_completed(self._fill_in(requests))
 
-    def complete(self, requests: Sequence["ChatRequest"]) -> list["Completion"]:
-        return self._shared.complete(self._fill_in(requests))
+    def complete(
+        self, requests: Sequence["ChatRequest"], note: Callable[["Completion"], object] | None = None
+    ) -> list["Completion"]:
+        return self._shared.complete(self._fill_in(requests), note)
 
     def _fill_in(self, requests: Sequence["ChatRequest"]) -> list["ChatRequest"]:
         from rmbatch.chat.request import with_defaults

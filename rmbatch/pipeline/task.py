@@ -58,9 +58,12 @@ class RowTask:
         read = read_blocks(self.dataset, pieces, self.work.group, self.block_rows)
         if self.block_rows is not None and self.work.group is None:
             read = gather_blocks(read, self.block_rows)
-        blocks = map(self.work, read)
-        with asking_again(self.again):
-            num_rows = self._write(blocks, board)
+        try:
+            with asking_again(self.again):
+                num_rows = self._write(map(self.work, read), board)
+        except JobError:
+            _report_usage(board)  # what a block has paid for counts, though it was not finished
+            raise
         for stage in self.work.stages:
             stage.flush()
         return num_rows

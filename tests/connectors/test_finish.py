@@ -291,6 +291,7 @@ def test_jsonl_lines_survive_cutting_as_they_are(tmp_path: Path, memory: Folder)
 def test_orphans_and_the_leavings_of_killed_writers_are_removed(tmp_path: Path):
     folder = Folder.open(str(tmp_path))
     write_files(tmp_path, {"data/.a.00ff.tmp": b"half", f"data/{ORPHAN}": b"x", f"_dead_letters/{ORPHAN}": b"x"})
+    write_files(tmp_path, {"_rmbatch/usage/.a.json.00ff.tmp": b"half"})
     remove_orphans(folder, [])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.run.report import ReportOptions, write_report
+from rmbatch.costs.series import ModelUsage, UsageSeries
 from tests.jobs.running import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,7 +52,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         select = {"by": "proxy", "control": {"measure": "truth"}}
         paths = {"input": {"path": str(place / "in")}, "output": {"path": str(place / "out")}}
         run({"job": "select", "select": select, **paths})
+    usage = place / "out/_rmbatch/usage/20260101T000000Z-0a0b0c0d.json"
+    usage.parent.mkdir()
+    usage.write_bytes(usage_of_a_run().to_json())
     return Path(write_report(str(place / "out"), ReportOptions(source="writer")).folder) / "index.html"
+
+
+def usage_of_a_run() -> UsageSeries:
+    """An hour of a judge whose price is set, and of one without a price."""
+    series = UsageSeries(began=1_767_225_600.0)
+    for minute in range(1, 61):
+        priced = ModelUsage("chat", "large", {"answers": minute, "prompt_tokens": 900 * minute}, usd=minute / 8)
+        series.add(
+            60.0 * minute, {"priced": priced, "free": ModelUsage("chat", "small", {"answers": 2 * minute}, None)}
+        )
+    return series
 
 
 def open_browser(folder: Path, width: int = 1200, *, dark: bool = False) -> Any:
@@ -109,6 +124,19 @@ def test_curve_of_the_page_is_that_of_the_figures(browser: Any, page: Path) -> N
     assert [float(each) for each in shown] == pytest.approx([each["mean"] for each in points], abs=5e-5)
     chosen = browser.find_elements("css selector", "tr.chosen")
     assert str(report["curve"]["choosers"]["proxy"]["recommended"]) in [each.text.split()[0] for each in chosen]
+
+
+def test_costs_of_all_runs_are_drawn_and_told(browser: Any) -> None:
+    section = browser.find_element("css selector", "#costs")
+    assert "cost the job at least $7.5000 in its one run" in section.text
+    table = table_of(browser, "Models, in all runs")
+    assert [column(table, place) for place in (0, 2, 3)] == [
+        ["priced", "free"],
+        ["7.5000", "–"],
+        ["–", "no price is set"],
+    ]
+    drawn = [each.text for each in section.find_elements("css selector", "#plot-usage svg text")]
+    assert {"US dollars so far", "requests so far", "minutes since the first run began", "priced", "free"} <= {*drawn}
 
 
 def test_tables_sort_by_mouse_and_by_keyboard(browser: Any) -> None:
@@ -173,8 +201,9 @@ def test_phone_in_the_dark_scrolls_in_one_direction(page: Path, tmp_path: Path) 
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
         )
         assert brightness(page_color) < 60 < 180 < brightness(ink)
-        label = driver.find_element("css selector", "#plot-best_of_n svg text")
-        assert brightness(label.value_of_css_property("fill")) > 140  # plots follow the page
+        for name in ("best_of_n", "usage"):
+            label = driver.find_element("css selector", f"#plot-{name} svg text")
+            assert brightness(label.value_of_css_property("fill")) > 140  # plots follow the page
     finally:
         driver.quit()
 

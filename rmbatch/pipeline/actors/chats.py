@@ -24,7 +24,7 @@ from connectors.errors import JobError, UserError
 from connectors.storage import StorageOptions
 from rmbatch.chat.client import ChatClient, ChatRequest
 from rmbatch.chat.completion import Completion
-from rmbatch.chat.connect import ChatConnection, open_client
+from rmbatch.chat.connect import ChatConnection, collect, open_client
 from rmbatch.chat.limits.accounts import check_limits
 from rmbatch.chat.serve import Directory
 from rmbatch.chat.spec import ChatSpec
@@ -34,10 +34,9 @@ from rmbatch.pipeline.actors.pools import TASK_CPUS
 
 ACTOR_CPUS = 0.1
 """The CPUs of an actor, which mostly waits for servers."""
-CHUNK = 256
-"""Requests in one message of a task."""
-GATHER_S = 0.1
-"""The time between messages to a task that takes completions as they come. Each costs about a millisecond."""
+GATHER_S, NOTE_S = 0.1, 1.0
+"""The times between messages to a task, each of which costs about a millisecond: to one that takes completions as they
+come, and to one that waits for all and only counts them meanwhile."""
 MAX_LOSSES = 30
 """The most times that a task asks again, a second apart, after an actor was lost. A restart takes some seconds."""
 AGAIN_S = 1.0
@@ -66,15 +65,10 @@ class ChatActor:
             return str(error)
         return ""
 
-    async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        """As in ``ChatClient``. Raises JobError where all must stop."""
-        try:
-            return await self._open_client().complete(requests)
-        except (ServiceError, ServiceLost) as error:
-            raise JobError(f"model {self._spec.model!r}: {error}") from None
-
-    async def as_completed(self, requests: Sequence[ChatRequest]) -> AsyncIterator[list[tuple[int, Completion]]]:
-        """As in ``ChatClient``, with the completions of GATHER_S together. Raises JobError where all must stop."""
+    async def as_completed(
+        self, requests: Sequence[ChatRequest], gather_s: float
+    ) -> AsyncIterator[list[tuple[int, Completion]]]:
+        """As in ``ChatClient``, with the completions of so long together. Raises JobError where all must stop."""
         found: list[tuple[int, Completion]] = []
         is_there = asyncio.Event()
 
@@ -93,7 +87,7 @@ class ChatActor:
         try:
             while found or not work.done():
                 await is_there.wait()
-                await asyncio.wait([work], timeout=GATHER_S)
+                await asyncio.wait([work], timeout=gather_s)
                 is_there.clear()
                 some, found[:] = found[:], []
                 if some:
@@ -126,10 +120,14 @@ class ActorConnection(ChatConnection):
 
     def as_completed(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, Completion]]:
         """As in ``ChatConnection``."""
+        return self._ask_until_all_came(requests, GATHER_S)
+
+    def _ask_until_all_came(self, requests: Sequence[ChatRequest], gather_s: float) -> Iterator[tuple[int, Completion]]:
+        """Each completion at most ``gather_s`` after it came. Requests of a lost actor are sent again."""
         left = set(range(len(requests)))
         for _ in range(MAX_LOSSES):
             streams = {
-                self._stream(actor, [requests[place] for place in places]): places
+                self._stream(actor, [requests[place] for place in places], gather_s): places
                 for actor, places in self._group_by_actor(requests, left).items()
             }
             try:
@@ -151,29 +149,14 @@ class ActorConnection(ChatConnection):
             time.sleep(AGAIN_S)
         raise self._report_loss()
 
-    def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        """As in ``ChatConnection``. It uses a few large messages, where ``as_completed`` uses many small ones."""
-        chunks = [
-            (actor, mine[start : start + CHUNK])
-            for actor, mine in self._group_by_actor(requests, range(len(requests))).items()
-            for start in range(0, len(mine), CHUNK)
-        ]
-        found: dict[int, Completion] = {}
-        for _ in range(MAX_LOSSES):
-            calls = [self._actors[actor].complete.remote([requests[each] for each in chunk]) for actor, chunk in chunks]
-            under_way, chunks = list(zip(chunks, calls)), []
-            for (actor, chunk), reference in under_way:
-                try:
-                    found.update(zip(chunk, ray.get(reference), strict=True))
-                except RayActorError:
-                    chunks.append((actor, chunk))
-            if not chunks:
-                return [found[place] for place in range(len(requests))]
-            time.sleep(AGAIN_S)
-        raise self._report_loss()
+    def complete(
+        self, requests: Sequence[ChatRequest], note: Callable[[Completion], object] | None = None
+    ) -> list[Completion]:
+        """As in ``ChatConnection``. It uses few large messages, where ``as_completed`` uses many small ones."""
+        return collect(self._ask_until_all_came(requests, NOTE_S), note)
 
-    def _stream(self, actor: int, requests: Sequence[ChatRequest]) -> Any:
-        return self._actors[actor].as_completed.options(num_returns="streaming").remote(requests)
+    def _stream(self, actor: int, requests: Sequence[ChatRequest], gather_s: float) -> Any:
+        return self._actors[actor].as_completed.options(num_returns="streaming").remote(requests, gather_s)
 
     def _group_by_actor(self, requests: Sequence[ChatRequest], places: Iterable[int]) -> dict[int, list[int]]:
         """Group the places of requests by the number of their actor."""

@@ -89,6 +89,23 @@ def test_error_ends_iteration_and_keeps_sent_answers(one: HostileServer, tmp_pat
     assert completions[3].from_cache
 
 
+def test_answers_under_way_come_before_the_error(one: HostileServer) -> None:
+    for name in NAMES[:8]:
+        one.plan(name, Late(0.5))
+    one.plan("wrong", Status(404, body={"error": {"message": "no model judge"}}))
+
+    found = []
+
+    async def work() -> None:
+        async with ChatClient(spec(one, in_flight=9), patience=CALM) as client:
+            async for place, _ in client.as_completed(asked(*NAMES[:8], "wrong")):
+                found.append(place)
+
+    with pytest.raises(ServiceError, match="404 no model judge"):
+        asyncio.run(work())
+    assert sorted(found) == list(range(8))  # they are paid for, so who counts them must see them
+
+
 @contextmanager
 def connected_here(chat: ChatSpec, folder: Path) -> Iterator[ChatConnection]:
     yield connect_chat(chat)

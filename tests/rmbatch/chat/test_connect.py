@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from connectors.errors import JobError
-from rmbatch.chat.connect import connect_chat
+from rmbatch.chat.connect import complete_counted, connect_chat
 from rmbatch.chat.spec import ChatSpec
+from rmbatch.costs import usage
 from rmbatch.endpoints.connections import close_all
 from tests.rmbatch.chat.completing import asked, chats, spec
 from tests.servers.hostile import HostileServer, Late, Status
@@ -40,6 +42,22 @@ def test_failed_clients_are_closed(one: HostileServer) -> None:
     assert threading.active_count() <= before + 1
     one.always = None
     assert complete(spec(one), "q") == [("said q",)]
+
+
+def test_answers_are_counted_while_others_are_under_way(one: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "REPORT_EVERY_S", 0.0)
+    one.plan("slow", Late(1.0))
+    counted: Counter[str] = Counter()
+    under_way: list[int] = []
+
+    def report(counts: Mapping[str, int]) -> None:
+        counted.update(counts)
+        under_way.append(one.under_way)
+
+    with usage.report_to(report):
+        complete_counted(spec(one), asked("slow", "a", "b"), "judge", lambda *_: ())
+    assert under_way[0] >= 1  # a kill now loses what is under way alone
+    assert counted["judge.answers"] == len(chats(one)) == 3
 
 
 def test_forked_process_opens_its_own_client(one: HostileServer) -> None:

@@ -169,6 +169,18 @@ def test_a_task_takes_completions_as_they_come(local_ray: None, server: HostileS
     }
 
 
+def test_completions_are_noted_while_others_are_under_way(
+    local_ray: None, server: HostileServer, tmp_path: Path
+) -> None:
+    server.plan("slow", Late(5.0))
+    texts = ["slow", *(f"question {n}" for n in range(100))]
+    under_way = []
+    with opened(spec(server, tmp_path)) as chats:
+        found = only(chats).complete(asked(texts), lambda _: under_way.append(server.under_way))
+    assert [each.texts for each in found] == [(f"said {text}",) for text in texts]
+    assert (len(under_way), under_way[0], under_way[-1]) == (101, 1, 0)
+
+
 def test_a_task_that_wants_no_more_cancels_what_is_under_way(
     local_ray: None, server: HostileServer, tmp_path: Path
 ) -> None:
