@@ -282,7 +282,8 @@ class _Source:
                 break
         near = [text for text, *_ in process.extract(row, list(dict.fromkeys(ids)), limit=3, score_cutoff=60)]
         hint = f"near ones: {', '.join(near)}" if near else f"the first ids are {', '.join(ids[:3])}"
-        return f"no row of {self.folder.url} has the {column} {row!r}; {hint if ids else 'no row has one'}"
+        unfinished = ", and the output is not finished" if self.schema is None else ""
+        return f"no row of {self.folder.url} has the {column} {row!r}{unfinished}; {hint if ids else 'no row has one'}"
 
 
 def _is_named(path: str, name: str) -> bool:

@@ -135,6 +135,7 @@ def build_report(folder: Folder, manifest: Mapping[str, Any], asked: ReportOptio
         "finished": manifest.get("finished"),
         "rows": dict(manifest.get("rows") or {}),
         "read_rows": rows.dataset.num_rows,
+        "has_pools": True,
         "columns": {"by": scores.by, "gold": scores.gold, "source": columns.source},
         "num_prompts": found["picks"]["prompts"],
         "num_candidates": found["picks"]["candidates"],
@@ -149,11 +150,25 @@ def build_report(folder: Folder, manifest: Mapping[str, Any], asked: ReportOptio
         "usage": _read_usage(folder, display),
         "examples": _read_examples(wide, texts, scores.examples.places()) if has_text else [],
     }
+    if tally.comparison is not None and report["picks"]["kept"]:
+        report["picks"]["kept_by_tie"] = tally.comparison.tied  # over all rows, also those that were not written
+    if rows.group is not None and (report["rows"].get("rejected", 0) and _drops_rejected(job)):
+        _leave_out_pools(report)
     report["sample"]["of"] = report["num_prompts"]
     kinds = KINDS_OF_CORRECTION if is_corrected else KINDS if columns.gold else KINDS_WITHOUT_GOLD
     report["kinds_of_examples"] = dict(kinds)
     report["findings"] = find_all(report)
     return report
+
+
+def _drops_rejected(job: Mapping[str, Any]) -> bool:
+    return bool((job.get("output") or {}).get("rejected") == "drop")
+
+
+def _leave_out_pools(report: dict[str, Any]) -> None:
+    """Leave out what compares picks with their pool: of flat rows without the rejected ones it is not known."""
+    report |= {"has_pools": False, "curve": None, "agreement": None, "drift": None, "pairs": None, "length": []}
+    report["picks"] |= {"worth": None, "ties": {}, "ties_that_matter": None}
 
 
 def _choose_columns(rows: FinishedRows, job: Mapping[str, Any], asked: ReportOptions) -> Columns:

@@ -31,7 +31,7 @@ def _show(each: Plain, report: Plain, *, is_open: bool) -> str:
     rows = [
         [
             label,
-            one["number"] + 1,
+            one["number"],
             one["source"],
             *(one["scores"][name] for name in names),
             *([one["gold"]] if has_gold else []),

@@ -192,6 +192,13 @@ class PairExport:
     reads_candidates: ClassVar[bool] = True
 
     def check(self, rule: ExportRule) -> None:
+        by_policy = {
+            "threshold": {"above", "below", "max_pairs"},
+            "all_above_margin": {"max_pairs"},
+            "random": {"seed"},
+        }
+        read = {"pairs", "min_margin", "same_length_band", *by_policy.get(rule.pairs, ())}
+        check_unread(f"pairs: {rule.pairs}", rule, read)
         if rule.pairs == "threshold":
             check_thresholds("pairs: threshold", rule)
 
@@ -210,6 +217,13 @@ class PairExport:
         paired = np.zeros(pool.num_prompts, bool)
         paired[pool.owner[pairs.chosen]] = True
         return pairs, count_reasons({"not_selected": ~kept, "no_pair": kept & ~paired})
+
+
+def check_unread(what: str, rule: ExportRule, read: Collection[str]) -> None:
+    """Raises UserError for a setting that would change nothing. ``read``: those that are read, beside ``by``."""
+    for name, field in ExportRule.model_fields.items():
+        if name not in {"by", *read} and getattr(rule, name) != field.default:
+            raise UserError(f"{name}: {getattr(rule, name)} changes nothing here ({what}); leave it out")
 
 
 def check_thresholds(what: str, rule: ExportRule) -> None:

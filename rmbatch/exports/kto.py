@@ -26,7 +26,10 @@ class Labels(SingleExport):
         "between": "no usable candidate of the prompt reaches a threshold",
     }
 
+    reads: ClassVar[frozenset[str]] = frozenset({"above", "below"})
+
     def check(self, rule: ExportRule) -> None:
+        super().check(rule)
         check_thresholds("kto", rule)
 
     def rows(self, block: Block, rule: ExportRule) -> Exported:

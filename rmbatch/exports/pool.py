@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from connectors.errors import UserError
 from rmbatch.correction import columns as corrected
 from rmbatch.generation.candidates import GENERATION
-from rmbatch.rows.messages import TEXT, combine_chunks, is_list, is_text, offsets_of
+from rmbatch.rows.messages import TEXT, MisfitError, combine_chunks, fit_lists, is_list, is_text, offsets_of
 from rmbatch.rows.roles import Roles, flatten
 from rmbatch.selection.rank import SelectionRule, select
 from rmbatch.stages.select import RANK
@@ -31,7 +31,7 @@ REASONS = {
     "no_text": "the candidate has no text",
     "cut_off": "the candidate was cut off, or could not be generated",
     "is_reference": "the candidate is the reference, word for word",
-    "no_score": "the candidate has no score",
+    "no_score": "the candidate has no finite score",
 }
 """Why a candidate is not usable, and what it means; of several reasons the first counts."""
 _CODES = tuple(REASONS)
@@ -190,9 +190,10 @@ def _floats(table: pa.Table, name: str, offsets: NDArray[np.int64]) -> NDArray[n
         raise UserError(f"the rows have no column {name!r}; they have {known or 'no scores, so score them first'}")
     values = combine_chunks(table[name])
     if is_list(values.type):
-        if not np.array_equal(offsets_of(values), offsets):
-            raise UserError(f"the lists in {name!r} are not as long as the lists of candidates")
-        values = values.flatten()
+        try:
+            values = fit_lists(values, offsets)
+        except MisfitError:
+            raise UserError(f"the lists in {name!r} are not as long as the lists of candidates") from None
     return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)  # null becomes NaN
 
 
@@ -215,7 +216,7 @@ def _find_reasons(
     is_space = pc.or_(pc.utf8_is_space(response), pc.equal(response, ""))
     is_empty = np.asarray(pc.fill_null(is_space, True))
     is_reference = np.zeros(len(response), bool) if reference is None else _is_copy(response, reference, owner)
-    found = (_has_no_prompt(prompt)[owner], is_empty, broken, is_reference, np.isnan(score))
+    found = (_has_no_prompt(prompt)[owner], is_empty, broken, is_reference, ~np.isfinite(score))
     return np.select(found, range(len(_CODES)), -1).astype(np.int8)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import ClassVar
 
-from rmbatch.exports.base import ExportRule
+from rmbatch.exports.base import ExportRule, check_unread
 from rmbatch.rows.roles import Roles
 
 
@@ -14,8 +14,11 @@ class SingleExport:
     compares: ClassVar[bool] = False
     reads_candidates: ClassVar[bool] = True
 
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """The settings that it reads, beside ``by``."""
+
     def check(self, rule: ExportRule) -> None:
-        """Every rule fits."""
+        check_unread("this format makes no pairs", rule, self.reads)
 
     def check_columns(self, roles: Roles, names: Collection[str]) -> None:
         """Candidates are enough."""

@@ -23,6 +23,7 @@ class Prompts(SingleExport):
 
     about = "prompts with their ground truth, for reinforcement learning with verl"
     reads_candidates = False
+    reads = frozenset({"data_source"})
     reasons: ClassVar[Mapping[str, str]] = {
         "no_reference": "the prompt has no reference, so no rule can score an answer",
         "no_prompt": "the prompt, or one of its messages, is missing",

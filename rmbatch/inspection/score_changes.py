@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmbatch.evaluation.ragged import Ragged
 from rmbatch.inspection.rank_pairs import Floats, Ints, count_pairs
 
 BINS = np.linspace(-1.0, 1.0, 11)
@@ -58,12 +59,12 @@ class ScoreChanges:
             "no_score": ~has_a & ~has_b,
         }.items():
             self.counts[name] += int(np.count_nonzero(where))
-        with np.errstate(invalid="ignore"):  # equal infinities have not changed
-            change = np.where(is_same[both], 0.0, b[both] - a[both])
-        finite = np.isfinite(change)
-        self._num_finite += int(np.count_nonzero(finite))
-        self._sum += float(change[finite].sum())
-        self._sum_absolute += float(np.abs(change[finite]).sum())
+        finite = np.isfinite(a) & np.isfinite(b)
+        change = b[finite] - a[finite]
+        self._num_finite += len(change)
+        self._sum += float(change.sum())
+        self._sum_absolute += float(np.abs(change).sum())
+        self._add_firsts(a, b, offsets)
         places = np.flatnonzero(both)
         return self._add_ranks(a[both], b[both], _narrow(offsets, both), places)
 
@@ -78,16 +79,21 @@ class ScoreChanges:
         self.num_all_tied += int(np.count_nonzero(~defined & (lengths > 1)))
         self._tau += float(tau[defined].sum())
         self.histogram += np.histogram(tau[defined], BINS)[0]
-        same, overlaps, changed = _compare_firsts(a, b, offsets)
-        self.first_place["same"] += same
-        self.first_place["overlaps"] += overlaps
-        self.first_place["changed"] += changed
         flips = np.flatnonzero(pairs.flipped)
         self.num_with_flip += len(flips)
         return [
             Flip(float(pairs.size[each]), int(places[pairs.first[each]]), int(places[pairs.second[each]]))
             for each in flips
         ]
+
+    def _add_firsts(self, a: Floats, b: Floats, offsets: Ints) -> None:
+        """Compare the best responses of each prompt that has a score in both; no score is no best one."""
+        best_a, best_b = _find_best(a, offsets), _find_best(b, offsets)
+        is_told = (_sums(best_a, offsets) > 0) & (_sums(best_b, offsets) > 0)
+        differ, shared = _sums(best_a != best_b, offsets) > 0, _sums(best_a & best_b, offsets) > 0
+        self.first_place["same"] += int(np.count_nonzero(is_told & ~differ))
+        self.first_place["overlaps"] += int(np.count_nonzero(is_told & differ & shared))
+        self.first_place["changed"] += int(np.count_nonzero(is_told & ~shared))
 
     def plain(self) -> dict[str, Any]:
         """As plain values. Means are None where there is nothing to average."""
@@ -185,14 +191,8 @@ def _sums(values: NDArray[Any], offsets: Ints) -> Ints:
     return sums
 
 
-def _compare_firsts(a: Floats, b: Floats, offsets: Ints) -> tuple[int, int, int]:
-    """Of the prompts with candidates: how many have the same best ones by both scores, some in common, none."""
-    filled = np.flatnonzero(np.diff(offsets))
-    if not len(filled):
-        return 0, 0, 0
-    starts, lengths = offsets[filled], np.diff(offsets)[filled]
-    best_a, best_b = (each == np.repeat(np.maximum.reduceat(each, starts), lengths) for each in (a, b))
-    ends = np.append(starts, offsets[-1])
-    differ, shared = _sums(best_a != best_b, ends) > 0, _sums(best_a & best_b, ends) > 0
-    same, changed = int(np.count_nonzero(~differ)), int(np.count_nonzero(~shared))
-    return same, len(filled) - same - changed, changed
+def _find_best(values: Floats, offsets: Ints) -> NDArray[np.bool_]:
+    """Which candidates have the highest score of their prompt."""
+    lists = Ragged(values, offsets)
+    found: NDArray[np.bool_] = values == np.repeat(lists.maximum(), lists.counts)
+    return found

@@ -8,7 +8,7 @@ program, a test and a terminal read the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -107,6 +107,7 @@ def tell_row(table: pa.Table, roles: Roles, job: Mapping[str, Any], part: str) -
     texts = view.column("response").to_pylist() if view.has("response") else []
     per_response = _PerResponse(row, len(texts), nested=view.offsets is not None)
     candidates = [_tell_candidate(number, text, per_response, job) for number, text in enumerate(texts)]
+    candidates = _tell_ties(candidates, job)
     correction = {name.removeprefix("correct."): row[name] for name in row if name.startswith("correct.")}
     told = {*roles.columns(), *per_response.names, *_OF_ROW, *(f"correct.{name}" for name in correction)}
     return Story(
@@ -162,6 +163,28 @@ def _tell_candidate(number: int, text: str | None, values: _PerResponse, job: Ma
         values.get(chosen.VALUE, number),
         details if isinstance(details, Mapping) else None,
     )
+
+
+def _tell_ties(candidates: Sequence[CandidateStory], job: Mapping[str, Any]) -> list[CandidateStory]:
+    """The candidates; of one that was outranked by an equal one the meaning says so."""
+    last = max((each for each in candidates if each.rank is not None), key=lambda each: each.rank or 0, default=None)
+    ties = (job.get("select") or {}).get("ties", "hash")
+    tied = f"an equal candidate was preferred (select.ties: {ties})"
+    return [
+        replace(each, meaning=tied)
+        if last is not None and each.reason == "outranked" and _value_of(each, job) == _value_of(last, job) is not None
+        else each
+        for each in candidates
+    ]
+
+
+def _value_of(candidate: CandidateStory, job: Mapping[str, Any]) -> float | None:
+    """What a candidate was ranked by. None: nothing tells."""
+    by = (job.get("select") or {}).get("by")
+    if candidate.value is not None or (by is not None and not isinstance(by, str)):
+        return candidate.value
+    name = by or (next(iter(candidate.scores)) if len(candidate.scores) == 1 else "total")
+    return candidate.scores[name].score if name in candidate.scores else None
 
 
 def explain_reason(reason: str, job: Mapping[str, Any]) -> str:

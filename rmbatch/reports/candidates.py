@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from connectors.errors import UserError
 from rmbatch.evaluation.ragged import Floats, Ragged
 from rmbatch.exports.pool import gather_prompts
-from rmbatch.rows.messages import combine_chunks, is_list, is_text, offsets_of
+from rmbatch.rows.messages import MisfitError, combine_chunks, fit_lists, is_list, is_text, offsets_of
 from rmbatch.rows.roles import Roles, flatten
 from rmbatch.settings.names import nearest
 from rmbatch.stages.select import RANK, VALUE
@@ -181,9 +181,11 @@ def _flat(table: pa.Table, name: str, offsets: NDArray[np.int64], *, nested: boo
         raise UserError(
             f"the column {name!r} holds one value a row, and one for each candidate is needed; name another"
         )
-    if not np.array_equal(offsets_of(values), offsets):
-        raise UserError(f"the lists in {name!r} are not as long as the lists of candidates; name another column")
-    return values.flatten()
+    try:
+        return fit_lists(values, offsets)
+    except MisfitError:
+        message = f"the lists in {name!r} are not as long as the lists of candidates; name another column"
+        raise UserError(message) from None
 
 
 def _floats(values: pa.Array) -> Floats:

@@ -83,7 +83,8 @@ def rate_prompts(found: Candidates) -> dict[str, Floats]:
             rated["best"], rated["worst"] = own, -own
         else:
             with np.errstate(invalid="ignore"):
-                apart = own - lists.sum(np.nan_to_num(measure)) / lists.sum(~np.isnan(measure))
+                finite = np.isfinite(measure)
+                apart = own - lists.sum(np.where(finite, measure, 0.0)) / lists.sum(finite)
                 lost = lists.maximum() - own
             rated["best"], rated["worst"] = np.where(apart > 0, apart, np.nan), np.where(lost > 0, lost, np.nan)
     contest = [_standardise(found.ragged(each)) for each in _opinions(found)]

@@ -110,16 +110,16 @@ def _about_ties(report: Plain) -> Iterator[dict[str, str]]:
         return
     ties, gold = picks["ties"].get(picks["by"]), report["columns"]["gold"]
     if picks["kept"]:
-        tied, of = picks["kept_by_tie"], picks["kept"]
+        tied, of, differ = picks["kept_by_tie"], picks["kept"], picks["ties_that_matter"]
         text = f"A tie decided {tied:,} of {of:,} picks ({tied / of:.1%})"
     elif ties and ties["prompts"]:
-        tied, of = ties["tied"], ties["prompts"]
+        tied, of, differ = ties["tied"], ties["prompts"], ties["that_matter"]
         text = f"A tie decides the pick by {picks['by']} for {tied:,} of {of:,} prompts ({tied / of:.1%})"
     else:
         return
     matter = tied
-    if gold is not None and ties and tied:
-        matter = ties["that_matter"]
+    if gold is not None and tied and differ is not None:
+        matter = differ
         text += f"; in {matter:,} prompts the tied candidates differ in {gold}"
     yield _say("warning" if matter >= 0.2 * of else "note", f"{text}.")
 
@@ -147,7 +147,9 @@ def _about_rows(report: Plain) -> Iterator[dict[str, str]]:
     missing = sum(report["rows"].get(part, 0) for part in ("data", "rejected")) - report["read_rows"]
     if missing > 0:
         yield _say(
-            "note", f"{missing:,} rejected rows were not written (output.rejected: drop): no figure is about them."
+            "note",
+            f"{missing:,} rejected rows were not written (output.rejected: drop): no figure is about them"
+            + ("." if report["has_pools"] else ", and nothing is compared with the pools that they were in."),
         )
 
 

@@ -23,7 +23,10 @@ BANDS = (
 
 
 class PairLengths:
-    """Counts over pairs: of each prompt the best and the worst candidate, as ``--pairs best_worst`` exports them."""
+    """Counts over pairs: the best and the worst candidate of each prompt, as ``--pairs best_worst`` exports them.
+
+    So of prompts of which something was kept, and both with a finite score.
+    """
 
     def __init__(self) -> None:
         self._bands = np.zeros(len(BANDS), np.int64)
@@ -34,8 +37,12 @@ class PairLengths:
         """Add prompts. value and characters: one number a candidate, NaN for no score or no text."""
         usable = ~np.isnan(value) & ~np.isnan(characters)
         lists = found.ragged(np.where(usable, value, np.nan))
-        top, bottom = lists.maximum(), lists.minimum()
-        rows = np.flatnonzero(top > bottom)
+        top = lists.maximum()
+        bottom = lists.minimum(np.where(np.isfinite(lists.values), lists.values, np.nan))
+        is_pair = (top > bottom) & np.isfinite(top)
+        if found.rank is not None:
+            is_pair &= found.ragged(found.rank > 0).sum() > 0
+        rows = np.flatnonzero(is_pair)
         chosen, rejected = (_first(found, lists.values, ends, rows) for ends in (top, bottom))
         long, short = characters[chosen], characters[rejected]
         self._longer += int(np.count_nonzero(long > short))

@@ -26,7 +26,7 @@ class Picks:
         self.by, self.has_gold = by, has_gold
         self.prompts = self.candidates = 0
         self.ties = {name: {"prompts": 0, "tied": 0, "that_matter": 0} for name in names}
-        self.kept = self.kept_prompts = self.kept_by_tie = 0
+        self.kept = self.kept_prompts = self.kept_by_tie = self.ties_that_matter = 0
         self._worth = PromptMeans(3, replicates)
 
     def add(self, keys: NDArray[Any], found: Candidates) -> None:
@@ -45,7 +45,14 @@ class Picks:
         self.kept_prompts += int(np.count_nonzero(size))
         if found.by is not None:
             value = found.scores[found.by]
-            self.kept_by_tie += int(kept_by_tie(value, kept, ~kept & ~np.isnan(value), found.offsets).sum())
+            decided = kept_by_tie(value, kept, ~kept & ~np.isnan(value), found.offsets)
+            self.kept_by_tie += int(decided.sum())
+            if found.gold is not None:
+                tied = found.ragged(np.where(decided, value, np.nan)).maximum()
+                equal = value == np.repeat(tied, np.diff(found.offsets))
+                golds = found.ragged(np.where(equal & np.isfinite(found.gold), found.gold, np.nan))
+                was_tied = found.ragged(decided).sum() > 0
+                self.ties_that_matter += int(np.count_nonzero(was_tied & (golds.maximum() > golds.minimum())))
         if found.gold is not None:
             self._worth.add(keys, _compare(found, kept, size, found.gold))
 
@@ -62,7 +69,8 @@ class Picks:
 
     def plain(self) -> dict[str, Any]:
         """As plain values. ``ties``: by score, prompts whose highest score belongs to several candidates, and those of
-        them whose gold differs; ``kept_by_tie``: kept candidates that a tie-break preferred to an equal one."""
+        them whose gold differs; ``kept_by_tie``: kept candidates that a tie-break preferred to an equal one;
+        ``ties_that_matter``: prompts of these whose equal candidates differ in gold."""
         worth: dict[str, Any] | None = None
         if self.kept and self.has_gold and self._worth.counts[0]:
             means = self._worth.replicates()
@@ -78,14 +86,20 @@ class Picks:
             "kept": self.kept,
             "kept_prompts": self.kept_prompts,
             "kept_by_tie": self.kept_by_tie,
+            "ties_that_matter": self.ties_that_matter,
             "ties": self.ties,
             "worth": worth,
         }
 
 
 def _compare(found: Candidates, kept: NDArray[np.bool_], size: NDArray[np.int64], gold: Floats) -> Floats:
-    """Of each prompt the mean gold of what was kept, of all its candidates, and of as many best ones; NaN for none."""
+    """Of each prompt the mean gold of what was kept, of all that could be, and of as many best ones; NaN for none.
+
+    As for the control of ``select``, a candidate without a score could not be kept.
+    """
     known = np.isfinite(gold)
+    if found.by is not None:
+        known &= ~np.isnan(found.scores[found.by])
     lists = found.ragged(np.where(known, gold, 0.0))
     best = oracle_pick(gold, known, found.offsets, size)
     with np.errstate(invalid="ignore", divide="ignore"):

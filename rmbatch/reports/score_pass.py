@@ -116,7 +116,9 @@ class ScorePass:
             scores[name] = found.plain()
             by_source = {source: own[name].plain() for source, own in sorted(self._by_source.items())}
             scores[name]["sources"] = {source: each for source, each in by_source.items() if each["count"]}
-        counts = {name: {"count": each["count"], "nulls": each["nulls"]} for name, each in scores.items()}
+        counts = {
+            name: {"count": each["count"] + each["infinite"], "nulls": each["nulls"]} for name, each in scores.items()
+        }
         pairs = self._agreement.plain()
         return {
             "scores": scores,

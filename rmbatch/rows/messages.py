@@ -142,6 +142,33 @@ def offsets_of(lists: pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
+def fit_lists(lists: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Array:
+    """The values of lists that have one for each candidate; row i has the candidates offsets[i]:offsets[i + 1].
+
+    A null list says nothing of its row's candidates, so each has null. A row without candidates takes no values. Raises
+    MisfitError for a list of any other length.
+    """
+    begin = offsets_of(lists)
+    lengths, wanted = np.diff(begin), np.diff(offsets)
+    if np.array_equal(lengths, wanted):
+        return lists.flatten()
+    is_null = lists.is_null().to_numpy(zero_copy_only=False)
+    misfits = np.flatnonzero((lengths != wanted) & ~is_null & (wanted > 0))
+    if len(misfits):
+        raise MisfitError(int(misfits[0]))
+    row = np.repeat(np.arange(len(lists)), wanted)
+    places = begin[:-1][row] + np.arange(len(row)) - offsets[:-1][row]
+    return lists.flatten().take(pa.array(places, mask=is_null[row]))
+
+
+class MisfitError(ValueError):
+    """A list is not as long as the list of candidates."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
 def is_text(kind: pa.DataType) -> bool:
     types = pa.types
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
-from connectors.schema import HIDDEN, find_twins
+from connectors.schema import HIDDEN, ORIGIN_ROW, ORIGIN_URI, find_twins
 from rmbatch.rows import messages
 from rmbatch.rows.messages import MESSAGES, TEXT, is_list, is_text
 from rmbatch.settings.names import nearest
@@ -206,9 +206,19 @@ class FlatView:
             raise UserError(f"{name}: column {source!r} is JSON of mixed types; a list of one type per row is needed")
         if not is_list(values.type):
             return self._per_candidate(values)
-        if not np.array_equal(messages.offsets_of(values), self.offsets):
-            raise UserError(f"{name}: the lists of column {source!r} are not as long as the lists of candidates")
-        return values.flatten()
+        try:
+            return messages.fit_lists(values, self.offsets)
+        except messages.MisfitError as misfit:
+            raise UserError(
+                f"{name}: the lists of column {source!r} are not as long as the lists of candidates"
+                f"{self._describe_place(misfit.row)}"
+            ) from None
+
+    def _describe_place(self, row: int) -> str:
+        """Where a row stands in the input, if the table says so."""
+        if ORIGIN_URI not in self._table.column_names:
+            return ""
+        return f", first in row {self._table[ORIGIN_ROW][row]} of {self._table[ORIGIN_URI][row]}"
 
     def _all_columns(self) -> pa.Array:
         roles, schema = self.roles, self._table.schema

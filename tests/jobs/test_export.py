@@ -50,6 +50,8 @@ combine: {near: 1.0, short: 1.0, on_null: null}
 output: {path: OUT}
 """
 THRESHOLDS = ("--above", "0.4", "--below", "0.3")
+NEEDED = dict.fromkeys(("kto", "kto_llama_factory", "kto_ms_swift"), THRESHOLDS)
+"""Options that formats cannot do without."""
 COLUMNS = {
     "sft": ["messages", "lineage"],
     "dpo": ["prompt", "chosen", "rejected", "lineage"],
@@ -112,7 +114,7 @@ def test_datasets_loads_it_and_nothing_forbidden_is_in_it(
     output: str, to: str, rmbatch: Command, tmp_path: Path
 ) -> None:
     kind = "jsonl" if output.endswith("jsonl") else "parquet"
-    ended = rmbatch("export", output, "--to", to, "--out", "made", "--as", kind, *THRESHOLDS, "--json")
+    ended = rmbatch("export", output, "--to", to, "--out", "made", "--as", kind, *NEEDED.get(to, ()), "--json")
     assert ended.code == 0, ended.err
     rows = load(tmp_path / "made")
     assert sorted(rows.column_names) == sorted(COLUMNS[to])
@@ -176,7 +178,7 @@ def test_llama_factory_finds_its_dataset_info(outputs: dict[str, str], rmbatch: 
 
 def test_labels_of_kto_are_the_same_in_all_forms(outputs: dict[str, str], rmbatch: Command, tmp_path: Path) -> None:
     for to in ("kto", "kto_llama_factory", "kto_ms_swift"):
-        assert rmbatch("export", outputs["nested"], "--to", to, "--out", to, *THRESHOLDS).code == 0
+        assert rmbatch("export", outputs["nested"], "--to", to, "--out", to, *NEEDED.get(to, ())).code == 0
     rows, theirs, swift = (read(tmp_path / to) for to in ("kto", "kto_llama_factory", "kto_ms_swift"))
     said = [(row["prompt"][-1]["content"], row["completion"][0]["content"], row["label"]) for row in rows]
     assert {label for *_, label in said} == {True, False}
@@ -257,6 +259,9 @@ def test_what_a_killed_export_left_is_removed(outputs: dict[str, str], rmbatch: 
         (["--to", "dpo_trl"], "there is no export called 'dpo_trl'; "),
         (["--to", "kto"], "kto needs two thresholds, above and below"),
         (["--to", "kto", "--above", "1", "--below", "2"], "above, 1, has to be higher than below, 2"),
+        (["--to", "sft", "--above", "1"], "above: 1.0 changes nothing here (this format makes no pairs); leave it out"),
+        (["--to", "sft", "--pairs", "adjacent"], "pairs: adjacent changes nothing here"),
+        (["--to", "dpo", "--below", "0"], "below: 0.0 changes nothing here (pairs: best_worst)"),
         (["--to", "dpo", "--pairs", "threshold"], "pairs: threshold needs two thresholds"),
         (["--to", "dpo", "--pairs", "best"], "best_worst"),
         (["--to", "dpo", "--min-margin", "9"], "no row to write: 7 prompts no_pair"),

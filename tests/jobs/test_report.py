@@ -82,6 +82,27 @@ def test_shapes_and_formats_of_rows_give_the_same_figures(
     assert found["nested"][:2] == [40, 160]
 
 
+def test_flat_rows_without_the_rejected_ones_are_compared_with_no_pool(rmbatch: Command, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", flat_rows())
+    (tmp_path / "job.yaml").write_text(JOB.replace("IN,", f"{tmp_path}/in, ").replace("OUT}", f"{tmp_path}/out}}"))
+    settings = ("input.group.by=uid", "select.ties=first", "run.on=here")
+    found = {}
+    for rejected in ("keep", "drop"):
+        output = f"{tmp_path}/{rejected}"
+        told = (*settings, f"output.rejected={rejected}", f"output.path={output}")
+        assert rmbatch("run", "job.yaml", *told).code == 0
+        assert rmbatch("report", output, "--gold", "truth").code == 0
+        found[rejected] = figures(Path(f"{output}.report"))
+    kept, dropped = found["keep"], found["drop"]
+    assert kept["has_pools"]
+    assert kept["picks"]["worth"]["prompts"] == 40
+    assert not dropped["has_pools"]
+    assert [dropped[name] for name in ("curve", "agreement", "drift", "pairs", "length")] == [None] * 4 + [[]]
+    assert dropped["picks"]["worth"] is None
+    assert dropped["picks"]["kept"] == kept["picks"]["kept"] == 40
+    assert any("nothing is compared with the pools" in each["text"] for each in dropped["findings"])
+
+
 def test_folder_holds_page_plots_and_figures_beside_the_output(
     outputs: dict[str, str], rmbatch: Command, tmp_path: Path
 ) -> None:

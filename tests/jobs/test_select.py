@@ -190,6 +190,17 @@ def test_choice_by_texts_over_rows_without_texts_is_refused(
     assert summary.tally["select.kept"] == 2
 
 
+def test_row_without_scores_is_rejected_and_a_row_with_too_many_is_named(tmp_path: Path) -> None:
+    good = {"responses": ["a", "b"], "score.math": [0.0, 1.0]}
+    write_parquet(tmp_path / "in/a.parquet", [good, {"responses": ["a", "b"], "score.math": None}])
+    summary = run(job(tmp_path / "in", tmp_path / "out", {"by": "math"}))
+    assert summary.rows == {"data": 1, "rejected": 1, "dead_letters": 0}
+    assert rows(tmp_path / "out", "rejected")[0]["select.reason"] == ["no_score", "no_score"]
+    write_parquet(tmp_path / "odd/a.parquet", [good, {"responses": ["a"], "score.math": [0.0, 1.0]}])
+    with pytest.raises(UserError, match=r"not as long as the lists of candidates, first in row 1 of .*odd/a\.parquet"):
+        run(job(tmp_path / "odd", tmp_path / "other", {"by": "math"}))
+
+
 def test_plan_shows_choice_of_first_rows(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in/a.parquet", scored(5))
     plan = make_plan(parse_job(job(tmp_path / "in", tmp_path / "out", {"by": "math"}), "test"))

@@ -37,12 +37,15 @@ def test_score_changes_equal_a_restatement(prompts: list, block: int) -> None:
         "lost": sum(not math.isnan(a) and math.isnan(b) for a, b in flat),
         "no_score": sum(math.isnan(a) and math.isnan(b) for a, b in flat),
     }
-    moved = [0.0 if a == b else b - a for a, b in both if a == b or math.isfinite(b - a)]
+    moved = [b - a for a, b in both if math.isfinite(a) and math.isfinite(b)]
     assert plain["mean_change"] == (pytest.approx(sum(moved) / len(moved)) if moved else None)
     scored = [[pair for pair in prompt if not any(map(math.isnan, pair))] for prompt in prompts]
     firsts = {"same": 0, "overlaps": 0, "changed": 0}
-    for prompt in filter(None, scored):
-        best = [{i for i, pair in enumerate(prompt) if pair[s] == max(p[s] for p in prompt)} for s in (0, 1)]
+    for prompt in prompts:
+        known = [[pair[side] for pair in prompt if not math.isnan(pair[side])] for side in (0, 1)]
+        if not all(known):
+            continue
+        best = [{i for i, pair in enumerate(prompt) if pair[side] == max(known[side])} for side in (0, 1)]
         firsts["same" if best[0] == best[1] else "overlaps" if best[0] & best[1] else "changed"] += 1
     assert plain["first_place"] == firsts
     tau = plain["tau"]

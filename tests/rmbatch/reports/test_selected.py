@@ -47,6 +47,29 @@ def test_kept_is_compared_with_random_and_oracle() -> None:
     assert [plain["worth"][name]["mean"] for name in ("selected", "random", "oracle")] == [0.5, 0.5, 1.0]
 
 
+def test_ties_that_matter_are_those_of_the_picks_and_a_candidate_without_a_score_is_in_no_pool() -> None:
+    scores: Lists = [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, None]]
+    rank = np.array([1, 0, 1, 0, 0, 0, 1, 0], np.int32)  # nothing was kept of the third
+    gold = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    picks = Picks(["a"], "a", has_gold=True)
+    picks.add(prompt_keys(0, 4), candidates(scores, gold=gold, rank=rank))
+    plain = picks.plain()
+    assert (plain["kept_by_tie"], plain["ties_that_matter"], plain["ties"]["a"]["that_matter"]) == (2, 1, 2)
+    means = [plain["worth"][name]["mean"] for name in ("selected", "random", "oracle")]
+    assert means == pytest.approx([1 / 3, 0.5, 2 / 3])
+
+
+def test_pair_lengths_are_of_prompts_that_were_kept_and_of_finite_scores() -> None:
+    scores: Lists = [[1.0, 0.0], [1.0, 0.0], [np.inf, 0.0], [1.0, -np.inf, 0.0]]
+    rank = np.array([1, 0, 0, 0, 1, 0, 1, 0, 0], np.int32)
+    lengths = np.array([4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 9.0, 1.0, 3.0])
+    table = PairLengths()
+    table.add(candidates(scores, rank=rank), flat(scores), lengths)
+    plain = table.plain()
+    assert plain is not None
+    assert (plain["pairs"], plain["chosen_characters"], plain["rejected_characters"]) == (2, 6.5, 2.5)
+
+
 @given(score_lists(), st.data())
 def test_pair_lengths_are_those_of_best_and_worst(scores: list[Lists], data: st.DataObject) -> None:
     (own,) = scores
