@@ -329,13 +329,15 @@ class RowJob(JobType[J]):
             spec, needs, board = output_spec(self.job, prepared), prepared.needs, executor.board()
             attempts = Attempts(self.private.folder("attempts"), run)
             work = BlockWork(prepared.stages, attempts, prepared.group, prepared.part)
+            # a retry's rows are scattered, and servers answer those of a task at the same time
+            gathers = bool(needs.askers) and self.ledger.read_retried() is not None
             tasks = cut_tasks(
                 dataset,
                 missing,
                 spec.file_bytes,
                 executor.num_cpus,
                 splittable=prepared.group is None,
-                min_rows=MIN_SPLIT_ROWS if needs.askers else 1,  # servers answer the rows of a task at the same time
+                min_rows=MIN_SPLIT_ROWS if gathers else 1,
             )
             before: Counter[str] = Counter()
             for record in commits:
