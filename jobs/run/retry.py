@@ -141,7 +141,7 @@ def retry_job(job: JobConfig, where: str, display: Display) -> Any:
             with display.show_step("looking for the rows"):
                 chosen = _Chosen.find(ledger, rule, prepared.output_schema, prepared.group)
             if chosen.rows:
-                discard_exports(run.job)  # their rows change, so they are written anew at the end of this or the next run
+                discard_exports(run.job)  # their rows change; the end of this or the next run writes them anew
                 spec = output_spec(run.job, prepared)
                 num_rows = stage_retry(ledger, spec, secrets.token_hex(4), chosen.rows, rule.ask_again)
                 display.say(f"retry: {num_rows:,} rows are done again, for {chosen.describe()}")
