@@ -107,8 +107,8 @@ bench: $(SERVED)  ## The measurements behind docs/benchmarks.md; takes a quiet m
 	$(BIN)/python -m tests.bench.chat_client
 	$(BIN)/python -m tests.bench.governor
 
-chaos: $(READY)  ## Kills, faulty storage and rows that kill their worker, at full size.
-	$(BIN)/python -m pytest tests/chaos -m chaos -s -q
+chaos: $(SERVED)  ## Kills, faulty storage and rows that kill their worker, at full size.
+	$(BIN)/python -m pytest -m chaos -s -q
 
 clean:
 	rm -rf $(VENV) $(VERL_VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

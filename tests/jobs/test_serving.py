@@ -185,6 +185,7 @@ def test_model_that_cannot_be_loaded_is_one_line_before_any_work(local_ray: None
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
+@pytest.mark.chaos
 def test_servers_that_keep_dying_stop_the_job(local_ray: None, model: Path, tmp_path: Path) -> None:
     (model / "deadly").write_text("Count 7.")
     with pytest.raises(JobError, match=r"its server died \d+ times, the last time since it was killed by SIGKILL"):

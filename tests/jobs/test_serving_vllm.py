@@ -92,6 +92,7 @@ def answers(tmp_path: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in found)
 
 
+@pytest.mark.chaos
 def test_deaths_and_hangs_of_the_engine_cost_no_score(local_ray: None, model: str, tmp_path: Path) -> None:
     def trouble() -> None:
         for at_answers, sent in ((5, signal.SIGKILL), (20, signal.SIGSTOP)):
