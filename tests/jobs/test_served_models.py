@@ -133,6 +133,7 @@ def replicas() -> list[psutil.Process]:
     return [each for each in psutil.process_iter(["name"]) if (each.info["name"] or "").startswith("ray::Replica")]
 
 
+@pytest.mark.chaos
 def test_killed_replica_costs_no_row(local_ray: None, models: dict[str, str], tmp_path: Path) -> None:
     job = {
         "job": "best_of_n",

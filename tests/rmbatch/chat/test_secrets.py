@@ -28,7 +28,7 @@ ECHOES = [
     "x" * 4090 + KEY,
 ]
 FAST = Patience(
-    attempts=2, timeout_s=5, give_up_s=0.3, backoff_s=0.01, max_backoff_s=0.02, cooldown_s=0.02, lost_after_s=0.3
+    attempts=2, timeout_s=60, give_up_s=0.3, backoff_s=0.01, max_backoff_s=0.02, cooldown_s=0.02, lost_after_s=0.3
 )
 PARTS = (KEY, KEY[:9], KEY[3:])
 
