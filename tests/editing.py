@@ -7,8 +7,10 @@ with editor_server(lambda seen: seen.best + " better") as server:
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tests.jobs.running import run
 from tests.servers.hostile import HostileServer
 
 
@@ -89,3 +91,17 @@ def requests(server: HostileServer) -> list[Told]:
     """What it was asked, in order, without questions whether it is there."""
     told = [Told(body) for _, body, _ in server.asked if body is not None]
     return [each for each in told if each.text != "Say hi."]
+
+
+def correct_by_math(source: Path, output: Path | str, server: HostileServer, **more: Any) -> None:
+    """Run a job that has this server edit what math_verify calls wrong. ``more``: settings of ``correct:``."""
+    editor = {"endpoint": server.url, "model": "editor"}
+    run(
+        {
+            "job": "correct",
+            "input": {"path": str(source)},
+            "rewards": {"math": {"reward": "math_verify"}},
+            "correct": {"gate": {"below": 1.0}, "editor": editor, **more},
+            "output": {"path": str(output)},
+        }
+    )

@@ -50,7 +50,10 @@ class UsageLog:
         self._save(counts)
 
     def _save(self, counts: Mapping[str, int]) -> None:
+        """Note the counts; none at all say nothing, for a board that cannot be asked just now has none either."""
         self._saved_at = time.monotonic()
+        if not counts:
+            return
         if any(counts.get(what, 0) < count for what, count in self._counts.items()):
             self._before += self._counts  # the board's process was lost; the new one counts from zero
         self._counts = Counter(counts)

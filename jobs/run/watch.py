@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from connectors.faults import is_storage_error
 from jobs.run.services import Services
 from jobs.run.usage import UsageLog
 from jobs.show.correction import correction_note
@@ -45,7 +46,9 @@ def watch(
                 counts = Counter(board.counts())
                 try:
                     services.running.save_usage()
-                except OSError as error:  # the next poll tries again; the job itself stops if the store is gone
+                except Exception as error:  # the next poll tries again; the job itself stops if the store is gone
+                    if not is_storage_error(error):
+                        raise
                     display.say(f"warning: the usage of budgets could not be kept: {error}")
                 usage.save(counts)
                 costs, done_now = services.describe_costs(counts), done + counts["rows"]

@@ -11,11 +11,10 @@ one try is ``transport.py``, kept answers are ``rmbatch/stores/answers.py``; whe
         async with aclosing(client.as_completed(requests)) as found:
             async for place, completion in found: ...    # each as soon as it is there
 
-Equal requests are one: the answer is found in the cache, the newest where a retry has asked for another one, or the
-second waits for the first. For several samples set
-``n``, or give requests seeds. Both methods raise ServiceError (a mistake in the job: key, model, URL), BudgetExhausted
-(the job goes on when there is money again) and ServiceLost; then nothing more is sent, and the answers to what was sent
-are waited for and kept.
+Equal requests are one: the answer is found in the cache (the newest, where a retry has asked for another one), or the
+second waits for the first. For several samples set ``n``, or give requests seeds. Both methods raise ServiceError (a
+mistake in the job: key, model, URL), BudgetExhausted (the job goes on when there is money again) and ServiceLost; then
+nothing more is sent, and the answers to what was sent are waited for and kept.
 """
 
 import asyncio

@@ -190,11 +190,16 @@ def _floats(table: pa.Table, name: str, offsets: NDArray[np.int64]) -> NDArray[n
         raise UserError(f"the rows have no column {name!r}; they have {known or 'no scores, so score them first'}")
     values = combine_chunks(table[name])
     if is_list(values.type):
-        try:
-            values = fit_lists(values, offsets)
-        except MisfitError:
-            raise UserError(f"the lists in {name!r} are not as long as the lists of candidates") from None
+        values = _fit(values, offsets, name)
     return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)  # null becomes NaN
+
+
+def _fit(lists: pa.Array, offsets: NDArray[np.int64], name: str, cure: str = "") -> pa.Array:
+    """The values of a column of lists, one for each candidate. Raises UserError for lists of other lengths."""
+    try:
+        return fit_lists(lists, offsets)
+    except MisfitError:
+        raise UserError(f"the lists in {name!r} are not as long as the lists of candidates{cure}") from None
 
 
 def _ranks(column: pa.ChunkedArray, num_candidates: int) -> NDArray[np.int32]:
@@ -274,9 +279,7 @@ def _details(table: pa.Table, offsets: NDArray[np.int64]) -> list[pa.Array]:
             continue
         values = combine_chunks(table[name])
         if is_list(values.type):
-            if not np.array_equal(offsets_of(values), offsets):
-                raise UserError(f"the lists in {name!r} are not as long as the lists of candidates; rename the column")
-            values = values.flatten()
+            values = _fit(values, offsets, name, "; rename the column")
         if len(values) == offsets[-1] and (pa.types.is_struct(values.type) or is_text(values.type)):
             found.append(values)
     return found

@@ -21,7 +21,7 @@ from connectors.groups import group_offsets
 from connectors.schema import KEPT, ORIGIN_ROW, OUTCOME, REJECTED
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rewards.totals import CombineRule, weighted_sum
-from rmbatch.rows.messages import combine_chunks, is_list, offsets_of
+from rmbatch.rows.messages import MisfitError, combine_chunks, fit_lists, is_list
 from rmbatch.rows.roles import FlatView, Roles, flatten
 from rmbatch.selection.choose import CUT_OFF, ChoiceRule, choose
 from rmbatch.settings.names import nearest
@@ -187,9 +187,11 @@ class SelectStage:
             raise UserError(f"select.cap.by: no column {name!r}; {nearest(name, table.column_names)}")
         column = combine_chunks(table[name])
         if view.offsets is not None and is_list(column.type):
-            if not np.array_equal(offsets_of(column), offsets):
-                raise UserError(f"select.cap.by: the lists in {name!r} are not as long as those of the candidates")
-            column = column.flatten()
+            try:
+                column = fit_lists(column, offsets)
+            except MisfitError:
+                message = f"select.cap.by: the lists in {name!r} are not as long as those of the candidates"
+                raise UserError(message) from None
         elif view.offsets is not None:
             column = column.take(pa.array(np.repeat(np.arange(len(column)), np.diff(offsets))))
         if not part:
@@ -209,13 +211,14 @@ class SelectStage:
         """Which candidates were cut off. None: the rows do not say. Raises UserError for lists of other lengths."""
         if not self._sees_generation(table.schema):
             return None
-        details = combine_chunks(table[GENERATION])
-        if not np.array_equal(offsets_of(details), offsets):
+        try:
+            details = fit_lists(combine_chunks(table[GENERATION]), offsets)
+        except MisfitError:
             raise UserError(
                 f"the lists in {GENERATION!r} are not as long as those in {self.roles.responses!r}, so they do not say "
                 "which candidates were cut off; rename the column, or set select.cut_off: keep"
-            )
-        errors = pc.cast(pc.struct_field(details.flatten(), "error"), pa.string())  # all null, JSONL gives them no type
+            ) from None
+        errors = pc.cast(pc.struct_field(details, "error"), pa.string())  # all null, JSONL gives them no type
         return pc.fill_null(pc.starts_with(errors, f"{CUT_OFF}:"), False)
 
     def tally(self, table: pa.Table) -> Counter[str]:

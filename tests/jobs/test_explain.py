@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.editing import Told, editor_server
+from tests.editing import Told, correct_by_math, editor_server
 from tests.jobs.commands import Command, mistake_of, write_jsonl
 from tests.jobs.running import rows, run
 from tests.servers.hostile import HostileServer
@@ -180,19 +180,7 @@ def test_a_correction_shows_critiques_edits_and_their_changes(tmp_path: Path, rm
         return "The sum is 43" if "44" in told.text else "The sum is 44"
 
     with editor_server(edit) as server:
-        run(
-            {
-                "job": "correct",
-                "input": {"path": str(tmp_path / "in.jsonl")},
-                "rewards": {"math": {"reward": "math_verify"}},
-                "correct": {
-                    "gate": {"below": 1.0},
-                    "editor": {"endpoint": server.url, "model": "editor"},
-                    "stop": {"patience": 2},
-                },
-                "output": {"path": output},
-            }
-        )
+        correct_by_math(tmp_path / "in.jsonl", output, server, stop={"patience": 2})
     told = tell(rmbatch, output, "0")
     assert told["story"]["why"] == "target: an edit was found that is good enough; stopped by target"
     assert told["story"]["correction"]["history"][2]["edits"][0]["decision"] == "accepted"

@@ -13,9 +13,9 @@ import pytest
 
 from connectors.storage import Folder, StorageOptions
 from rmbatch.exports.base import FORMATS
-from tests.editing import editor_server
+from tests.editing import correct_by_math, editor_server
 from tests.jobs.commands import Command, mistake_of, write_jsonl
-from tests.jobs.running import run, run_in_shapes
+from tests.jobs.running import run_in_shapes
 from tests.servers.s3 import S3Server
 
 ROWS: list[dict[str, Any]] = [
@@ -306,20 +306,7 @@ def test_corrections_become_pairs_critiques_and_edits(here: None, rmbatch: Comma
         return f"It is {number + 1}"
 
     with editor_server(mend) as server:
-        run(
-            {
-                "job": "correct",
-                "input": {"path": str(tmp_path / "in")},
-                "rewards": {"math": {"reward": "math_verify"}},
-                "correct": {
-                    "gate": {"below": 1.0},
-                    "editor": {"endpoint": server.url, "model": "editor"},
-                    "rounds": 2,
-                    "stop": {"patience": 2},
-                },
-                "output": {"path": str(tmp_path / "out")},
-            }
-        )
+        correct_by_math(tmp_path / "in", tmp_path / "out", server, rounds=2, stop={"patience": 2})
     for to in ("dpo", "sft", "edit", "critique"):
         ended = rmbatch("export", str(tmp_path / "out"), "--to", to, "--out", to)
         assert ended.code == 0, ended.err

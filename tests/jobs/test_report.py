@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rmbatch.evaluation.best_of_n import best_of_n_curve
-from tests.editing import editor_server
+from tests.editing import correct_by_math, editor_server
 from tests.jobs.commands import Command, mistake_of, write_jsonl, write_parquet
 from tests.jobs.running import run, run_in_shapes
 from tests.rmbatch.evaluation import slow
@@ -204,20 +204,7 @@ def test_correction_is_shown_beside_its_control(here: None, rmbatch: Command, tm
         return f"It is {number + 1}" if told.best else f"It is {number + 7}"
 
     with editor_server(mend) as server:
-        run(
-            {
-                "job": "correct",
-                "input": {"path": str(tmp_path / "in")},
-                "rewards": {"math": {"reward": "math_verify"}},
-                "correct": {
-                    "gate": {"below": 1.0},
-                    "editor": {"endpoint": server.url, "model": "editor"},
-                    "rounds": 2,
-                    "control": {"share": 0.5},
-                },
-                "output": {"path": str(tmp_path / "out")},
-            }
-        )
+        correct_by_math(tmp_path / "in", tmp_path / "out", server, rounds=2, control={"share": 0.5})
     ended = rmbatch("report", str(tmp_path / "out"))
     assert ended.code == 0, ended.err
     report = figures(tmp_path / "out.report")

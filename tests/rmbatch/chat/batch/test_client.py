@@ -1,11 +1,7 @@
 """Chat requests through a provider's batch API: one outcome each, nothing paid twice, whatever ends when."""
 
 import asyncio
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,20 +14,28 @@ import pytest
 
 from connectors.storage import StorageOptions
 from rmbatch.chat.batch import client as batch_client
-from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatRequest, ChatSpec, Completion
+from rmbatch.chat.client import BudgetExhausted, ChatClient, ChatSpec, Completion
 from rmbatch.chat.limits.admission import admission_for
 from rmbatch.chat.spec import Limits
 from rmbatch.costs.prices import Usage
-from rmbatch.endpoints.balancer import Patience
 from rmbatch.endpoints.errors import ServiceError, ServiceLost
-from tests.rmbatch.chat.completing import KEY, content, says
+from tests.rmbatch.chat.batch.asking import (
+    CALM,
+    NAMES,
+    Provider,
+    are_said,
+    asked,
+    completed,
+    killed,
+    records,
+    spec,
+    started,
+)
+from tests.rmbatch.chat.completing import KEY, says
 from tests.servers.batch import BatchServer, Ends, Line, Nothing
 from tests.servers.hostile import Reset, Status
 from tests.servers.s3 import S3Server
 
-ROOT = Path(__file__).parents[4]
-CALM = Patience(timeout_s=10, backoff_s=0.01, max_backoff_s=0.05)
-NAMES = [f"n{n}" for n in range(20)]
 FILTERED = {"error": {"code": "content_filter", "message": "no"}}
 
 
@@ -44,69 +48,6 @@ def server() -> Iterator[BatchServer]:
 @pytest.fixture(autouse=True)
 def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-class Provider(BatchServer):
-    """Says what a good one says, but for requests of which a test has said what they get, one time after the other."""
-
-    def __init__(self) -> None:
-        super().__init__(self._said, content)
-        self.gets: dict[str, list[Any]] = {}
-
-    def _said(self, body: Any) -> Any:
-        answers = self.gets.get(content(body))
-        return answers.pop(0) if answers else says(f"said {content(body)}")
-
-
-def spec(server: BatchServer, cache: Path | str | None = None, **batch: Any) -> ChatSpec:
-    cache = None if cache is None else str(cache)
-    settings = {"poll_s": 0.02, **batch}
-    return ChatSpec(endpoint=server.url, model="judge", in_flight=1, cache=cache, batch=settings)
-
-
-def asked(*names: str) -> list[ChatRequest]:
-    return [ChatRequest([{"role": "user", "content": name}]) for name in names]
-
-
-def completed(
-    server: BatchServer,
-    *names: str,
-    cache: Path | str | None = None,
-    options: StorageOptions | None = None,
-    **batch: Any,
-) -> list[Completion]:
-    async def work() -> list[Completion]:
-        async with ChatClient(spec(server, cache, **batch), options, patience=CALM) as client:
-            return await client.complete(iter(asked(*names)))
-
-    return asyncio.run(work())
-
-
-def are_said(completions: list[Completion], *names: str) -> bool:
-    return [completion.texts for completion in completions] == [(f"said {name}",) for name in names]
-
-
-def records(folder: Path) -> list[Any]:
-    return [orjson.loads(path.read_bytes()) for path in folder.rglob("*.batch.json")]
-
-
-def started(server: BatchServer, cache: Path, *names: str) -> subprocess.Popen[bytes]:
-    """Another process that asks."""
-    call = f"completed(Url({server.url!r}), *{names!r}, cache={str(cache)!r})"
-    script = f"from tests.rmbatch.chat.batch.test_client import *\n{call}"
-    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-
-
-class Url:
-    """A server that another process has."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-
-def killed(worker: subprocess.Popen[bytes]) -> None:
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.wait()
 
 
 def test_requests_share_a_batch_whose_lines_have_no_order(server: BatchServer, tmp_path: Path) -> None:
