@@ -7,9 +7,9 @@ It does not know what a request means: reward models and judges alike say how to
     answers = await endpoints.post_all(Post("/classify", body, read) for body in bodies)
     endpoints.close()
 
-A request goes to the server with the fewest requests under way for its ``weight``, or to that of its ``affinity``. A
-server of a lower ``priority`` is asked only while none of a higher one is up: those are dead, out of quota, or have
-asked to wait (a full one is up).
+A request goes to the server with the fewest requests under way for its ``weight``, or to the one that was asked last
+with its ``affinity``. A server of a lower ``priority`` is asked only while none of a higher one is up: those are dead,
+out of quota, or have asked to wait (a full one is up).
 The answer decides what happens next:
 
     connection lost, timeout, 5xx, 408, 409, 424, 425, nonsense   tried again, elsewhere first, ``attempts`` times
@@ -35,8 +35,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
-
-import xxhash
 
 from connectors.errors import JobError
 from rmbatch.endpoints.admission import Admission, Permit
@@ -64,7 +62,9 @@ _TRIALS = 3
 _MOST_OUTAGES = 3
 """Outages after which a request is tried anew; it may be the request that takes the servers down."""
 _MOST_BUSIER = 0.5
-"""How much busier than the least busy one the server of a request's affinity may be, in parts of a server's share."""
+"""How much busier than the least busy one the home of a request's affinity may be, in parts of a server's share."""
+_MOST_HOMES = 10_000
+"""Affinities whose server is remembered."""
 _MAY_HAVE_COST = ("endpoint_timeout", "endpoint_bad_answer")
 """Failures of a try that a server may have worked on, and then charges for."""
 
@@ -154,6 +154,7 @@ class Endpoints:
         self._slots = asyncio.Semaphore(in_flight)
         self._random = random.Random(seed)
         self._turn = 0.0
+        self._homes: dict[str, Server] = {}  # who was asked last by affinity, the oldest first
         self._in_line, self._room = asyncio.Lock(), asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
         self._lost = ""
@@ -266,10 +267,13 @@ class Endpoints:
         async with self._in_line:  # of the thousands who may wait only the first looks for room
             free = await self._wait_for_servers()
             best = min(free, key=lambda each: (each in tries.this_round, each.load, each.turn))
-            if post.affinity and len(free) > 1:
-                home = max(free, key=lambda each: xxhash.xxh3_64_intdigest(f"{post.affinity} {each.url}".encode()))
-                if home not in tries.this_round and home.load <= best.load + self._find_slack():
+            if post.affinity:
+                home = self._homes.pop(post.affinity, best)
+                if home in free and home not in tries.this_round and home.load <= best.load + self._find_slack():
                     best = home
+                self._homes[post.affinity] = best
+                if len(self._homes) > _MOST_HOMES:
+                    del self._homes[next(iter(self._homes))]
             self._turn = max(self._turn, best.turn)
             best.turn = self._turn + 1 / best.weight
             best.in_flight += 1
@@ -280,7 +284,7 @@ class Endpoints:
             return best
 
     def _find_slack(self) -> float:
-        """How much more load than the least busy one the server of a request's affinity may have."""
+        """How much more load than the least busy one the home of a request's affinity may have."""
         return _MOST_BUSIER * self._in_flight / sum(each.weight for each in self._endpoints)
 
     async def _wait_for_servers(self) -> list[Server]:
