@@ -11,6 +11,9 @@ MODEL  := out/demo-llm/model
 VERL_VENV ?= .venv-verl
 VERL      := $(VERL_VENV)/ready
 
+# Compiled modules are kept even where the machine forbids it: a job's processes would each compile all of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo demo-llm distill test train-rm test-llm test-verl check bench chaos clean
 
 $(READY): pyproject.toml

@@ -10,9 +10,10 @@ goes; they are not written.
 """
 
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from types import TracebackType
 
 import numpy as np
@@ -83,6 +84,7 @@ class OutputWriter:
 
     def _reset(self) -> None:
         self._writers: dict[int, FileWriter] = {}
+        self._sinks: defaultdict[int, BytesIO] = defaultdict(BytesIO)
         self._rows: Counter[int] = Counter()
         self._ranges: list[Range] = []
         self._outcomes: list[np.ndarray] = []
@@ -119,7 +121,7 @@ class OutputWriter:
             return
         if outcome not in self._writers:
             known, file = choose_format(part, self._spec)
-            self._writers[outcome] = known.writer(file)
+            self._writers[outcome] = known.writer(file, self._sinks[outcome])
         self._writers[outcome].add(written)
 
     def _select_output_columns(self, rows: pa.Table) -> pa.Table:
@@ -138,7 +140,9 @@ class OutputWriter:
         for outcome, writer in self._writers.items():
             part = PARTS[outcome]
             path = file_path(part, stem, self._spec)
-            files.append(put_file(self._spec.folder, path, part, self._rows[outcome], writer.finish()))
+            writer.finish()
+            data = self._sinks[outcome].getbuffer()
+            files.append(put_file(self._spec.folder, path, part, self._rows[outcome], data))
         try:
             self._before_commit()
         except BaseException:  # a later run may be finished already; it would not remove these files

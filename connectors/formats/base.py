@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -105,12 +105,12 @@ class FileSpec:
 
 
 class FileWriter(Protocol):
-    """Builds a file: ``num_bytes`` is its size so far, ``finish`` returns its bytes."""
+    """Writes a file: ``num_bytes`` is its approximate size so far, ``finish`` writes what is missing."""
 
     @property
     def num_bytes(self) -> int: ...
     def add(self, table: pa.Table) -> None: ...
-    def finish(self) -> bytes | memoryview: ...
+    def finish(self) -> None: ...
 
 
 class Format(Protocol):
@@ -134,8 +134,8 @@ class Format(Protocol):
         """Read each row of the range once, in order. Tables have the columns of ``request.schema`` and the hidden ones
         (see ``add_address`` in connectors/schema.py). A row that cannot be read is included, with a reason in DEAD."""
 
-    def writer(self, spec: FileSpec) -> FileWriter:
-        """Begin an empty file."""
+    def writer(self, spec: FileSpec, sink: BinaryIO) -> FileWriter:
+        """Begin a file at the start of ``sink``, which stays open."""
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
         """Read a file that ``writer`` made, in those columns of ``schema`` that keep their values and types."""

@@ -7,7 +7,7 @@ import gzip
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -38,9 +38,9 @@ class Jsonl:
         """See ``Format.read``. A bad line becomes a dead row."""
         return jsonl_read.read(request, find_codec(request.file.uri, CODECS))
 
-    def writer(self, spec: FileSpec) -> "Writer":
+    def writer(self, spec: FileSpec, sink: BinaryIO) -> "Writer":
         """See ``Format.writer``."""
-        return Writer(spec.compression)
+        return Writer(sink, spec.compression)
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
         """See ``Format.read_back``. Only columns whose types JSON keeps come back."""
@@ -53,10 +53,10 @@ class Jsonl:
 
 
 class Writer:
-    """Builds a JSONL file in memory."""
+    """Gathers a JSONL file in memory and writes it at the end, compressed as a whole."""
 
-    def __init__(self, compression: str | None) -> None:
-        self._compression = compression
+    def __init__(self, sink: BinaryIO, compression: str | None) -> None:
+        self._sink, self._compression = sink, compression
         self._text = bytearray()
 
     @property
@@ -66,8 +66,8 @@ class Writer:
     def add(self, table: pa.Table) -> None:
         self._text += write(table)
 
-    def finish(self) -> bytes:
-        return encode(bytes(self._text), self._compression)
+    def finish(self) -> None:
+        self._sink.write(encode(bytes(self._text), self._compression))
 
 
 def encode(data: bytes, compression: str | None) -> bytes:

@@ -5,12 +5,14 @@ byte is an error and never changes a score.
 
     footer = read_footer(store, path)                           # class Parquet is the format, see base.py
     for table in read(store, path, start=0, stop=5000, columns=None, block_rows=4096): ...
-    writer = Writer(schema, compression="zstd", row_group_rows=None)
+    writer = Writer(sink, schema, compression="zstd", row_group_rows=None)
 """
 
 import random
 import time
 from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -126,18 +128,17 @@ def _read_group(
 
 
 class Writer:
-    """Builds a Parquet file in memory. ``num_bytes`` is its approximate size so far."""
+    """Writes a Parquet file. ``num_bytes`` is its approximate size so far."""
 
-    def __init__(self, schema: pa.Schema, compression: str | None, row_group_rows: int | None) -> None:
-        self._sink = pa.BufferOutputStream()
-        self._schema, self._compression = schema, compression or "none"
+    def __init__(self, sink: BinaryIO, schema: pa.Schema, compression: str | None, row_group_rows: int | None) -> None:
+        self._sink, self._schema, self._compression = sink, schema, compression or "none"
         self._row_group_rows = row_group_rows
         self._set_pending(None)
         self._writer: pq.ParquetWriter | None = None
 
     @property
     def num_bytes(self) -> int:
-        return int(self._sink.tell()) + self._pending_bytes // 4  # an estimate: pending rows will shrink
+        return self._sink.tell() + self._pending_bytes // 4  # an estimate: pending rows will shrink
 
     def add(self, table: pa.Table) -> None:
         self._pending.append(table)
@@ -166,11 +167,10 @@ class Writer:
             self._sink, self._schema, compression=self._compression, write_page_checksum=True, use_dictionary=repeating
         )
 
-    def finish(self) -> memoryview:
+    def finish(self) -> None:
         if self._pending_rows:
             self._write(pa.concat_tables(self._pending))
         (self._writer or self._open([])).close()
-        return memoryview(self._sink.getvalue())
 
 
 def _find_repeating(table: pa.Table) -> list[str]:
@@ -224,9 +224,9 @@ class Parquet(FooterFormat):
         """See ``read``."""
         return read(store, path, start, stop, columns, block_rows)
 
-    def writer(self, spec: FileSpec) -> Writer:
+    def writer(self, spec: FileSpec, sink: BinaryIO) -> Writer:
         """See ``Format.writer``."""
-        return Writer(spec.schema, spec.compression, spec.row_group_rows)
+        return Writer(sink, spec.schema, spec.compression, spec.row_group_rows)
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
         """See ``Format.read_back``. Parquet keeps all columns."""
@@ -234,6 +234,8 @@ class Parquet(FooterFormat):
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
         """See ``Format.cut``."""
-        writer = self.writer(spec)
+        sink = BytesIO()
+        writer = self.writer(spec, sink)
         writer.add(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)))
-        return bytes(writer.finish())
+        writer.finish()
+        return sink.getvalue()

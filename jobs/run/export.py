@@ -9,6 +9,7 @@ folder of anything else is refused.
 
 import os
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from connectors.formats.base import FileSpec, FileWriter, load_format
 from connectors.local import LocalStore
 from connectors.storage import Folder, StorageOptions
 from jobs.config.identity import digest
-from jobs.run.export_place import MARK, DiskPlace, ExportPlace, Write, open_place
+from jobs.run.export_place import MARK, Create, DiskPlace, ExportPlace, open_place
 from jobs.run.export_source import ExportSource
 from jobs.run.finished import read_manifest
 from jobs.run.push import Push
@@ -115,13 +116,15 @@ def write_export(
         display.say(f"{place.url} is finished; nothing to do")
         counted = {name: found[name] for name in _COUNTED}
         return ExportResult(place.url, replace(facts, **{**counted, "files": tuple(counted["files"])}))
-    with explain_errors(place.url), place.writing(identity) as write:
-        facts = _write(source, export, facts, write, display)
+    with explain_errors(place.url), place.writing(identity) as create:
+        facts = _write(source, export, facts, create, display)
         beside = export.files_beside(place.name, file_format)
         for name, data in {**beside, "README.md": build_card(facts, export).encode()}.items():
-            write(name, data)
+            with create(name) as file:
+                file.write(data)
         counts = {name: getattr(facts, name) for name in _COUNTED}
-        write(MARK, orjson.dumps({"made_from": identity, **counts}, option=orjson.OPT_INDENT_2))
+        with create(MARK) as file:
+            file.write(orjson.dumps({"made_from": identity, **counts}, option=orjson.OPT_INDENT_2))
     return ExportResult(place.url, facts)
 
 
@@ -140,10 +143,10 @@ def find_place(folder: Folder, out: str | None, name: str) -> ExportPlace:
     return place
 
 
-def _write(source: ExportSource, export: Export, facts: ExportFacts, write: Write, display: Display) -> ExportFacts:
+def _write(source: ExportSource, export: Export, facts: ExportFacts, create: Create, display: Display) -> ExportFacts:
     """Write all rows below ``data/``. Raises EmptyExportError where there are none."""
     prompts, candidates = Counter[str](), Counter[str]()
-    sink = _Sink(write, facts.file_format)
+    sink = _Sink(create, facts.file_format)
     num_prompts = num_candidates = num_read = 0
     with display.show_progress("export", source.rows.dataset.num_rows, "rows") as advance_to:
         for read in source.blocks():
@@ -175,8 +178,9 @@ def _write(source: ExportSource, export: Export, facts: ExportFacts, write: Writ
 class _Sink:
     """Files of rows, begun anew when one is large."""
 
-    def __init__(self, write: Write, file_format: str) -> None:
-        self._write, self._format = write, load_format(file_format)
+    def __init__(self, create: Create, file_format: str) -> None:
+        self._create, self._format = create, load_format(file_format)
+        self._file = ExitStack()
         self._writer: FileWriter | None = None
         self._suffix = f".{file_format}"
         self._files: list[str] = []
@@ -187,7 +191,9 @@ class _Sink:
             return
         plain = to_plain(table)
         if self._writer is None:
-            self._writer = self._format.writer(FileSpec(plain.schema, "zstd" if self._suffix == ".parquet" else None))
+            self._files.append(f"data/train-{len(self._files):05}{self._suffix}")
+            spec = FileSpec(plain.schema, "zstd" if self._suffix == ".parquet" else None)
+            self._writer = self._format.writer(spec, self._file.enter_context(self._create(self._files[-1])))
         self._writer.add(plain)
         self.num_rows += plain.num_rows
         if self._writer.num_bytes >= FILE_BYTES:
@@ -201,7 +207,6 @@ class _Sink:
     def _finish(self) -> None:
         if self._writer is None:
             return
-        name = f"data/train-{len(self._files):05}{self._suffix}"
-        self._write(name, self._writer.finish())
-        self._files.append(name)
+        self._writer.finish()
+        self._file.close()
         self._writer = None

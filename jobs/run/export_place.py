@@ -2,9 +2,9 @@
 
     place = open_place("pairs/", options)
     found = place.read_finished(identity)       # what it counted; None: the place is free; UserError: it is taken
-    with place.writing(identity) as write:
-        write("data/train-00000.parquet", data)
-        write(MARK, content)                    # the last one
+    with place.writing(identity) as create:
+        with create("data/train-00000.parquet") as file: ...
+        with create(MARK) as file: ...          # the last one
 
 On a disk the files are written into a folder beside the place, which takes its name when all went well. In a bucket
 they are written where they stay, and ``export.json`` comes last; until then ``export.begun.json`` says whose they are.
@@ -17,9 +17,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import orjson
 
@@ -32,7 +33,8 @@ MARK = "export.json"
 BEGUN = "export.begun.json"
 """Stands in an unfinished export in a bucket: what it is made from."""
 
-Write = Callable[[str, bytes | memoryview], None]
+Create = Callable[[str], AbstractContextManager[BinaryIO]]
+"""A file of the export to write, by its name. It is whole when its context has ended."""
 
 
 class ExportPlace(Protocol):
@@ -55,8 +57,8 @@ class ExportPlace(Protocol):
     def is_free(self) -> bool:
         """Whether nothing is there."""
 
-    def writing(self, identity: Mapping[str, Any]) -> AbstractContextManager[Write]:
-        """A context that gives the function to write files with."""
+    def writing(self, identity: Mapping[str, Any]) -> AbstractContextManager[Create]:
+        """A context that gives the function to create files with."""
 
     def discard(self, output: str) -> bool:
         """Delete what is there if it is an export of this output. Return whether it was."""
@@ -97,7 +99,7 @@ class DiskPlace:
             return None
 
     @contextmanager
-    def writing(self, identity: Mapping[str, Any]) -> Iterator[Write]:
+    def writing(self, identity: Mapping[str, Any]) -> Iterator[Create]:
         """See ``ExportPlace``. What killed exports have left beside the place is removed first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.name}.partial-"
@@ -108,7 +110,7 @@ class DiskPlace:
         lock = os.open(scratch, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            yield lambda name, data: _write_durably(scratch / name, data)
+            yield lambda name: _create_durably(scratch / name)
             scratch.chmod(0o777 & ~_umask())
             self._take_name(scratch, identity)
         except BaseException:
@@ -166,12 +168,18 @@ class BucketPlace:
         return not self.folder.entries()
 
     @contextmanager
-    def writing(self, identity: Mapping[str, Any]) -> Iterator[Write]:
+    def writing(self, identity: Mapping[str, Any]) -> Iterator[Create]:
         """See ``ExportPlace``. Files of an export that was killed are deleted first."""
         self.folder.write(BEGUN, orjson.dumps({"made_from": identity}))
         self.folder.delete([entry.name for entry in self.folder.entries() if entry.name != BEGUN])
-        yield self.folder.write
+        yield self._create
         self.folder.delete([BEGUN])
+
+    @contextmanager
+    def _create(self, name: str) -> Iterator[BytesIO]:
+        file = BytesIO()
+        yield file
+        self.folder.write(name, file.getbuffer())
 
     def discard(self, output: str) -> bool:
         """See ``ExportPlace``."""
@@ -205,10 +213,11 @@ def _output_of(mark: bytes | None) -> str | None:
     return output
 
 
-def _write_durably(path: Path, data: bytes | memoryview) -> None:
+@contextmanager
+def _create_durably(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from rmbatch.exports.base import Block, Exported, ExportRule, count_reasons
 from rmbatch.exports.single import SingleExport
+from rmbatch.selection.order import sort_within
 
 
 class Lists(SingleExport):
@@ -25,7 +26,7 @@ class Lists(SingleExport):
         usable = np.flatnonzero(pool.usable)
         counts = np.bincount(pool.owner[usable], minlength=pool.num_prompts)
         places = usable[(counts >= 2)[pool.owner[usable]]]
-        places = places[np.lexsort((-pool.score[places], pool.owner[places]))]  # stable
+        places = sort_within(places, -pool.score, pool.owner)
         owner, score = pool.owner[places], pool.score[places]
         prompts = np.flatnonzero(counts >= 2)
         offsets = np.concatenate([[0], np.cumsum(counts[prompts])])

@@ -11,6 +11,7 @@ job then scores and resumes it like any other input. The shuffle is all or nothi
 
 import secrets
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,11 @@ def write_bucket(table: pa.Table, key: str, folder: Folder) -> dict[str, Any]:
     uri_index = table.column_names.index(ORIGIN_URI)
     table = table.set_column(uri_index, ORIGIN_URI, table[ORIGIN_URI].cast(pa.string()))
     table = table.drop_columns([UNIT, ROW, BUCKET])
-    writer = parquet.Writer(table.schema, "zstd", None)
+    sink = BytesIO()
+    writer = parquet.Writer(sink, table.schema, "zstd", None)
     writer.add(table)
-    data = writer.finish()
+    writer.finish()
+    data = sink.getbuffer()
     name = f"{secrets.token_hex(8)}.parquet"
     folder.write(name, data)
     return {"name": name, "num_rows": table.num_rows, "num_bytes": len(data), "digest": digest}

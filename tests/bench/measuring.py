@@ -69,10 +69,17 @@ def _cpu_times() -> dict[int, float]:
 
 
 def python(*command: str, env: Mapping[str, str] | None = None) -> float:
-    """Seconds of one ``python ...`` in a process of its own; its output is shown only if it fails."""
+    """Seconds of one ``python ...`` in a process of its own; its output is shown only if it fails.
+
+    Compiled modules are kept, as they are unless somebody forbids it: else each process compiles ours anew.
+    """
     began = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})}
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(env or {})},
     )
     if ended.returncode:
         raise SystemExit(f"python {' '.join(command)} failed:\n{ended.stdout}\n{ended.stderr}")

@@ -7,8 +7,6 @@ rewrite reads each file and writes it again with the same compression, on as man
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.bench.measuring import ROOT, print_table
+from tests.bench.measuring import print_table, python
 
 FILE_PROMPTS, CANDIDATES = 50_000, 8
 RULES = {
@@ -85,14 +83,7 @@ def select(place: Path, name: str, rule: str, cpus: int) -> float:
         f"job: select\ninput: {{path: {place}/in}}\nselect: {rule}\noutput: {{path: {place}/{name}}}\n"
         f"run: {{on: here, cpus: {cpus}}}\n"
     )
-    began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", f"from jobs.cli import main; main(['run', {str(file)!r}])"],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - began
+    return python("-m", "jobs", "run", str(file))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -42,33 +44,34 @@ class ArrowFile(FooterFormat):
         for first in range(0, table.num_rows, block_rows):
             yield table.slice(first, block_rows)
 
-    def writer(self, spec: FileSpec) -> "ArrowWriter":
-        return ArrowWriter(spec.schema)
+    def writer(self, spec: FileSpec, sink: BinaryIO) -> "ArrowWriter":
+        return ArrowWriter(sink, spec.schema)
 
     def read_back(self, data: bytes, name: str, schema: pa.Schema) -> pa.Table:
         return pa.ipc.open_file(pa.BufferReader(data)).read_all()
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
-        writer = self.writer(spec)
+        sink = BytesIO()
+        writer = self.writer(spec, sink)
         writer.add(self.read_back(data, name, spec.schema).filter(pa.array(keep)))
-        return writer.finish()
+        writer.finish()
+        return sink.getvalue()
 
 
 class ArrowWriter:
-    def __init__(self, schema: pa.Schema) -> None:
-        self._sink = pa.BufferOutputStream()
-        self._writer = pa.ipc.new_file(self._sink, schema)
+    def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
+        self._sink = sink
+        self._writer = pa.ipc.new_file(sink, schema)
 
     @property
     def num_bytes(self) -> int:
-        return int(self._sink.tell())
+        return self._sink.tell()
 
     def add(self, table: pa.Table) -> None:
         self._writer.write_table(table)
 
-    def finish(self) -> bytes:
+    def finish(self) -> None:
         self._writer.close()
-        return bytes(self._sink.getvalue())
 
 
 @pytest.fixture(autouse=True)

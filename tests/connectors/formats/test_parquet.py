@@ -3,6 +3,7 @@
 import datetime
 import math
 from decimal import Decimal
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +138,18 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(bytes(data))
 
 
+def file_of(*tables: pa.Table, compression: str | None = "zstd", row_group_rows: int | None = None) -> bytes:
+    sink = BytesIO()
+    writer = parquet.Writer(sink, tables[0].schema, compression, row_group_rows)
+    for table in tables:
+        writer.add(table)
+    writer.finish()
+    return sink.getvalue()
+
+
 def test_what_we_write_carries_page_checksums(tmp_path: Path):
-    writer = parquet.Writer(pa.schema([("a", pa.int64())]), None, None)
-    writer.add(pa.table({"a": np.arange(1000)}))
     path = tmp_path / "in.parquet"
-    path.write_bytes(writer.finish())
+    path.write_bytes(file_of(pa.table({"a": np.arange(1000)}), compression=None))
     column = pq.read_metadata(path).row_group(0).column(0)
     flip(path, (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2)
     assert pq.ParquetFile(path).read().num_rows == 1000  # without verification nobody sees it
@@ -190,10 +198,8 @@ def test_a_passing_fault_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("rows", [None, 10])
 def test_the_writer_gathers_rows_to_row_groups(rows: int | None):
-    writer = parquet.Writer(pa.schema([("a", pa.int64())]), "zstd", rows)
-    for start in range(0, 95, 3):
-        writer.add(pa.table({"a": np.arange(start, min(start + 3, 95))}))
-    file = pq.ParquetFile(pa.BufferReader(writer.finish()))
+    tables = [pa.table({"a": np.arange(start, min(start + 3, 95))}) for start in range(0, 95, 3)]
+    file = pq.ParquetFile(pa.BufferReader(file_of(*tables, row_group_rows=rows)))
     sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
     assert sizes == ([95] if rows is None else [10] * 9 + [5])
     assert file.read()["a"].to_pylist() == list(range(95))
@@ -214,9 +220,7 @@ def test_only_values_that_repeat_get_a_dictionary():
             "nothing": pa.nulls(num),
         }
     )
-    writer = parquet.Writer(table.schema, "zstd", None)
-    writer.add(table)
-    data = writer.finish()
+    data = file_of(table)
     group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
     assert {each.path_in_schema for each in columns if not each.has_dictionary_page} == {
@@ -230,9 +234,7 @@ def test_only_values_that_repeat_get_a_dictionary():
 
 def test_the_same_rows_on_every_store(folder: Folder):
     table = pa.table({"a": [BIG, None, 3], "m": VALUES["messages"]})
-    writer = parquet.Writer(table.schema, "zstd", None)
-    writer.add(table)
-    folder.write("in.parquet", writer.finish())
+    folder.write("in.parquet", file_of(table))
     footer = parquet.read_footer(folder.store, folder.path("in.parquet"))
     assert (footer.schema, [rows for rows, _ in footer.row_groups]) == (table.schema, [3])
     blocks = list(parquet.read(folder.store, folder.path("in.parquet"), 1, 3, None, 10))
