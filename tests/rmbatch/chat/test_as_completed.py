@@ -125,12 +125,12 @@ WAYS = pytest.mark.parametrize("way", [connected_here, of_a_local_job])
 
 @WAYS
 def test_thread_takes_completions_as_they_come(one: HostileServer, tmp_path: Path, way: Way) -> None:
-    one.plan("slow", Late(1.0))
+    one.plan("slow", Late(3.0))
     began = time.monotonic()
     with way(spec(one), tmp_path) as connection:
         found = connection.as_completed(asked("slow", *NAMES))
         places = [next(found)[0] for _ in NAMES]
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 3.0
         assert (places.count(0), next(found)[0]) == (0, 0)
         assert next(found, None) is None
         assert connection.complete(asked("again"))[0].texts == ("said again",)

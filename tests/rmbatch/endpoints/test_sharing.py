@@ -38,23 +38,25 @@ def test_failed_try_goes_to_another_server_at_once(one: HostileServer, other: Ho
     assert tried_until_answered(one, other)
 
 
-@pytest.mark.parametrize("waits", ["1", "date", "date of a clock that is slow"])
-def test_retry_after_concerns_one_server(one: HostileServer, other: HostileServer, waits: str) -> None:
-    slow_by = 3600 if "slow" in waits else 0
-    headers = {"Retry-After": waits}
-    if waits != "1":
-        now = time.time() - slow_by
-        headers = {"Retry-After": formatdate(now + 1, usegmt=True), "Date": formatdate(now, usegmt=True)}
-    one.plan(0, Status(429, headers))
+def ask_to_wait(seconds: int, clock: str) -> dict[str, str]:
+    if clock == "none":
+        return {"Retry-After": str(seconds)}
+    now = time.time() - (3600 if clock == "slow" else 0)
+    return {"Retry-After": formatdate(now + seconds, usegmt=True), "Date": formatdate(now, usegmt=True)}
+
+
+@pytest.mark.parametrize("clock", ["none", "right", "slow"])
+def test_retry_after_concerns_one_server(one: HostileServer, other: HostileServer, clock: str) -> None:
+    one.plan(0, Status(429, ask_to_wait(1, clock)))
     other.always = Late(0.02)
     began = time.monotonic()
     asked(one, numbers=[0, 1])
-    assert 0.5 < time.monotonic() - began < 3
-    one.plan(10, Status(503, headers))
+    assert 0.5 < time.monotonic() - began < 5
+    one.plan(10, Status(503, ask_to_wait(8, clock)))
     began = time.monotonic()
     answers = asked(one, other, numbers=range(10, 40))
     assert [answer.value for answer in answers] == [2 * n for n in range(10, 40)]
-    assert time.monotonic() - began < 0.9  # the other one went on
+    assert time.monotonic() - began < 7  # the other one went on
     assert other.num_scored > 20
 
 
@@ -105,11 +107,11 @@ def test_lower_priority_is_asked_only_while_higher_is_dead(one: HostileServer, o
 
 
 def test_lower_priority_is_asked_while_higher_asks_to_wait(one: HostileServer, other: HostileServer) -> None:
-    one.plan(0, Status(429, {"Retry-After": "1"}))
+    one.plan(0, Status(429, {"Retry-After": "8"}))
     other.always = Late(0.02)
     began = time.monotonic()
     asked(Target(one.url, priority=1), other.url, numbers=range(20), in_flight=1)
-    assert time.monotonic() - began < 0.95
+    assert time.monotonic() - began < 7
     assert (one.num_scored, other.num_scored) == (0, 20)
 
 
