@@ -75,6 +75,15 @@ def local_ray(s3_credentials: None, code_cache: None) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_client_stays() -> Iterator[None]:
+    """The connections of this process are closed after the test."""
+    from rmbatch.endpoints.connections import close_all
+
+    yield
+    close_all()
+
+
+@pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs that nothing asks to be elsewhere run in processes of this machine, though tests before have left a Ray."""
     monkeypatch.setattr("jobs.run.where._is_attached", lambda: False)

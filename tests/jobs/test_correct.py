@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,7 @@ from tests.editing import Told, editor_server, requests
 from tests.jobs.running import by, make_plan, rows, run
 from tests.servers.hostile import HostileServer, Late
 
-pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_client_stays")]
 
 
 def sums(num_rows: int, wrong: float = 0.5) -> list[dict[str, Any]]:

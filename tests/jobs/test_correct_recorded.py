@@ -3,17 +3,15 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rmbatch.endpoints.connections import close_all
 from tests.editing import Told, editor_server, requests
 from tests.jobs.running import by, rows, run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("no_client_stays")]
 
 REACHED = """
 import json, pathlib
@@ -27,12 +25,6 @@ def reached(response: pa.Array, record: pa.Array) -> pa.Array:
     pairs = zip(response.to_pylist(), record.to_pylist())
     return pa.array([TRUTH[str(number)].get(text) for text, number in pairs], pa.float64())
 """
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def recorded(shared_data: Path) -> dict[int, list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from jobs.evaluate import Evaluation
 from jobs.run.doctor import examine_job
 from jobs.run.job import read_output_status
 from jobs.show.display import Display
-from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
 from tests.jobs.commands import Command, mistake_of
 from tests.jobs.running import make_plan, rows, run
@@ -31,7 +30,7 @@ from tests.servers.hostile import HostileServer, Late
 from tests.servers.hub import HubServer
 from tests.servers.s3 import REPOSITORY
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_client_stays")]
 REWARDS = """
 def length(response: str) -> float:
     return float(len(response))
@@ -46,12 +45,6 @@ def goodness(response: str) -> float | None:
         return None
     return float(response.count("good") - response.count("bad"))
 """
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def pairs(number: int) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ import rmbatch
 from connectors.storage import StorageOptions
 from jobs.examples import solve_rate
 from jobs.examples.sums import sums
-from rmbatch.endpoints.connections import close_all
 from rmbatch.stores.answers import ResponseCache, key_of
 from tests.chaos.victim import Victim
 from tests.jobs.running import by, rows, run
@@ -26,7 +25,7 @@ from tests.servers.vllm import vllm_server
 from tests.tiny_models import make_model
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.served, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.served, pytest.mark.timeout(600), pytest.mark.usefixtures("no_client_stays")]
 
 SEEDED = ("--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048", "--max-num-seqs", "64")
 """vLLM 0.32 on CPUs dies of a seeded request whose prompt is read in parts ("CPU Generator does not use offset")."""
@@ -43,12 +42,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         model, "--served-model-name", "tiny", *SEEDED, log=root / "log", runner="generate", max_model_len=1024
     ) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def job(tmp_path: Path, url: str, num_rows: int, out: str, **generate: Any) -> dict[str, Any]:

@@ -21,14 +21,8 @@ from tests.judging import Seen, answering, honest, judge_server, questions
 from tests.servers.batch import BatchServer
 from tests.servers.hostile import Cut, Deed, HostileServer, Json, Late, Reset, Stall, Status, Truncated
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_client_stays")]
 FILTERED = Json({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]})
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 import rmbatch
-from rmbatch.endpoints.connections import close_all
 from tests.jobs.running import by, rows, run
 from tests.servers.vllm import vllm_server
 from tests.tiny_models import make_model
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.served, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.served, pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("no_client_stays")]
 
 KINDS: dict[str, dict[str, Any]] = {
     "scale": {"judge": "pointwise", "critique": False},
@@ -43,12 +42,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["--served-model-name", "judge", "--structured-outputs-config", compact, "--no-enable-chunked-prefill"]
     with vllm_server(model, *options, log=root / "log", runner="generate") as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def samples(num_rows: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,15 @@ import yaml
 
 import rmbatch
 from jobs.cli import main
-from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.principles import load_principles
 from tests.judging import Seen
 from tests.rmbatch.discovery.scripted import VAGUE, asked_of, rows, scripted_server, text_for, writing, written
 from tests.servers.hostile import HostileServer, Late, Status
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from tests.judging import Seen, honest, judge_server, questions
 from tests.servers.hostile import HostileServer, Late, Status
 from tests.servers.s3 import REPOSITORY, S3Server
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 PRICE = {"input": 1000.0, "output": 5000.0}
 """Each answer of the judge has 100 prompt tokens and 10 generated ones: it costs 0.15 dollars."""
 USD = 0.15
@@ -36,12 +38,6 @@ from jobs.cli import main
 main(sys.argv[1:])
 """
 """The command line, with files of usage that are written more often."""
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import pytest
 
 from connectors.ledger import Ledger
 from connectors.storage import Folder
-from rmbatch.endpoints.connections import close_all
 from tests.jobs.commands import Command, mistake_of, write_jsonl
 from tests.jobs.running import by, rows
 from tests.servers.hostile import HostileServer, Status
 from tests.servers.s3 import REPOSITORY
 
-pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.usefixtures("here", "no_client_stays"), pytest.mark.timeout(280)]
 
 REWARD = '''
 from pathlib import Path
@@ -66,12 +64,6 @@ for name in ("write", "create", "delete", "remove_folder"):
 from jobs.cli import main
 main(sys.argv[2:])
 """
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 @pytest.fixture

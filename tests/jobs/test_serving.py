@@ -19,18 +19,11 @@ from connectors.errors import JobError, UserError
 from jobs.config.job_types import parse_job
 from jobs.run.doctor import examine_job
 from jobs.show.display import Display
-from rmbatch.endpoints.connections import close_all
 from tests.chaos.victim import Victim
 from tests.jobs.running import by, rows, run
 from tests.rmbatch.pipeline.test_model_server import COMMAND, living, pids, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180), pytest.mark.usefixtures("no_client_stays")]
 
 
 @pytest.fixture

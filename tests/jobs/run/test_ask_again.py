@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from rmbatch.endpoints.connections import close_all
 from tests.editing import editor_server, requests
 from tests.jobs.commands import Command, write_jsonl
 from tests.jobs.running import by, rows
@@ -22,18 +21,12 @@ from tests.rmbatch.chat.completing import says
 from tests.servers.hostile import HostileServer, Late, Status
 from tests.servers.s3 import REPOSITORY
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.timeout(280), pytest.mark.usefixtures("no_client_stays")]
 
 BAD = {2, 5, 9}
 """The qualities of the responses that the judge has no verdict on at first."""
 STUBBORN = 2
 """The one of them that it never has a verdict on."""
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 class Judge:

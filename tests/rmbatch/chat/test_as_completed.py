@@ -15,18 +15,13 @@ from rmbatch.chat.client import ChatClient, ChatSpec
 from rmbatch.chat.connect import ChatConnection, UnaskedChat, connect_chat
 from rmbatch.chat.local import open_clients
 from rmbatch.chat.spec import Limits
-from rmbatch.endpoints.connections import close_all
 from rmbatch.endpoints.errors import ServiceError
 from tests.rmbatch.chat.completing import CALM, asked, chats, completed, spec
 from tests.servers.hostile import HostileServer, Late, Status
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 NAMES = [f"n{number}" for number in range(40)]
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def taken(server: HostileServer, *names: str, most: int = 10**9, pause_s: float = 0.0, **settings: Any) -> list[Any]:

@@ -16,17 +16,12 @@ from connectors.errors import JobError
 from rmbatch.chat.connect import complete_counted, connect_chat
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.costs import usage
-from rmbatch.endpoints.connections import close_all
 from tests.rmbatch.chat.completing import asked, chats, spec
 from tests.servers.hostile import HostileServer, Late, Status
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> object:
-    yield
-    close_all()
 
 
 def complete(chat: ChatSpec, *names: str) -> list[tuple[str | None, ...]]:

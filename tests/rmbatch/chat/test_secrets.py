@@ -13,10 +13,11 @@ import pytest
 import rmbatch
 from rmbatch.chat.client import Completion
 from rmbatch.endpoints.balancer import Patience
-from rmbatch.endpoints.connections import close_all
 from tests.judging import judge_server
 from tests.rmbatch.chat.completing import KEY, asked, completed, says
 from tests.servers.hostile import Deed, Events, HostileServer, Json, Status
+
+pytestmark = pytest.mark.usefixtures("no_client_stays")
 
 ECHOES = [
     KEY,
@@ -31,12 +32,6 @@ FAST = Patience(
     attempts=2, timeout_s=60, give_up_s=0.3, backoff_s=0.01, max_backoff_s=0.02, cooldown_s=0.02, lost_after_s=0.3
 )
 PARTS = (KEY, KEY[:9], KEY[3:])
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def seen_in(text: object) -> list[str]:

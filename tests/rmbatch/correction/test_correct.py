@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +15,9 @@ from tests.judging import Seen, biased, honest, judge_server
 from tests.judging import questions as judged
 from tests.rmbatch.correction.scripted import longer, polite, quality
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 LONG = "word " * 100
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def correct(

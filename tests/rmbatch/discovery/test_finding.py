@@ -1,6 +1,5 @@
 """Trying, proposing, revising and measuring against a scripted server whose truth is known."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from rmbatch.discovery.finding import Selection, find_principles
 from rmbatch.discovery.propose import Proposal, Writer, count_outcomes, propose_principles
 from rmbatch.discovery.trial import Case, Trial
 from rmbatch.discovery.worth import count_cases, measure_usefulness, measure_worth, sample_rows
-from rmbatch.endpoints.connections import close_all
 from rmbatch.judges.kinds.listwise import Listwise
 from rmbatch.judges.kinds.pairwise import Pairwise
 from rmbatch.judges.principles import Principle
@@ -34,14 +32,10 @@ from tests.rmbatch.discovery.scripted import (
 )
 from tests.servers.hostile import HostileServer, Status
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 ABOUT = "What counts is whether it helps the customer."
 STEP, PRICE = Principle(text=text_for("step")), Principle(text=text_for("price"))
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def trial(server: HostileServer, **settings: Any) -> Trial:

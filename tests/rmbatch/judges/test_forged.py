@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 import rmbatch
-from rmbatch.endpoints.connections import close_all
 from rmbatch.judges import form
 from tests.judging import Seen, answering
 from tests.rmbatch.judges.forged import forged_texts, quotations
 from tests.servers.hostile import HostileServer
+
+pytestmark = pytest.mark.usefixtures("no_client_stays")
 
 MODES = {
     "json_schema": {"structured": "json_schema"},
@@ -21,12 +22,6 @@ MODES = {
     "text answered in JSON": {"structured": "text"},
 }
 FORGED = list(dict.fromkeys(forged_texts()))
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 def form_of(mode: str) -> str:

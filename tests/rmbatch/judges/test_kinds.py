@@ -9,19 +9,14 @@ import pytest
 
 import rmbatch
 from connectors.errors import UserError
-from rmbatch.endpoints.connections import close_all
 from rmbatch.rewards.evaluation import Result, Reward
 from tests.judging import Seen, answering, biased, honest, judge_server, questions
 from tests.servers.hostile import HostileServer, Json
 
+pytestmark = pytest.mark.usefixtures("no_client_stays")
+
 IMAGE = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "data:"}}]
 THREE = {"prompt": "Count.", "responses": ["is 4", "is 9", "is 6"]}
-
-
-@pytest.fixture(autouse=True)
-def no_client_stays() -> Iterator[None]:
-    yield
-    close_all()
 
 
 @pytest.fixture
