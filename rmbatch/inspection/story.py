@@ -217,8 +217,8 @@ def _why(
         return f"a job of the kind {job.get('job')} keeps each row"
     if part == "data":
         kept = sorted((each.rank, each.number) for each in candidates if each.rank is not None)
-        of = f" of {len(candidates)}" if len(candidates) > 1 else ""
-        return ", ".join(f"response {number}{of} has rank {rank}" for rank, number in kept)
+        names = ["it"] if len(candidates) == 1 else [f"response {n} of {len(candidates)}" for _, n in kept]
+        return ", ".join(f"{name} has rank {rank}" for name, (rank, _) in zip(names, kept))
     reasons = dict.fromkeys(f"{each.reason}: {each.meaning}" for each in candidates if each.reason)
     return "; ".join(reasons) or "it has no response"
 

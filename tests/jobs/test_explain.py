@@ -116,6 +116,7 @@ def test_flat_rows_show_all_responses_to_their_prompt(tmp_path: Path, rmbatch: C
     told = tell(rmbatch, output, "a1")
     assert (told["part"], told["story"]["candidates"][0]["reason"]) == ("rejected", "below_min_score")
     assert [(each["id"], each["rank"]) for each in told["siblings"]] == [("a0", 1), ("a1", None), ("a2", None)]
+    assert tell(rmbatch, output, "a0")["story"]["why"] == "it has rank 1"
     assert told["origin"]["file"] is None  # its address is one of shuffled rows
     assert tell(rmbatch, output, told["origin"]["address"]) == told
     assert "were shuffled" in mistake_of(rmbatch("explain", output, "flat.jsonl#0"))
