@@ -146,9 +146,10 @@ def find_place(folder: Folder, out: str | None, name: str) -> ExportPlace:
 def _write(source: ExportSource, export: Export, facts: ExportFacts, create: Create, display: Display) -> ExportFacts:
     """Write all rows below ``data/``. Raises EmptyExportError where there are none."""
     prompts, candidates = Counter[str](), Counter[str]()
-    sink = _Sink(create, facts.file_format)
     num_prompts = num_candidates = num_read = 0
-    with display.show_progress("export", source.rows.dataset.num_rows, "rows") as advance_to:
+    progress = display.show_progress("export", source.rows.dataset.num_rows, "rows")
+    with ExitStack() as opened, progress as advance_to:
+        sink = _Sink(create, opened, facts.file_format)
         for read in source.blocks():
             block = replace(read, start=sink.num_rows)
             made = export.rows(block, facts.rule)
@@ -160,6 +161,7 @@ def _write(source: ExportSource, export: Export, facts: ExportFacts, create: Cre
             sink.add(made.table)
             num_read += block.table.num_rows
             advance_to(num_read)
+        sink.finish()
     if not sink.num_rows:
         why = [f"{count:,} prompts {code}" for code, count in prompts.items()]
         why += [f"{count:,} candidates {code}" for code, count in candidates.items()]
@@ -171,19 +173,19 @@ def _write(source: ExportSource, export: Export, facts: ExportFacts, create: Cre
         candidates=num_candidates,
         prompts_left_out=dict(prompts),
         candidates_left_out=dict(candidates),
-        files=sink.close(),
+        files=tuple(sink.files),
     )
 
 
 class _Sink:
     """Files of rows, begun anew when one is large."""
 
-    def __init__(self, create: Create, file_format: str) -> None:
-        self._create, self._format = create, load_format(file_format)
-        self._file = ExitStack()
+    def __init__(self, create: Create, opened: ExitStack, file_format: str) -> None:
+        """``opened``: holds the file that is being written, and sees what goes wrong."""
+        self._create, self._opened, self._format = create, opened, load_format(file_format)
         self._writer: FileWriter | None = None
         self._suffix = f".{file_format}"
-        self._files: list[str] = []
+        self.files: list[str] = []
         self.num_rows = 0
 
     def add(self, table: pa.Table) -> None:
@@ -191,22 +193,18 @@ class _Sink:
             return
         plain = to_plain(table)
         if self._writer is None:
-            self._files.append(f"data/train-{len(self._files):05}{self._suffix}")
+            self.files.append(f"data/train-{len(self.files):05}{self._suffix}")
             spec = FileSpec(plain.schema, "zstd" if self._suffix == ".parquet" else None)
-            self._writer = self._format.writer(spec, self._file.enter_context(self._create(self._files[-1])))
+            self._writer = self._format.writer(spec, self._opened.enter_context(self._create(self.files[-1])))
         self._writer.add(plain)
         self.num_rows += plain.num_rows
         if self._writer.num_bytes >= FILE_BYTES:
-            self._finish()
+            self.finish()
 
-    def close(self) -> tuple[str, ...]:
-        """Finish the last file; the names of all."""
-        self._finish()
-        return tuple(self._files)
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Finish the file that is being written, if there is one."""
         if self._writer is None:
             return
         self._writer.finish()
-        self._file.close()
+        self._opened.close()
         self._writer = None

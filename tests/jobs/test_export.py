@@ -1,5 +1,6 @@
 """Exports of outputs that the tests make themselves: what they hold, what they never hold, and who can load them."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -245,6 +246,20 @@ def test_two_exports_of_one_output_are_equal_to_the_byte(
         assert rmbatch("export", outputs["nested"], "--to", "dpo", "--pairs", "random", "--out", name).code == 0
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("a", "b"))
     assert a == b
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_a_disk_that_is_full_is_told_and_nothing_stays(
+    outputs: dict[str, str], rmbatch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    def full(writer: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"connectors.formats.{file_format}.Writer.finish", full)
+    ended = rmbatch("export", outputs["nested"], "--to", "dpo", "--as", file_format, "--out", str(tmp_path / "dpo"))
+    assert ended.code == 1
+    assert f"data/train-00000.{file_format}: no space is left on the disk; free some" in ended.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_export_left_is_removed(outputs: dict[str, str], rmbatch: Command, tmp_path: Path) -> None:
