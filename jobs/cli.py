@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from contextlib import nullcontext, redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # each command imports what it needs when it runs, so that --
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+_RESUMED = ("run", "retry")
+"""The commands that keep what is finished when they stop."""
 _SECRET_NAME = re.compile(r"(^|_)(key|token|secret|pass|password|passwd|credentials?|auth|authorization)s?(_|$)")
 
 app = typer.Typer(
@@ -408,27 +410,29 @@ def _print_json(value: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``rmbatch``."""
+    goes_on = next(iter(sys.argv[1:] if arguments is None else arguments), "") in _RESUMED
     try:
         app(arguments)  # it reports a wrong command itself, and always ends in SystemExit
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("interrupted; what is finished stays, the same command goes on from there", file=sys.stderr)
+            _say_stopped("interrupted", goes_on)
         raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except JobError as error:
-        _exit_stopped(str(error), goes_on=not isinstance(error, DeadEndError))
+        _say_stopped(f"stopped: {error}", goes_on and not isinstance(error, DeadEndError))
+        sys.exit(1)
     except Exception as error:
         from connectors.faults import explain, is_storage_error
 
         if not is_storage_error(error):
             raise
-        _exit_stopped(explain(error) or f"{type(error).__name__}: {error}")
+        _say_stopped(f"stopped: {explain(error) or f'{type(error).__name__}: {error}'}", goes_on)
+        sys.exit(1)
 
 
-def _exit_stopped(why: str, *, goes_on: bool = True) -> NoReturn:
-    print(f"stopped: {why}", file=sys.stderr)
+def _say_stopped(what: str, goes_on: bool) -> None:
+    print(what, file=sys.stderr)
     if goes_on:
         print("what is finished stays; the same command goes on from there", file=sys.stderr)
-    sys.exit(1)

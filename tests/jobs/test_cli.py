@@ -120,14 +120,21 @@ def test_wrong_command_exits_2(rmbatch: Command, arguments: list[str]) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_interrupt_exits_130(rmbatch: Command, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "work", "is_resumed"),
+    [("run", "jobs.run.job.run_job", True), ("plan", "jobs.run.rows.plan_job", False)],
+)
+def test_interrupt_exits_130(
+    rmbatch: Command, best: str, monkeypatch: pytest.MonkeyPatch, command: str, work: str, is_resumed: bool
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.run.rows.plan_job", interrupted)
-    outcome = rmbatch("plan", best)
+    monkeypatch.setattr(work, interrupted)
+    outcome = rmbatch(command, best)
     assert outcome.code == 130
-    assert "the same command goes on from there" in outcome.err
+    assert outcome.err.splitlines()[-1 - is_resumed] == "interrupted"
+    assert ("the same command goes on from there" in outcome.err) == is_resumed
 
 
 @pytest.mark.parametrize("target", ["local", "ray"])
