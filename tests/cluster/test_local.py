@@ -71,7 +71,7 @@ def job(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_real_ray_that_cannot_start(tmp_path: Path) -> None:
-    ended = job(tmp_path, RAY_TMPDIR=f"/tmp/{'long' * 25}")  # a Unix socket's path has at most 107 characters
+    ended = job(tmp_path, RAY_TMPDIR=str(tmp_path / ("long" * 25)))  # a Unix socket's path has at most 107 characters
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-2].startswith("stopped: Ray did not start on this machine, in 2 tries: ")
