@@ -10,7 +10,7 @@ goes; they are not written.
 """
 
 import secrets
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -84,7 +84,7 @@ class OutputWriter:
 
     def _reset(self) -> None:
         self._writers: dict[int, FileWriter] = {}
-        self._sinks: defaultdict[int, BytesIO] = defaultdict(BytesIO)
+        self._sinks: dict[int, BytesIO] = {}
         self._rows: Counter[int] = Counter()
         self._ranges: list[Range] = []
         self._outcomes: list[np.ndarray] = []
@@ -121,6 +121,7 @@ class OutputWriter:
             return
         if outcome not in self._writers:
             known, file = choose_format(part, self._spec)
+            self._sinks[outcome] = BytesIO()
             self._writers[outcome] = known.writer(file, self._sinks[outcome])
         self._writers[outcome].add(written)
 

@@ -173,6 +173,15 @@ class Writer:
         (self._writer or self._open([])).close()
 
 
+def write(table: pa.Table, spec: FileSpec) -> bytes:
+    """Write the table as a Parquet file."""
+    sink = BytesIO()
+    writer = Writer(sink, spec.schema, spec.compression, spec.row_group_rows)
+    writer.add(table)
+    writer.finish()
+    return sink.getvalue()
+
+
 def _find_repeating(table: pa.Table) -> list[str]:
     """The leaf columns, by their paths in the file, that are worth a dictionary.
 
@@ -234,8 +243,4 @@ class Parquet(FooterFormat):
 
     def cut(self, data: bytes, name: str, keep: np.ndarray, spec: FileSpec) -> bytes:
         """See ``Format.cut``."""
-        sink = BytesIO()
-        writer = self.writer(spec, sink)
-        writer.add(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)))
-        writer.finish()
-        return sink.getvalue()
+        return write(pq.read_table(pa.BufferReader(data)).filter(pa.array(keep)), spec)

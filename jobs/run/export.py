@@ -181,7 +181,7 @@ class _Sink:
     """Files of rows, begun anew when one is large."""
 
     def __init__(self, create: Create, opened: ExitStack, file_format: str) -> None:
-        """``opened``: holds the file that is being written, and sees what goes wrong."""
+        """``opened``: holds the file that is being written. What goes wrong reaches that file through it."""
         self._create, self._opened, self._format = create, opened, load_format(file_format)
         self._writer: FileWriter | None = None
         self._suffix = f".{file_format}"

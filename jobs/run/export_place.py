@@ -216,14 +216,10 @@ def _output_of(mark: bytes | None) -> str | None:
 @contextmanager
 def _create_durably(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the error of a full disk has no path
-        raise
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _remove_if_dead(folder: Path) -> None:

@@ -154,7 +154,7 @@ class Endpoints:
         self._slots = asyncio.Semaphore(in_flight)
         self._random = random.Random(seed)
         self._turn = 0.0
-        self._homes: dict[str, Server] = {}  # who was asked last by affinity, the oldest first
+        self._homes: dict[str, Server] = {}  # the server that was asked last, by affinity; the oldest first
         self._in_line, self._room = asyncio.Lock(), asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
         self._lost = ""

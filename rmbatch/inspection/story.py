@@ -217,8 +217,8 @@ def _why(
         return f"a job of the kind {job.get('job')} keeps each row"
     if part == "data":
         kept = sorted((each.rank, each.number) for each in candidates if each.rank is not None)
-        names = ["it"] if len(candidates) == 1 else [f"response {n} of {len(candidates)}" for _, n in kept]
-        return ", ".join(f"{name} has rank {rank}" for name, (rank, _) in zip(names, kept))
+        num = len(candidates)
+        return ", ".join(f"{'it' if num == 1 else f'response {n} of {num}'} has rank {rank}" for rank, n in kept)
     reasons = dict.fromkeys(f"{each.reason}: {each.meaning}" for each in candidates if each.reason)
     return "; ".join(reasons) or "it has no response"
 

@@ -11,7 +11,6 @@ job then scores and resumes it like any other input. The shuffle is all or nothi
 
 import secrets
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow as pa
 from connectors.dataset import InputDataset
 from connectors.errors import JobError
 from connectors.formats import parquet
+from connectors.formats.base import FileSpec
 from connectors.schema import DEAD, DEAD_TYPE, HIDDEN, ORIGIN_ROW, ORIGIN_URI, ROW, UNIT
 from connectors.storage import Folder
 from connectors.units import InputFile, Unit
@@ -68,11 +68,7 @@ def write_bucket(table: pa.Table, key: str, folder: Folder) -> dict[str, Any]:
     uri_index = table.column_names.index(ORIGIN_URI)
     table = table.set_column(uri_index, ORIGIN_URI, table[ORIGIN_URI].cast(pa.string()))
     table = table.drop_columns([UNIT, ROW, BUCKET])
-    sink = BytesIO()
-    writer = parquet.Writer(sink, table.schema, "zstd", None)
-    writer.add(table)
-    writer.finish()
-    data = sink.getbuffer()
+    data = parquet.write(table, FileSpec(table.schema, "zstd"))
     name = f"{secrets.token_hex(8)}.parquet"
     folder.write(name, data)
     return {"name": name, "num_rows": table.num_rows, "num_bytes": len(data), "digest": digest}

@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_stays(
     monkeypatch.setattr(f"connectors.formats.{file_format}.Writer.finish", full)
     ended = rmbatch("export", outputs["nested"], "--to", "dpo", "--as", file_format, "--out", str(tmp_path / "dpo"))
     assert ended.code == 1
-    assert f"data/train-00000.{file_format}: no space is left on the disk; free some" in ended.err
+    assert f"{tmp_path}/dpo: no space is left on the disk; free some" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 
+import pytest
+
 from rmbatch.chat.client import ChatRequest
 from tests.rmbatch.chat.completing import chats, completed, content
 from tests.servers.hostile import HostileServer, Late
@@ -25,6 +27,15 @@ def count_whole_prompts(one: HostileServer, other: HostileServer) -> int:
         for body in chats(server):
             seen[content(body)].add(server.url)
     return sum(len(urls) == 1 for urls in seen.values())
+
+
+@pytest.mark.parametrize(("affinity", "num_whole"), [(False, 0), (True, NUM_PROMPTS)])
+def test_one_after_the_other_all_candidates_of_a_prompt_go_to_one_server(
+    one: HostileServer, other: HostileServer, affinity: bool, num_whole: int
+) -> None:
+    completed(one, other, requests=candidates(affinity), in_flight=1)
+    assert count_whole_prompts(one, other) == num_whole
+    assert len(chats(one)) == len(chats(other))
 
 
 def test_candidates_of_a_prompt_stay_together(one: HostileServer, other: HostileServer) -> None:

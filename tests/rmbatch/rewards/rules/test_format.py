@@ -68,9 +68,9 @@ def test_tag_names_are_literal() -> None:
 def test_tags_that_never_close_cost_linear_time(name: str) -> None:
     knobs = {"analyze_scope": "thought"} if name.startswith("ngram") else {}
     rm = rmbatch.reward(name, **knobs)
-    started = time.perf_counter()
+    started = time.process_time()
     assert rm.evaluate({"response": "<think>" * 200_000}).score == 0.0  # re.findall takes minutes
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
