@@ -115,6 +115,7 @@ def test_killed_job_asks_nothing_again_and_ends_the_same(kind: str, url: str, tm
             for process in victim.processes():
                 process.kill()
             victim.left_behind_s()
+            proxy.wait_for_clients_to_leave()
             kept = find_kept(tmp_path / "killed", proxy)
             assert num_requests // 3 <= len(kept) < num_requests
             assert proxy.num_answered - len(kept) <= IN_FLIGHT  # answered, but the process died before it read them

@@ -9,6 +9,7 @@ A request whose client goes away is ended at the server too.
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -46,12 +47,20 @@ class CountingProxy:
         self._thread.join()
         self._loop.close()
 
+    def wait_for_clients_to_leave(self, timeout_s: float = 30) -> None:
+        """Wait until no connection is open: what a killed client has sent is counted by then."""
+        deadline = time.monotonic() + timeout_s
+        while self._runner.server is not None and self._runner.server.connections:
+            assert time.monotonic() < deadline, "a client is still connected"
+            time.sleep(0.02)
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
 
     async def _start(self) -> None:
+        # uvicorn ends a kept connection after 5 s: a request that meets this end fails, and its client asks again.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=None)
         )
         app = web.Application(client_max_size=2**30)
         app.router.add_route("*", "/{path:.*}", self._pass_on)
