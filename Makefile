@@ -100,6 +100,7 @@ bench: $(SERVED)  ## The measurements behind docs/benchmarks.md; takes a quiet m
 	$(BIN)/python -m tests.bench.code_execution
 	$(BIN)/python -m tests.bench.served_model
 	$(BIN)/python -m tests.bench.generation
+	$(BIN)/python -m tests.bench.prefix_cache
 	$(BIN)/python -m tests.bench.correction
 	$(BIN)/python -m tests.bench.evaluation
 	$(BIN)/python -m tests.bench.selection

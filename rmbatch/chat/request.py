@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 import orjson
+import xxhash
 
 from rmbatch.chat.spec import ChatSpec, Structured
 
@@ -86,6 +87,11 @@ def with_defaults(request: ChatRequest, spec: ChatSpec) -> CompleteRequest:
         "structured": request.structured or spec.structured,
     }
     return CompleteRequest(**{**vars(request), **filled})
+
+
+def make_affinity(prompt: str | bytes) -> str:
+    """The ``affinity`` of all that is asked about a prompt, for that begins alike."""
+    return xxhash.xxh3_64_hexdigest(prompt.encode(errors="replace") if isinstance(prompt, str) else prompt)
 
 
 def build_body(model: str, request: CompleteRequest) -> bytes:

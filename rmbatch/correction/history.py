@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from rmbatch.chat.request import make_affinity
 from rmbatch.chat.templates import format_conversation
 
 Kind = Literal["first", "edit", "rewrite", "sample"]
@@ -112,6 +113,11 @@ class Row:
     def prompt(self) -> str:
         """The conversation as text."""
         return format_conversation(self.messages or ())
+
+    @cached_property
+    def affinity(self) -> str:
+        """Of the requests about it: they go to the same one of several servers."""
+        return make_affinity(self.prompt)
 
     @property
     def best(self) -> Attempt:

@@ -127,18 +127,20 @@ class Corrector:
             critique=self.write_findings(row),
             show_reference=self.spec.show_reference,
         )
-        return ChatRequest(messages, seed=make_seed(critic.seed, row, f"critic {number}", round_number, 0), n=1)
+        seed = make_seed(critic.seed, row, f"critic {number}", round_number, 0)
+        return ChatRequest(messages, seed=seed, n=1, affinity=row.affinity)
 
     def edit_request(self, row: Row, kind: Kind, critique: str | None, round_number: int, number: int) -> ChatRequest:
         """What the editor is asked for: an edit, a whole answer anew, or (of the control) a plain answer."""
         editor = self.spec.editor
         seed = make_seed(editor.seed, row, kind, round_number, number)
         if kind == "sample":
-            return ChatRequest([dict(message) for message in row.messages or ()], seed=seed, n=1)
+            messages = [dict(message) for message in row.messages or ()]
+            return ChatRequest(messages, seed=seed, n=1, affinity=row.affinity)
         told = self.rewrite if kind == "rewrite" else self.edit
         show_reference = self.spec.show_reference
         messages = told.write(row, system=editor.system, critique=critique, show_reference=show_reference)
-        return ChatRequest(messages, seed=seed, n=1)
+        return ChatRequest(messages, seed=seed, n=1, affinity=row.affinity)
 
     def kind_of_edit(self, row: Row) -> Kind:
         """What is asked for next: an edit, the whole answer anew, or (of the control) a plain answer."""

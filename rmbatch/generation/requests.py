@@ -10,19 +10,17 @@ row stands: a resumed job, a renamed file and a longer input ask the same, and f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import xxhash
 
 from connectors.errors import UserError
+from rmbatch.chat.request import ChatRequest, make_affinity
 from rmbatch.chat.spec import ChatSpec
 from rmbatch.chat.templates import Template, TemplateFailed, format_conversation, read_template
 from rmbatch.generation.spec import GeneratorSpec
 from rmbatch.rows.roles import FlatView
-
-if TYPE_CHECKING:
-    from rmbatch.chat.client import ChatRequest
 
 SEED_BITS = 31
 """Of the seeds that are sent: some servers take no more."""
@@ -97,13 +95,10 @@ class RequestWriter:
         """What is asked about each row. ``raw_prompts``: messages with keys that ``view`` does not give."""
         return self._read(view.column, raw_prompts)
 
-    def write(self, prompt: Prompt, number: int, attempt: int = 0) -> "ChatRequest":
+    def write(self, prompt: Prompt, number: int, attempt: int = 0) -> ChatRequest:
         """The request for a candidate. ``attempt``: which of several tries to get one that repeats no other."""
-        from rmbatch.chat.client import ChatRequest
-
         seed = self.seed(prompt, number, attempt)
-        affinity = xxhash.xxh3_64_hexdigest(prompt.key)  # candidates of a prompt begin alike
-        return ChatRequest(prompt.messages, seed=seed, n=1, tools=prompt.tools, affinity=affinity)
+        return ChatRequest(prompt.messages, seed=seed, n=1, tools=prompt.tools, affinity=make_affinity(prompt.key))
 
     def seed(self, prompt: Prompt, number: int, attempt: int = 0) -> int:
         """The seed of a candidate."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rmbatch.chat.connect import complete_counted
+from rmbatch.chat.request import ChatRequest
 from rmbatch.judges.form import Form
 from rmbatch.judges.spec import JudgeSpec
 
 if TYPE_CHECKING:
-    from rmbatch.chat.client import ChatRequest
     from rmbatch.chat.completion import Completion, Sample
 
 
@@ -40,6 +40,8 @@ class Question:
     """Which of several votes it is for, so that no two of them are one request."""
     quotable: str = ""
     """What others wrote of it: the conversation, the responses, the reference."""
+    affinity: str = ""
+    """Questions with the same begin alike, and go to the same one of several servers."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Vote:
 def ask(spec: JudgeSpec, questions: Sequence[Question]) -> list[list[Vote]]:
     """Ask the judge, and return the votes on each question. Raises JobError where all must stop."""
     asks = [
-        (place, _make_request(_write_messages(spec, question), question.form, seed=_seed_of_vote(spec, number), n=n))
+        (place, _make_request(question, _write_messages(spec, question), seed=_seed_of_vote(spec, number), n=n))
         for place, question in enumerate(questions)
         for number, n in _split_into_requests(spec, question)
     ]
@@ -102,11 +104,11 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
     ]
     requests = []
     for row, place in places:
-        vote, form = votes[row][place], questions[row].form
-        why = f"This cannot be read ({vote.error}). {form.instructions(spec.structured)}"
+        vote, question = votes[row][place], questions[row]
+        why = f"This cannot be read ({vote.error}). {question.form.instructions(spec.structured)}"
         said = [{"role": "assistant", "content": vote.said}, {"role": "user", "content": why}]
-        seed = _seed_of_vote(spec, questions[row].number + place)
-        requests.append(_make_request([*_write_messages(spec, questions[row]), *said], form, seed=seed, n=1))
+        seed = _seed_of_vote(spec, question.number + place)
+        requests.append(_make_request(question, [*_write_messages(spec, question), *said], seed=seed, n=1))
 
     def read(number: int, completion: "Completion") -> Vote:
         (vote,) = _read_votes(spec, questions[places[number][0]], completion, 1)
@@ -125,10 +127,9 @@ def _repair(spec: JudgeSpec, questions: Sequence[Question], votes: list[list[Vot
     return votes
 
 
-def _make_request(messages: list[dict[str, str]], form: Form, *, seed: int | None, n: int) -> "ChatRequest":
-    from rmbatch.chat.client import ChatRequest
-
-    return ChatRequest(messages, form.schema, schema_name="verdict", seed=seed, n=n)
+def _make_request(question: Question, messages: list[dict[str, str]], *, seed: int | None, n: int) -> ChatRequest:
+    schema = question.form.schema
+    return ChatRequest(messages, schema, schema_name="verdict", seed=seed, n=n, affinity=question.affinity)
 
 
 def _read_votes(spec: JudgeSpec, question: Question, completion: "Completion", num_votes: int) -> list[Vote]:

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, ClassVar, cast
 
 from connectors.errors import UserError
+from rmbatch.chat.request import make_affinity
 from rmbatch.chat.templates import read_template
 from rmbatch.judges.asking import Question, Vote
 from rmbatch.judges.form import Form
@@ -75,7 +76,8 @@ class QuestionWriter:
             **seen,
             **judged,
         )
-        return Question(text, form, num_votes, number, "\n".join([*texts, *foreign]))
+        affinity = make_affinity(str(seen["prompt"]))
+        return Question(text, form, num_votes, number, "\n".join([*texts, *foreign]), affinity)
 
 
 class JudgeKind(JudgeSpec):

@@ -192,6 +192,8 @@ def test_the_control_gets_plain_answers_for_about_as_many_tokens() -> None:
     plain = [each for each in asked if "You correct" not in each.messages[-1]["content"]]
     assert len(plain) > 3 * 2 * 2 * 2
     assert len({(each.messages[-1]["content"], each.seed) for each in plain}) == len(plain)
+    about = {(next(n for n in range(10) if f"Say it, {n}." in str(each.messages)), each.affinity) for each in asked}
+    assert len(about) == len({affinity for _, affinity in about}) == 10  # of each row one, for all that is asked
     assert {each.kind for row in rows[:3] for rnd in row.rounds for each in rnd.attempts} == {"sample"}
     alone = rows_of(1)
     correct_rows(alone, Corrector(spec, ["score"], ()), Calls(ask, score))

@@ -124,6 +124,15 @@ def test_a_slice_of_a_column_is_scored_as_itself(one: HostileServer) -> None:
     assert outputs.usage["tokens"] == 3
 
 
+def test_conversations_of_a_prompt_go_to_one_server(one: HostileServer, other: HostileServer) -> None:
+    prompts = [[10 * number, 1, 2, 3, 4] for number in range(1, 9)]
+    scored(spec(one, other, in_flight=1), *[[*prompt, last] for prompt in prompts for last in range(4)])
+    seen = [{tuple(body["input"][:5]) for _, body, _ in server.asked if body} for server in (one, other)]
+    shared = {tuple(prompt) for prompt in prompts} & seen[0] & seen[1]
+    assert not shared
+    assert min(map(len, seen)) >= 3
+
+
 def test_several_outputs_and_a_cache_that_is_told() -> None:
     with HostileServer(vllm(outputs=3, prompt_tokens_details={"cached_tokens": 2})) as server:
         engine = open_engine(spec(server))
