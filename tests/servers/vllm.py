@@ -20,6 +20,7 @@ from typing import Literal
 
 from tests.servers.s3 import REPOSITORY, free_port
 
+_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _GUARD = """
 import os, signal, subprocess, sys, threading
 
@@ -51,7 +52,7 @@ def vllm_server(
         guard = subprocess.Popen(
             [sys.executable, "-c", _GUARD, *command],
             cwd=REPOSITORY,
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            env={"VLLM_RPC_BASE_PATH": str(log.parent), **os.environ, **_SETTINGS},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
