@@ -235,12 +235,12 @@ def _find_reasons(
 ) -> NDArray[np.int8]:
     is_space = pc.or_(pc.utf8_is_space(response), pc.equal(response, ""))
     is_empty = np.asarray(pc.fill_null(is_space, True))
-    is_reference = np.zeros(len(response), bool) if reference is None else _is_copy(response, reference, owner)
+    is_reference = np.zeros(len(response), bool) if reference is None else is_copy(response, reference, owner)
     found = (_has_no_prompt(prompt)[owner], is_empty, broken, is_reference, ~np.isfinite(score))
     return np.select(found, range(len(_CODES)), -1).astype(np.int8)
 
 
-def _is_copy(response: pa.Array, reference: pa.Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_copy(response: pa.Array, reference: pa.Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a candidate is the reference of its prompt but for space at its ends, and that is a solution."""
     expected = pc.utf8_trim_whitespace(reference)
     is_solution = pc.fill_null(pc.greater_equal(pc.count_substring_regex(expected, r"\s+"), SOLUTION_WORDS - 1), False)
