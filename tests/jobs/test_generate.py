@@ -135,6 +135,10 @@ def test_more_candidates_later_cost_only_the_new_ones(tmp_path: Path, server: Ho
         ({"job": "generate", "generate": {"by": "sums", "n": 0}}, "generate.n: got 0"),
         ({"job": "generate", "generate": {"by": "sum"}}, "no model is called 'sum'"),
         ({"job": "generate", "generate": {"by": "sums", "n": 2, "temperature": 0}}, "samples of temperature 0"),
+        (
+            {"job": "generate", "generate": [{"by": "sums", "n": 2}, {"by": "sums", "n": 3, "thinking": "drop"}]},
+            "sources 1 and 2 ask the same with the same seeds",
+        ),
         ({"job": "generate", "generate": {"by": "sums", "template": "{{ promt }}"}}, "reads a column 'promt'"),
         (
             {
