@@ -383,6 +383,18 @@ def test_generated_candidates_without_scores_are_refused(rmbatch: Command, here:
     assert "the rows have no scores" in mistake_of(rmbatch("export", "out", "--to", "dpo"))
 
 
+def test_flat_rows_of_which_none_was_kept_are_refused(rmbatch: Command, here: None, tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["a", "a"], "response": ["b", "c"], "score.x": [0.0, 1.0], "key": ["k", "k"]})
+    (tmp_path / "out/rejected").mkdir(parents=True)
+    rank = pa.array([None, None], pa.int32())
+    pq.write_table(table.append_column("select.rank", rank), tmp_path / "out/rejected/a.parquet")
+    job = {"job": "select", "input": {"group": {"by": "key"}}}
+    manifest = {"job": job, "files": [{"path": "rejected/a.parquet", "part": "rejected"}]}
+    (tmp_path / "out/_rmbatch").mkdir()
+    (tmp_path / "out/_rmbatch/manifest.json").write_bytes(orjson.dumps(manifest))
+    assert "the job kept no row" in mistake_of(rmbatch("export", "out", "--to", "dpo"))
+
+
 def test_output_in_a_bucket_gives_the_same_export(
     outputs: dict[str, str], s3: S3Server, rmbatch: Command, tmp_path: Path
 ) -> None:
