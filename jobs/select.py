@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from connectors.errors import UserError
 from jobs.config.sections import RowJobConfig
@@ -30,7 +30,7 @@ class ControlConfig(Settings):
     measure: str | None = None
     """The stored score by which the selected, a random pick of the same size and the oracle are compared: best one that
     is nearer to the truth than the score that selects. None: what select.by says."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)
     """Another seed draws another random pick."""
 
 

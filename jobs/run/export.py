@@ -165,7 +165,8 @@ def _write(source: ExportSource, export: Export, facts: ExportFacts, create: Cre
     if not sink.num_rows:
         why = [f"{count:,} prompts {code}" for code, count in prompts.items()]
         why += [f"{count:,} candidates {code}" for code, count in candidates.items()]
-        raise EmptyExportError(", ".join(why) or "the output is empty")
+        nothing = "the job kept no row" if num_read else "the output is empty"
+        raise EmptyExportError(", ".join(why) or nothing)
     return replace(
         facts,
         rows=sink.num_rows,

@@ -144,8 +144,10 @@ class Corrector:
 
     def kind_of_edit(self, row: Row) -> Kind:
         """What is asked for next: an edit, the whole answer anew, or (of the control) a plain answer."""
-        if row.is_control:
-            return "sample"
+        return "sample" if row.is_control else self.kind_for_editor(row)
+
+    def kind_for_editor(self, row: Row) -> Kind:
+        """What the editor is asked for next, or of the control would be: an edit, or the whole answer anew."""
         rule = self.spec.editor.rewrite
         has_failed = bool(row.rounds) and row.rounds[-1].accepted is None
         if row.best.text is None or rule == "always" or (rule == "after_failure" and has_failed):
@@ -251,8 +253,7 @@ def _write_drafts(
 def _count_samples(row: Row, drafts: Sequence[_Draft], corrector: Corrector, number: int) -> int:
     """How many samples of a row cost as much as its critiques and edits in this round would have cost."""
     critics = range(len(corrector.critiques)) if row.best.text is not None else ()
-    kind: Kind = "rewrite" if row.best.text is None else "edit"
-    edit = corrector.edit_request(row, kind, corrector.write_findings(row), number, 0)
+    edit = corrector.edit_request(row, corrector.kind_for_editor(row), corrector.write_findings(row), number, 0)
     replaced = [corrector.critique_request(critic, row, number) for critic in critics]
     edits = corrector.spec.editor.edits
     usage = [draft.usage for draft in drafts if draft.row is row and draft.usage is not None]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from connectors.errors import UserError
 from rmbatch.correction.columns import HISTORY
 from rmbatch.exports.base import Block, Exported, ExportRule, as_struct, count_reasons
+from rmbatch.exports.pool import is_copy
 from rmbatch.exports.single import SingleExport
 from rmbatch.rows.messages import TEXT, combine_chunks, offsets_of
 from rmbatch.rows.roles import Roles
@@ -28,7 +29,7 @@ class Critiques(SingleExport):
     reasons: ClassVar[Mapping[str, str]] = {
         "not_improved": "no edit of the row was accepted",
         "no_critique": "edits were accepted without a critique (a control, or nothing was named)",
-        "not_usable": "the prompt cannot be read, or a text or score is missing",
+        "not_usable": "the prompt cannot be read, a text or score is missing, or a text is the reference",
     }
     shows_edit: ClassVar[bool] = False
 
@@ -40,6 +41,9 @@ class Critiques(SingleExport):
         pool = block.pool
         steps = read_steps(combine_chunks(block.table[HISTORY]))
         usable = pool.readable[steps.row] & steps.is_whole & ~_begins_broken(block)[steps.row]
+        if pool.reference is not None:
+            for text in (steps.before, steps.after):
+                usable &= ~is_copy(text, pool.reference, steps.row)
         has_critique = np.asarray(pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(steps.critique), ""), False))
         good = np.flatnonzero(usable & has_critique)
         taken, row = pa.array(good), steps.row[good]

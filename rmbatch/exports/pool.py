@@ -104,11 +104,14 @@ def read_pool(table: pa.Table, roles: Roles, by: str | None, group: str | None =
     """The candidates of rows; the column ``by`` holds their scores. Without ``by`` none has a score.
 
     ``group``: the column of flat rows that tells their prompts apart; rows of one prompt may stand anywhere in the
-    table. None: each row is a prompt of its own. Where no ``select.rank`` stands beside them, the best usable candidate
+    table, and a prompt of which nothing was kept is left out, as nested rows that were rejected are not read. None:
+    each row is a prompt of its own. Where no ``select.rank`` stands beside them, the best usable candidate
     of each prompt counts as kept. Raises UserError for columns that are not there.
     """
     if roles.responses is None and group is not None:
         table, cuts, order = gather_prompts(table, group)
+        if RANK in table.column_names:
+            table, cuts, order = _leave_out_rejected(table, cuts, order)
     else:
         cuts, order = np.arange(table.num_rows + 1), np.arange(table.num_rows)
     view = flatten(table, roles)
@@ -177,6 +180,18 @@ def gather_prompts(table: pa.Table, group: str) -> tuple[pa.Table, NDArray[np.in
     return table.take(pa.array(order)), np.append(starts, len(order)).astype(np.int64), order
 
 
+def _leave_out_rejected(
+    table: pa.Table, cuts: NDArray[np.int64], order: NDArray[np.int64]
+) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
+    """The same as ``gather_prompts`` gives, without the prompts of which no row has a rank."""
+    counts = np.diff(cuts)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    is_kept = np.asarray(pc.is_valid(combine_chunks(table[RANK])))
+    kept = np.bincount(owner[is_kept], minlength=len(counts)) > 0
+    rows = kept[owner]
+    return table.filter(pa.array(rows)), np.append(0, np.cumsum(counts[kept])), order[rows]
+
+
 def _of_prompts(table: pa.Table, roles: Roles, rows: NDArray[np.int64]) -> tuple[pa.Array, pa.Array | None]:
     """The prompt, and the reference where there is one, of these rows."""
     alone = Roles(id=roles.id, prompt=roles.prompt, reference=roles.reference)
@@ -220,12 +235,12 @@ def _find_reasons(
 ) -> NDArray[np.int8]:
     is_space = pc.or_(pc.utf8_is_space(response), pc.equal(response, ""))
     is_empty = np.asarray(pc.fill_null(is_space, True))
-    is_reference = np.zeros(len(response), bool) if reference is None else _is_copy(response, reference, owner)
+    is_reference = np.zeros(len(response), bool) if reference is None else is_copy(response, reference, owner)
     found = (_has_no_prompt(prompt)[owner], is_empty, broken, is_reference, ~np.isfinite(score))
     return np.select(found, range(len(_CODES)), -1).astype(np.int8)
 
 
-def _is_copy(response: pa.Array, reference: pa.Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_copy(response: pa.Array, reference: pa.Array, owner: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a candidate is the reference of its prompt but for space at its ends, and that is a solution."""
     expected = pc.utf8_trim_whitespace(reference)
     is_solution = pc.fill_null(pc.greater_equal(pc.count_substring_regex(expected, r"\s+"), SOLUTION_WORDS - 1), False)

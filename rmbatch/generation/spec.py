@@ -56,6 +56,11 @@ class GeneratorSpec(ChatSpec):
         """Who is asked, and how, alone; each request has a seed of its own."""
         return self.as_chat(n=1, seed=None)
 
+    def asks(self) -> dict[str, Any]:
+        """All that its requests depend on, beside the row and the candidate's number, as plain values."""
+        beside = ("n", "thinking", "retry_repeats")
+        return {name: value for name, value in self.identity().items() if name not in beside}
+
 
 class StopRule(Settings):
     """When a prompt has enough candidates: ``{math: 1.0, count: 2}`` stops it when two of them have passed."""
@@ -94,6 +99,17 @@ class GenerateSpec(Settings):
             return written
         source = {key: value for key, value in written.items() if key != "stop_when"}
         return {"sources": [source], "stop_when": written.get("stop_when")}
+
+    @model_validator(mode="after")
+    def _check_sources_differ(self) -> Self:
+        asked = [source.asks() for source in self.sources]
+        for place, each in enumerate(asked):
+            if (first := asked.index(each)) < place:
+                raise ValueError(
+                    f"sources {first + 1} and {place + 1} ask the same with the same seeds, so their candidates would "
+                    "be equal; give one another seed, or write one source with a larger n"
+                )
+        return self
 
     @property
     def num_candidates(self) -> int:

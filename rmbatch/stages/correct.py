@@ -36,6 +36,7 @@ from rmbatch.correction.control import is_control
 from rmbatch.correction.gate import decide_entry
 from rmbatch.correction.history import Assessment, Attempt, Round, Row
 from rmbatch.correction.loop import Calls, Corrector, correct_rows
+from rmbatch.generation.candidates import GENERATION
 from rmbatch.judges.reward import draw_judges_again, judge_rewards
 from rmbatch.rewards.evaluation import Reward
 from rmbatch.rows.roles import FlatView, Roles, flatten
@@ -45,6 +46,7 @@ from rmbatch.stages.edit_judges import Work, judges_of_edits
 from rmbatch.stages.lanes import InTurn, run_in_lanes
 from rmbatch.stages.other_texts import TextScorer, assessments_of
 from rmbatch.stages.score import ScoreStage, needs_of
+from rmbatch.stages.select import find_cut_off, sees_generation
 from rmbatch.stages.tally import RoundCount, count_correction
 
 HELD_OUT = "held_out"
@@ -90,6 +92,7 @@ class CorrectStage:
         others = {**self.comparing, **({} if self.held_out is None else {HELD_OUT: self.held_out})}
         found = self.scored.columns(schema) | replace(self.scored, rewards=others).columns(schema)
         found |= {self._roles.column_of(name) for name in ("prompt", "reference", *self.corrector.columns)}
+        found |= {GENERATION} if sees_generation(self._roles, schema) else set()
         return {name for name in found | {*self.scored.added()} if name in schema.names}
 
     def check(self, schema: pa.Schema) -> None:
@@ -305,17 +308,27 @@ class _Block:
         texts = view.column("response")
         flat = {name: _flat(column) for name, column in columns.items()}
         if view.offsets is not None:
-            best = _best_places(view, flat[f"score.{by}"], texts)
+            cut_off = find_cut_off(table, roles, view.offsets, "rename the column")
+            best = _best_places(view, flat[f"score.{by}"], texts, cut_off)
             texts, flat = texts.take(best), {name: column.take(best) for name, column in flat.items()}
         values = {name: column.to_pylist() for name, column in flat.items()}
         return cls(texts.to_pylist(), assessments_of(values, table.num_rows, by))
 
 
-def _best_places(view: FlatView, score: pa.Array, texts: pa.Array) -> pa.Array:
-    """The place of the best candidate of each row; of rows without a score the first; null where there is none."""
+def _best_places(view: FlatView, score: pa.Array, texts: pa.Array, cut_off: pa.Array | None) -> pa.Array:
+    """The place of the best candidate of each row; of rows without a score the first; null where there is none.
+
+    A candidate that was cut off is taken only where no other has a score.
+    """
     offsets = view.offsets
     assert offsets is not None
-    rank = select(score, offsets, SelectionRule(keep=1), texts).rank
+    allowed = None
+    if cut_off is not None:
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        is_whole = ~np.asarray(cut_off)
+        has_whole = np.bincount(owner[is_whole & np.asarray(score.is_valid())], minlength=len(offsets) - 1) > 0
+        allowed = is_whole | ~has_whole[owner]
+    rank = select(score, offsets, SelectionRule(keep=1), texts, allowed).rank
     found = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(rank, 1), False)))
     places = offsets[:-1].copy()
     places[np.searchsorted(offsets, found, side="right") - 1] = found

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.errors import UserError
+from connectors.schema import HIDDEN
 from rmbatch.generation.candidates import COLUMNS, GENERATION, RESPONSES, as_columns
 from rmbatch.generation.requests import RequestWriter
 from rmbatch.generation.sampling import ask_models, sample
@@ -29,7 +30,9 @@ from rmbatch.stages.tally import count_candidates
 
 NAME = "generate"
 """What people call those who are asked; several sources have numbers behind it."""
-_CANDIDATE = "response"
+_CANDIDATE = f"{HIDDEN}candidate"
+"""The column of the one candidate that ``verify`` scores. No column of the rows has this name, and one that is called
+``response`` may be the reference."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,6 @@ class GenerateStage:
         if self.verify is None or self.spec.stop_when is None or not rows:
             return [False] * len(rows)
         asked = table.take(pa.array(rows, pa.int64()))
-        if _CANDIDATE in asked.column_names:
-            asked = asked.drop_columns([_CANDIDATE])
         asked = asked.append_column(_CANDIDATE, pa.array(texts, pa.string()))
         scored = self.verify(asked)
         passed = np.ones(len(rows), bool)

@@ -201,25 +201,14 @@ class SelectStage:
         return pc.struct_field(column, part)
 
     def _sees_generation(self, schema: pa.Schema) -> bool:
-        """Whether the rows say of their candidates how each was generated."""
-        if self.keep_cut_off or not isinstance(self.roles.responses, str) or GENERATION not in schema.names:
-            return False
-        kind = schema.field(GENERATION).type
-        return is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("error") >= 0
+        """Whether it looks at how each candidate was generated."""
+        return not self.keep_cut_off and sees_generation(self.roles, schema)
 
     def _find_cut_off(self, table: pa.Table, offsets: np.ndarray) -> pa.Array | None:
         """Which candidates were cut off. None: the rows do not say. Raises UserError for lists of other lengths."""
-        if not self._sees_generation(table.schema):
+        if self.keep_cut_off:
             return None
-        try:
-            details = fit_lists(combine_chunks(table[GENERATION]), offsets)
-        except MisfitError:
-            raise UserError(
-                f"the lists in {GENERATION!r} are not as long as those in {self.roles.responses!r}, so they do not say "
-                "which candidates were cut off; rename the column, or set select.cut_off: keep"
-            ) from None
-        errors = pc.cast(pc.struct_field(details, "error"), pa.string())  # all null, JSONL gives them no type
-        return pc.fill_null(pc.starts_with(errors, f"{CUT_OFF}:"), False)
+        return find_cut_off(table, self.roles, offsets, "rename the column, or set select.cut_off: keep")
 
     def tally(self, table: pa.Table) -> Counter[str]:
         """Candidates that were kept, and the others by the reason."""
@@ -231,6 +220,29 @@ class SelectStage:
         if self.control is not None:
             counts.update(count_control(combine_chunks(table[CONTROL])))
         return counts
+
+
+def sees_generation(roles: Roles, schema: pa.Schema) -> bool:
+    """Whether the rows say of their candidates how each was generated."""
+    if not isinstance(roles.responses, str) or GENERATION not in schema.names:
+        return False
+    kind = schema.field(GENERATION).type
+    return is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("error") >= 0
+
+
+def find_cut_off(table: pa.Table, roles: Roles, offsets: np.ndarray, cure: str) -> pa.Array | None:
+    """Which candidates were cut off. None: the rows do not say. Raises UserError for lists of other lengths."""
+    if not sees_generation(roles, table.schema):
+        return None
+    try:
+        details = fit_lists(combine_chunks(table[GENERATION]), offsets)
+    except MisfitError:
+        raise UserError(
+            f"the lists in {GENERATION!r} are not as long as those in {roles.responses!r}, so they do not say "
+            f"which candidates were cut off; {cure}"
+        ) from None
+    errors = pc.cast(pc.struct_field(details, "error"), pa.string())  # all null, JSONL gives them no type
+    return pc.fill_null(pc.starts_with(errors, f"{CUT_OFF}:"), False)
 
 
 def _candidates(table: pa.Table, roles: Roles, group: str | None) -> tuple[FlatView, np.ndarray]:

@@ -139,6 +139,23 @@ def test_flat_and_nested_rows_give_the_same_pairs(outputs: dict[str, str], rmbat
     assert len(found[0]) == 5 * 3
 
 
+def test_prompt_that_was_rejected_as_a_whole_gives_nothing_flat_or_nested(rmbatch: Command, tmp_path: Path) -> None:
+    nested = [*ROWS[1:3], ROWS[3] | {"candidates": ["No.", "Never.", "No!"], "finish_reason": ["stop"] * 3}]
+    flat = [
+        row if row["group"] != "q3" else row | {"response": f"No {number}.", "finish_reason": "stop"}
+        for number, row in enumerate(flat_rows())
+        if row["group"] in ("q1", "q2", "q3")
+    ]
+    job = JOB.replace("output:", "select: {min_score: 0.4}\noutput:")
+    for name, output in run_in_shapes(tmp_path, job, nested, flat, group="group").items():
+        for to in ("kto", "listwise", "verl"):
+            made = tmp_path / f"{to}_{name}"
+            ended = rmbatch("export", output, "--to", to, "--out", str(made), *NEEDED.get(to, ()))
+            assert ended.code == 0, ended.err
+            asked = {str(row["prompt"][-1]["content"]) for row in read(made)}
+            assert asked == {"What is 1 and 1?", "What is 2 and 2?"}, made
+
+
 def test_dpo_pairs_the_best_with_the_worst_and_says_where_from(
     outputs: dict[str, str], rmbatch: Command, tmp_path: Path
 ) -> None:
@@ -364,6 +381,18 @@ def test_generated_candidates_without_scores_are_refused(rmbatch: Command, here:
     (tmp_path / "out/_rmbatch").mkdir()
     (tmp_path / "out/_rmbatch/manifest.json").write_bytes(orjson.dumps(manifest))
     assert "the rows have no scores" in mistake_of(rmbatch("export", "out", "--to", "dpo"))
+
+
+def test_flat_rows_of_which_none_was_kept_are_refused(rmbatch: Command, here: None, tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["a", "a"], "response": ["b", "c"], "score.x": [0.0, 1.0], "key": ["k", "k"]})
+    (tmp_path / "out/rejected").mkdir(parents=True)
+    rank = pa.array([None, None], pa.int32())
+    pq.write_table(table.append_column("select.rank", rank), tmp_path / "out/rejected/a.parquet")
+    job = {"job": "select", "input": {"group": {"by": "key"}}}
+    manifest = {"job": job, "files": [{"path": "rejected/a.parquet", "part": "rejected"}]}
+    (tmp_path / "out/_rmbatch").mkdir()
+    (tmp_path / "out/_rmbatch/manifest.json").write_bytes(orjson.dumps(manifest))
+    assert "the job kept no row" in mistake_of(rmbatch("export", "out", "--to", "dpo"))
 
 
 def test_output_in_a_bucket_gives_the_same_export(

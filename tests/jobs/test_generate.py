@@ -104,6 +104,21 @@ def test_a_prompt_is_stopped_when_enough_candidates_have_passed(
     assert num_asked(server) == sum(len(row["responses"]) for row in read(tmp_path))
 
 
+def test_a_reference_in_a_column_called_response_does_not_pass_every_candidate(
+    tmp_path: Path, server: HostileServer
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [f'{{"id": {n}, "prompt": "What is {n} + 1?", "response": "{n + 1}"}}' for n in range(9)]
+    prompts.write_text("\n".join(rows))
+    stop = {"by": "sums", "n": 16, "max_tokens": 50, "stop_when": {"math": 1.0, "wave": 1}}
+    source = {"path": str(prompts), "columns": {"reference": "response"}}
+    rewards = {"math": {"reward": "math_verify"}}
+    run(tmp_path, server, prompts, job="score", generate=stop, rewards=rewards, input=source)
+    for row in read(tmp_path):
+        assert row["response"] == str(row["id"] + 1)
+        assert row["score.math"][-1] == 1.0
+
+
 def test_more_candidates_later_cost_only_the_new_ones(tmp_path: Path, server: HostileServer, sums: Path) -> None:
     cache = {"models": {"sums": {"endpoint": server.url, "model": "sums", "cache": str(tmp_path / "kept")}}}
     run(tmp_path, server, sums, "few", job="generate", generate={"by": "sums", "n": 2}, **cache)
@@ -120,6 +135,10 @@ def test_more_candidates_later_cost_only_the_new_ones(tmp_path: Path, server: Ho
         ({"job": "generate", "generate": {"by": "sums", "n": 0}}, "generate.n: got 0"),
         ({"job": "generate", "generate": {"by": "sum"}}, "no model is called 'sum'"),
         ({"job": "generate", "generate": {"by": "sums", "n": 2, "temperature": 0}}, "samples of temperature 0"),
+        (
+            {"job": "generate", "generate": [{"by": "sums", "n": 2}, {"by": "sums", "n": 3, "thinking": "drop"}]},
+            "sources 1 and 2 ask the same with the same seeds",
+        ),
         ({"job": "generate", "generate": {"by": "sums", "template": "{{ promt }}"}}, "reads a column 'promt'"),
         (
             {

@@ -152,6 +152,8 @@ def test_summary_compares_with_random_pick_and_oracle(tmp_path: Path) -> None:
         ({"by": {"math": 1.0, "kind": 2.0}}, {}, "no score is called 'kind'"),
         ({"by": "math", "veto": {"safety": 0.5}}, {}, "no score is called 'safety'"),
         ({"by": "math", "control": {"measure": "gold"}}, {}, "no score is called 'gold'"),
+        ({"by": "math", "control": {"seed": -1}}, {}, "select.control.seed: got -1"),
+        ({"by": "math", "control": {"seed": 2**64}}, {}, "select.control.seed: got 18446744073709551616"),
         ({}, {}, "2 scores, and nothing says which decides: select.by: one of math, length"),
         ({"by": "math", "cap": {"by": "generation.modell"}}, {}, "'generation' has no field 'modell'"),
         ({"by": "math", "cap": {"by": "generation"}}, {}, "a source is a plain value"),

@@ -85,8 +85,14 @@ def _text_classes(prompts: list[list[str | None]]) -> Classes:
 
 
 def _normalise(answer: str) -> str:
-    folded = " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
-    return folded.strip(" .$") or folded
+    folded = " ".join(unicodedata.normalize("NFC", "".join(map(_fold, answer))).casefold().split())
+    return folded.lstrip(" $").rstrip(" .$") or folded  # a point at the beginning is that of .5
+
+
+def _fold(letter: str) -> str:
+    """The letter in NFKC, where that says the same: 10² would be 102, and 1½ would be 11/2."""
+    small = unicodedata.decomposition(letter).startswith(("<super>", "<sub>", "<fraction>"))
+    return letter if small else unicodedata.normalize("NFKC", letter)
 
 
 def _math_classes(prompts: list[list[str | None]], timeout_s: int) -> Classes:

@@ -32,8 +32,9 @@ def majority_vote(
     response[n] text, the candidates of prompt i at offsets[i]:offsets[i + 1] -> score[n] float64 in {0, 1}; the reason
     counts the votes. Answers that share the most votes are all 1.0. ``answer``: the whole text, its last line that is
     not blank, the last ``\boxed{}``, or the last ``<answer>``; a response without it has no vote and 0.0. ``equal``:
-    as text (NFKC, case and white space aside, and a full stop or ``$`` at the ends), or as mathematics, where it is
-    text that differs; sameness is closed over chains, so the order of the candidates does not matter.
+    as text (NFKC but for raised digits and fractions, case and white space aside, and ``$`` at the ends or a full stop
+    at the end), or as mathematics, where it is text that differs; sameness is closed over chains, so the order of the
+    candidates does not matter.
     Null response: null, and no vote.
     Source: Wang et al., "Self-Consistency", arXiv 2203.11171; as a reward: TTRL, arXiv 2504.16084.
     """

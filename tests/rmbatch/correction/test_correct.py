@@ -358,6 +358,24 @@ def test_of_nested_rows_the_best_candidate_is_corrected() -> None:
     assert done[0]["score.quality"] == [1.0, 5.0, 2.0]
 
 
+def test_of_nested_rows_a_candidate_that_was_cut_off_is_the_last_choice() -> None:
+    texts = [["it is 9", "it is 3", "it is 1"], ["it is 9", "it is 4", None], [], ["it is 9", None]]
+    cut = [[True, False, False], [True, True, False], [], [True, False]]
+    rows = [
+        {
+            "prompt": "Say.",
+            "responses": some,
+            "generation": [{"error": "cut_off: at 9" if each else None} for each in of],
+        }
+        for some, of in zip(texts, cut)
+    ]
+    with editor_server(improve) as server:
+        editor = {"endpoint": server.url, "model": "editor"}
+        done = rmbatch.correct(rows, reward=rmbatch.reward(quality), editor=editor, rounds=1)
+    assert [row["correct.score_before"] for row in done] == [3.0, 9.0, None, 9.0]
+    assert [row["correct.response"] for row in done] == ["it is 4", "it is 10", None, "it is 10"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -198,3 +198,23 @@ def test_the_control_gets_plain_answers_for_about_as_many_tokens() -> None:
     alone = rows_of(1)
     correct_rows(alone, Corrector(spec, ["score"], ()), Calls(ask, score))
     assert alone[0].rounds == rows[0].rounds  # whatever other rows it meets
+
+
+def test_the_control_of_answers_that_are_written_anew_costs_what_these_cost() -> None:
+    """Whoever writes anew is not shown the old answer, however long that is."""
+    editor = {"endpoint": "http://127.0.0.1:9", "model": "m", "rewrite": "always"}
+    spec = CorrectSpec.model_validate({"control": {"share": 0.3}, "rounds": 1, "editor": editor})
+
+    def ask(requests: list[ChatRequest]) -> list[Completion]:
+        sizes = [len(request.messages[-1]["content"]) // 4 for request in requests]
+        return [
+            Completion((f"new {n}",), ("",), ("",), ("stop",), (None,), ((),), Usage(size, 50), endpoint="x")
+            for n, size in enumerate(sizes)
+        ]
+
+    first = Attempt("first", "old " * 2000, 0, Assessment(0.0, {"score": 0.0}), "first")
+    rows = [Row(n, [{"role": "user", "content": f"Say it, {n}. " + "And so on. " * 20}], first) for n in range(2)]
+    rows[0].is_control = True
+    correct_rows(rows, Corrector(spec, ["score"], ()), Calls(ask, lambda rows, texts: [Assessment(0.0)] * len(texts)))
+    control, corrected = (row.tokens or 0 for row in rows)
+    assert 0.6 < control / corrected < 1.4  # by whole samples

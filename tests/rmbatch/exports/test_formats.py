@@ -94,6 +94,39 @@ def test_no_null_cut_off_or_reference_comes_out(rows: list[dict[str, Any]], name
             assert candidate["text"] in leaves(row)
 
 
+@pytest.mark.parametrize("name", ["critique", "edit"])
+def test_an_edit_that_is_the_reference_does_not_come_out(name: str) -> None:
+    def tried(number: int, text: str, decision: str) -> dict[str, Any]:
+        return {
+            "round": number,
+            "critique": "Mend it.",
+            "edits": [{"text": text, "score": number, "decision": decision}],
+        }
+
+    texts = [["bad", "fine", "A WHOLE REFERENCE", "good"], ["bad", "fine", "good"]]
+    history = [[tried(n, text, "accepted" if n else "first") for n, text in enumerate(each)] for each in texts]
+    table = pa.table(
+        {
+            "prompt": pa.array([[{"role": "user", "content": "hello"}]] * 2, MESSAGES),
+            "reference": ["A WHOLE REFERENCE"] * 2,
+            "response": ["bad"] * 2,
+            "correct.response": ["good"] * 2,
+            "correct.outcome": ["improved"] * 2,
+            "correct.score_before": [0.0] * 2,
+            "correct.score": [3.0, 2.0],
+            "correct.history": history,
+        }
+    )
+    roles = Roles(prompt="prompt", response="response", reference="reference")
+    made = load_export(name).rows(Block(table, roles, None, pa.array(["a#0", "a#1"]), Origin("f" * 16)), ExportRule())
+    assert [(row["lineage"]["source"], row["response"]) for row in made.table.to_pylist()] == [
+        ("a#0", "bad"),
+        ("a#1", "bad"),
+        ("a#1", "fine"),
+    ]
+    assert "A WHOLE REFERENCE" not in leaves(made.table.to_pylist())
+
+
 @given(ROWS, st.sampled_from(OF_CANDIDATES))
 def test_each_prompt_gives_a_row_or_a_reason(rows: list[dict[str, Any]], name: str) -> None:
     made = load_export(name).rows(make_block(rows), RULE)
