@@ -53,6 +53,8 @@ class SuiteData:
     """Rows that are no items, by the reason."""
     recorded: dict[str, int] = field(default_factory=dict)
     """By name: items that have a recorded verdict."""
+    verdict_kinds: dict[str, list[str]] = field(default_factory=dict)
+    """By name: the columns that hold its verdicts."""
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -218,4 +220,7 @@ def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: Su
             has = table is not None and kind in table.column_names
             column = table[kind].take(place) if table is not None and has else pa.nulls(rows.num_rows, kind_type)
             rows = rows.append_column(f"{RECORDED}{scorer}.{kind}", column)
+            kinds = data.verdict_kinds.setdefault(scorer, [])
+            if kind not in kinds and column.null_count < len(column):
+                kinds.append(kind)
     return rows

@@ -9,6 +9,7 @@ have the same columns, so one job scores them all.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
 
 import numpy as np
@@ -113,24 +114,26 @@ def to_judged(table: pa.Table, name: str, compares: bool) -> Judged:
     return Judged(_fit(scores, table), compares=compares, steps=steps)
 
 
-def to_recorded(table: pa.Table, name: str) -> Judged | None:
-    """The recorded verdicts of this name on rows of one suite; None where there are none."""
+def to_recorded(table: pa.Table, name: str, kinds: Collection[str] | None = None) -> Judged:
+    """The recorded verdicts of this name on rows of one suite; no verdict where the columns are null.
+
+    ``kinds``: the kinds of verdicts that the suite has, since a block may hold none. None: those that these rows have.
+    """
     has = {kind: f"{RECORDED}{name}.{kind}" for kind in RECORDED_TYPES}
     found = {kind: table[column] for kind, column in has.items() if column in table.column_names}
-    if not found or all(column.null_count == len(column) for column in found.values()):
-        return None
+    if kinds is None:
+        kinds = [kind for kind, column in found.items() if column.null_count < len(column)]
     correct = Ragged.from_arrow(table["correct"])
-    games = _games(found.get("games"), table.num_rows)
-    if games is not None:
+    games = first_error = None
+    scores = correct.with_values(np.full(len(correct.values), np.nan))
+    if "games" in kinds:
+        games = _games(found["games"])
         scores = _scores_of_games(games, correct)
-    elif "scores" in found:
+    elif "scores" in kinds:
         scores = _fit(Ragged.from_arrow(found["scores"]), table)
-    else:
-        scores = correct.with_values(np.full(len(correct.values), np.nan))
-    first_error = None
-    if "first_error" in found and found["first_error"].null_count < table.num_rows:
+    if "first_error" in kinds:
         first_error = pc.cast(found["first_error"], pa.float64()).to_numpy(zero_copy_only=False)
-    steps = Ragged.from_arrow(found["steps"]) if "steps" in found else None
+    steps = Ragged.from_arrow(found["steps"]) if "steps" in kinds else None
     return Judged(scores, games=games, steps=steps, first_error=first_error)
 
 
@@ -279,12 +282,9 @@ def _padded(column: pa.ChunkedArray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(one), flat.take(places))
 
 
-def _games(column: pa.ChunkedArray | None, num_rows: int) -> Floats | None:
-    if column is None or column.null_count == len(column):
-        return None
+def _games(column: pa.ChunkedArray) -> Floats:
     lists = Ragged.from_arrow(column)
-    games = np.stack([lists.column(0), lists.column(1)], axis=1) if num_rows else np.zeros((0, 2))
-    return games
+    return np.stack([lists.column(0), lists.column(1)], axis=1)
 
 
 def _scores_of_games(games: Floats, correct: Ragged) -> Ragged:

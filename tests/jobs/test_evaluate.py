@@ -322,6 +322,17 @@ def test_verdicts_on_the_last_items_alone_are_enough(here: None, tmp_path: Path)
     assert report["suites"]["rewardbench"]["rewards"]["theirs"]["figures"]["pooled"]["coverage"] == 0.1
 
 
+@pytest.mark.parametrize("some", [RECORDED[:8], RECORDED[-8:]], ids=["last_items", "first_items"])
+def test_verdicts_need_not_be_in_each_block(
+    here: None, tmp_path: Path, monkeypatch: Any, some: list[dict[str, Any]]
+) -> None:
+    """Scored rows are read in blocks; in most of them nothing was recorded."""
+    monkeypatch.setattr("jobs.evaluate.READ_ROWS", 16)
+    recorded = {"theirs": {"rewardbench": {"path": write(tmp_path / "rec/a.jsonl", some)}}}
+    report = evaluate(job(tmp_path, rewards={}, recorded=recorded))
+    assert report["suites"]["rewardbench"]["rewards"]["theirs"]["figures"]["pooled"]["coverage"] == 0.1
+
+
 def test_plan_and_status_read_it_like_any_job(here: None, tmp_path: Path, rmbatch: Command) -> None:
     mapping = job(tmp_path)
     plan = make_plan(parse_job(mapping, "test"))

@@ -121,10 +121,17 @@ def test_recorded_games_become_scores_of_both_games() -> None:
     found, _ = rows_of([PAIR, PAIR | {"id": "b"}, PAIR | {"id": "c"}])
     games = pa.array([[1.0, 1.0], [1.0, 0.0], None], pa.list_(pa.float64()))
     judged = to_recorded(found.append_column(f"{RECORDED}x.games", games), "x")
-    assert judged is not None
     np.testing.assert_array_equal(judged.scores.values, [1.0, 0.0, 0.5, 0.5, np.nan, np.nan])
-    nothing = pa.nulls(3, pa.list_(pa.float64()))
-    assert to_recorded(found.append_column(f"{RECORDED}x.games", nothing), "x") is None
+
+
+def test_block_without_a_verdict_is_unread() -> None:
+    """Other blocks of the suite have games, so here both games of each item are unreadable."""
+    found, _ = rows_of([PAIR, PAIR | {"id": "b"}])
+    nothing = found.append_column(f"{RECORDED}x.games", pa.nulls(2, pa.list_(pa.float64())))
+    judged = to_recorded(nothing, "x", ["games"])
+    assert judged.games is not None
+    assert np.isnan(judged.games).all() and np.isnan(judged.scores.values).all()
+    assert to_recorded(nothing, "x").games is None
 
 
 GAME = {"swap = False": {"winner": "1"}, "swap = True": {"winner": "2"}}
