@@ -80,7 +80,7 @@ def to_rows(table: pa.Table, name: str, suite: Suite, subset: str, first_row: in
         "item": item,
         "row": pa.array(np.arange(first_row, first_row + num_rows)),
         "subset": subsets,
-        "key": pa.array(hash_texts(suite.cluster(table, item, prompt))),
+        "key": pa.array(hash_texts(_cluster_names(suite.cluster(table, item, prompt), whole))),
         "prompt": prompt,
         "reference": _text(table, "reference"),
         "pairs": _list_column(table, "pairs", pa.int32()),
@@ -145,6 +145,13 @@ def hash_texts(texts: pa.Array) -> NDArray[np.uint64]:
     text = memoryview(data or b"")
     spans = pairwise(bounds)
     return np.fromiter((xxhash.xxh3_64_intdigest(text[i:j]) for i, j in spans), np.uint64, count=len(array))
+
+
+def _cluster_names(clusters: pa.Array, items: pa.Array) -> pa.Array:
+    """The name of each row's prompt; its own where the prompt is unknown, which says nothing of other rows."""
+    names = clusters.cast(TEXT)
+    unknown = pc.fill_null(pc.equal(names, pa.scalar("", TEXT)), True)
+    return pc.if_else(unknown, items.cast(TEXT), names)
 
 
 def _candidates(table: pa.Table, suite: Suite) -> dict[str, pa.Array]:

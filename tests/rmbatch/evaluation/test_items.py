@@ -100,6 +100,13 @@ def test_both_prompts_of_a_tie_share_a_key() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.parametrize("unknown", [{}, {"prompt": None}, {"prompt": "?", "prompt_id": None}])
+def test_rows_without_a_prompt_are_drawn_apart(unknown: dict[str, Any]) -> None:
+    """As one prompt they would get one weight, and each interval would have no width."""
+    records = [{"id": name, "chosen": "yes", "rejected": "no", **unknown} for name in "abc"]
+    assert len(set(rows_of(records)[0]["key"].to_pylist())) == 3
+
+
 def test_empty_table_gives_no_item() -> None:
     empty = pa.Table.from_pylist([PAIR]).slice(0, 0)
     found, left_out = to_rows(empty, "mine", load_suite("preferences"), "", 0)
