@@ -226,9 +226,9 @@ class Evaluate(RowJob[EvaluateJob]):
             yield name, pa.concat_tables(blocks)
 
     def _judge(self, suite: str, table: pa.Table, kinds: Mapping[str, Sequence[str]]) -> dict[str, Judged]:
-        """What each reward, and each that was recorded, says of scored rows of one suite; the same names for each block.
+        """What each reward, and each that was recorded, says of scored rows of one suite.
 
-        ``kinds``: of the verdicts that were recorded, by name.
+        The names are the same for each block of the suite. ``kinds``: of the recorded verdicts, by name.
         """
         compares = {name: reward.takes_offsets for name, reward in self.rewards().items()}
         names = [each for each in self.job.scorers if f"score.{each}" in table.column_names]

@@ -22,6 +22,8 @@ from jobs.evaluate import Evaluation
 from jobs.run.doctor import examine_job
 from jobs.run.job import read_output_status
 from jobs.show.display import Display
+from jobs.show.evaluation import describe_comparison
+from rmbatch.evaluation.rewardbench import SECTIONS
 from tests.chaos.victim import Victim
 from tests.jobs.commands import Command, mistake_of
 from tests.jobs.running import make_plan, rows, run
@@ -274,6 +276,18 @@ def test_subsets_by_path_and_json_lists(here: None, tmp_path: Path) -> None:
         | {"limit": 5}
     )
     assert folder["suites"]["preferences"]["items"] == 5
+
+
+def test_comparison_without_an_interval_is_shown(here: None, tmp_path: Path) -> None:
+    """One pair in each subset: no draw of the prompts holds all of them."""
+    subsets = [each for weights in SECTIONS.values() for each in weights]
+    few = [pair | {"subset": each} for pair, each in zip(pairs(len(subsets)), subsets)]
+    data = write(tmp_path / "few/pairs.jsonl", few)
+    report = evaluate(job(tmp_path, suites={"rewardbench": data}, compare=["length", "constant"]))
+    (found,) = report["comparisons"]
+    assert (found["low"], found["high"]) == (None, None)
+    assert "[–, –]" in describe_comparison(found)
+    assert "[–, –]" in (tmp_path / "out/leaderboard.md").read_text()
 
 
 def test_steps_are_judged_by_their_scores(here: None, tmp_path: Path) -> None:

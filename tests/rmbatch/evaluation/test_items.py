@@ -137,7 +137,8 @@ def test_block_without_a_verdict_is_unread() -> None:
     nothing = found.append_column(f"{RECORDED}x.games", pa.nulls(2, pa.list_(pa.float64())))
     judged = to_recorded(nothing, "x", ["games"])
     assert judged.games is not None
-    assert np.isnan(judged.games).all() and np.isnan(judged.scores.values).all()
+    assert np.isnan(judged.games).all()
+    assert np.isnan(judged.scores.values).all()
     assert to_recorded(nothing, "x").games is None
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from rmbatch.evaluation.base import load_suite
 from rmbatch.evaluation.report import leaderboard, summarise
+from rmbatch.evaluation.rewardbench import SECTIONS
 from rmbatch.evaluation.tally import SuiteTally
 from tests.rmbatch.evaluation import slow
 from tests.rmbatch.evaluation.slow import Case
@@ -89,6 +90,18 @@ def test_mcnemar_decides_where_items_are_right_or_wrong() -> None:
     tied = report_of(cases, {"a": a, "b": [[1.0, 1.0]] * 60}, [("a", "b")])["comparisons"][0]
     assert tied["p_mcnemar"] is None  # half points
     assert tied["p"] == tied["p_bootstrap"]
+
+
+def test_difference_without_an_interval_is_no_verdict_about_chance() -> None:
+    """One item in each of 23 subsets: no draw holds all of them, so no draw has the mean of sections."""
+    suite = load_suite("rewardbench")
+    cases = [{"subset": each, "correct": [1, 0]} for weights in SECTIONS.values() for each in weights]
+    tally = SuiteTally(suite, ["rm"], replicates=100)
+    items, judged = slow.columns([case | {"scores": [1.0, 0.0]} for case in cases])
+    tally.add(items, {"rm": judged})
+    found = summarise({"mine": (suite, tally.result())}, ["rm"], [])["suites"]["mine"]["rewards"]["rm"]
+    assert (found["figures"]["overall"]["fair"], found["figures"]["overall"]["low"]) == (1.0, None)
+    assert [line.partition(":")[0] for line in found["says"]] == ["no interval"]
 
 
 def test_leaderboard_goes_by_the_worst_case() -> None:
