@@ -226,6 +226,7 @@ def _drop_unusable(rows: pa.Table, suite: Suite) -> tuple[pa.Table, Counter[str]
                 (missing.sum(np.isnan(missing.values)) > 0) | (lengths != correct.counts)
             ),
             "no response is right, or all are": pa.array((right == 0) | (right == correct.counts)),
+            f"other than {suite.form}": pa.array(~suite.has_form(correct)),
         }
         if suite.keeps_hopeless:
             del reasons["no response is right, or all are"]

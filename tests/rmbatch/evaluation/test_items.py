@@ -59,6 +59,30 @@ def test_item_needs_something_to_tell_apart(correct: Any, kept: int) -> None:
     assert found.num_rows == kept
 
 
+@pytest.mark.parametrize(
+    ("suite", "form", "kept"),
+    [
+        ("rm_bench", [1, 1, 1, 0, 0, 0], 1),
+        ("rm_bench", [1, 1, 1, 0, 0], 0),  # a style is missing
+        ("rm_bench", [0, 0, 0, 1, 1, 1], 0),
+        ("judgebench", [0, 1], 1),
+        ("judgebench", [1, 0, 0], 0),
+        ("llmbar", [1, 0, 0], 0),
+        ("rmb", [1, 0, 0], 1),
+    ],
+)
+def test_item_of_another_form_is_left_out(suite: str, form: list[int], kept: int) -> None:
+    """Before anything is scored: the metrics of these suites take no others."""
+    row = {
+        "prompt": "?",
+        "responses": [str(place) for place in range(len(form))],
+        "correct": [each == 1 for each in form],
+    }
+    found, left_out = rows_of([row], suite)
+    assert found.num_rows == kept
+    assert [why.startswith("other than") for why in left_out] == [True] * (1 - kept)
+
+
 def test_preference_between_two_responses() -> None:
     records = [{"prompt": "?", "responses": ["x", "y"], "preference": each} for each in (-2, 1, 0)]
     found, left_out = rows_of(records)
