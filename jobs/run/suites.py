@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from connectors.errors import UserError
 from connectors.faults import explain_errors
@@ -37,6 +39,7 @@ from rmbatch.evaluation.recorded import read_recorded
 BLOCK_ROWS = 4096
 UNIT_BYTES = 64 << 20
 _LIST_SUFFIX = ".json"
+_NUMBER = "__number"
 
 
 @dataclass
@@ -101,19 +104,24 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
     data.recorded = dict.fromkeys(recorded, 0)
     for subset, paths in source.paths().items():
         verdicts = {scorer: _read_verdicts(each, subset) for scorer, each in recorded.items()}
-        first_row, left = 0, most
-        for block, files in _read_blocks(paths, source, left):
+        for block, numbers, num_read, files in _read_blocks(paths, source, most):
             data.files += files
             adapted, data.adapter = _adapt(block, source.adapter, suite, f"suites.{name}")
-            rows, left_out = to_rows(adapted, name, suite, subset, first_row)
-            first_row += block.num_rows
-            data.rows, data.items = data.rows + block.num_rows, data.items + rows.num_rows
+            rows, left_out = to_rows(adapted, name, suite, subset, numbers)
+            data.rows, data.items = data.rows + num_read, data.items + rows.num_rows
             data.left_out.update(left_out)
+            if num_read > block.num_rows:
+                data.left_out["unreadable"] += num_read - block.num_rows
             yield _add_verdicts(rows, verdicts, data, job)
 
 
-def _read_blocks(paths: Sequence[str], source: SourceConfig, limit: int) -> Iterator[tuple[pa.Table, list[Any]]]:
-    """Blocks of the rows, and the files that are new with each."""
+def _read_blocks(
+    paths: Sequence[str], source: SourceConfig, limit: int
+) -> Iterator[tuple[pa.Table, NDArray[np.int64], int, list[Any]]]:
+    """Blocks of the readable rows with their numbers, how many rows were read for each, and the files new with each.
+
+    Rows that cannot be read have numbers too, so the other rows keep theirs.
+    """
     options = storage_options(source.storage)
     with tempfile.TemporaryDirectory() as scratch:
         files, opened = _unpack_lists(paths, options, Path(scratch))
@@ -121,10 +129,13 @@ def _read_blocks(paths: Sequence[str], source: SourceConfig, limit: int) -> Iter
         listing = list_input(opened, where)
         dataset = plan_dataset(listing, where, unit_bytes=UNIT_BYTES, limit=limit)
         new: list[Any] = [_describe(file) for file in (files or listing.files)]
+        first_row = 0
         for unit in dataset.units.values():
             for block in dataset.read(Range(unit.index, 0, unit.num_rows), BLOCK_ROWS):
-                yield visible_columns(drop_unreadable(block)), new
-                new = []
+                rows = drop_unreadable(block.append_column(_NUMBER, pa.array(first_row + np.arange(block.num_rows))))
+                numbers = rows[_NUMBER].to_numpy()
+                yield visible_columns(rows.drop_columns(_NUMBER)), numbers, block.num_rows, new
+                first_row, new = first_row + block.num_rows, []
 
 
 def _describe(file: InputFile) -> dict[str, Any]:
@@ -199,12 +210,10 @@ def _read_verdicts(source: SourceConfig, subset: str) -> pa.Table | None:
     if paths is None:
         return None
     found = []
-    for block, _ in _read_blocks(paths, source, 1 << 62):
-        found.append(read_recorded(block, source.adapter))
-    table = pa.concat_tables(found)
-    if "id" not in table.column_names:
-        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    return table
+    for block, numbers, _, _ in _read_blocks(paths, source, 1 << 62):
+        verdicts = read_recorded(block, source.adapter)
+        found.append(verdicts if "id" in verdicts.column_names else verdicts.append_column("row", pa.array(numbers)))
+    return pa.concat_tables(found)
 
 
 def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: SuiteData, job: EvaluateJob) -> pa.Table:

@@ -3,7 +3,7 @@
 An item has a prompt and candidates of which some are right; or one candidate, a reasoning in steps. Rows of all suites
 have the same columns, so one job scores them all.
 
-    rows, left_out = to_rows(adapted, suite, first_row=0)       # pa.Table in ITEM_SCHEMA
+    rows, left_out = to_rows(adapted, "mine", suite, "", np.arange(adapted.num_rows))       # pa.Table in ITEM_SCHEMA
     items = to_items(scored_rows)
     judged = to_judged(scored_rows, "rm", compares=False)
 """
@@ -57,16 +57,18 @@ RECORDED_TYPES = {
 _SEPARATOR = "\n\n"
 
 
-def to_rows(table: pa.Table, name: str, suite: Suite, subset: str, first_row: int) -> tuple[pa.Table, Counter[str]]:
+def to_rows(
+    table: pa.Table, name: str, suite: Suite, subset: str, numbers: NDArray[np.int64]
+) -> tuple[pa.Table, Counter[str]]:
     """The rows to score, and how many rows were left out, by the reason.
 
     table: standard columns of one dataset. ``name``: what the job calls the suite. ``subset``: the subset of all these
-    rows; empty: the column says it. ``first_row``: the number of the first row, which names rows without an id. Raises
-    UserError for columns of which no item can be made.
+    rows; empty: the column says it. ``numbers``: of the rows, which name rows without an id. Raises UserError for
+    columns of which no item can be made.
     """
     num_rows = table.num_rows
     made = _steps(table) if suite.needs == "steps" else _candidates(table, suite)
-    own = pa.array([str(number) for number in range(first_row, first_row + num_rows)], TEXT)
+    own = pa.array([str(number) for number in numbers], TEXT)
     item = pc.coalesce(_text(table, "id"), own)
     subsets = pa.repeat(pa.scalar(subset, TEXT), num_rows) if subset else pc.fill_null(_text(table, "subset"), "")
     asked = guess_roles(table.schema).prompt  # prompt, or question, instruction, …
@@ -78,7 +80,7 @@ def to_rows(table: pa.Table, name: str, suite: Suite, subset: str, first_row: in
         "id": whole,
         "suite": pa.repeat(pa.scalar(name), num_rows),
         "item": item,
-        "row": pa.array(np.arange(first_row, first_row + num_rows)),
+        "row": pa.array(numbers),
         "subset": subsets,
         "key": pa.array(hash_texts(_cluster_names(suite.cluster(table, item, prompt), whole))),
         "prompt": prompt,

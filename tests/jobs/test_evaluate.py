@@ -347,6 +347,22 @@ def test_verdicts_need_not_be_in_each_block(
     assert report["suites"]["rewardbench"]["rewards"]["theirs"]["figures"]["pooled"]["coverage"] == 0.1
 
 
+def test_unreadable_lines_move_no_verdict(here: None, tmp_path: Path) -> None:
+    """Verdicts without ids belong to rows by their numbers; a broken line has one too, and is counted."""
+    lines = [json.dumps(each) for each in pairs(6)]
+    verdicts = [json.dumps({"scores": [1.0, 0.0] if place < 3 else [0.0, 1.0]}) for place in range(6)]
+    lines[1] = verdicts[4] = "{broken"
+    for name, some in (("data", lines), ("verdicts", verdicts)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(some))
+    recorded = {"theirs": {"mine": {"path": str(tmp_path / "verdicts.jsonl")}}}
+    suites = {"mine": {"suite": "preferences", "path": str(tmp_path / "data.jsonl")}}
+    report = evaluate(job(tmp_path, suites=suites, rewards={}, recorded=recorded))
+    credits = pq.read_table(tmp_path / "out/items/mine.parquet")["credit.theirs"].to_pylist()
+    assert credits == [1.0, 1.0, 0.0, None, 0.0]
+    read = report["protocol"]["suites"]["mine"]
+    assert (read["rows"], read["items"], read["left_out"]) == (6, 5, {"unreadable": 1})
+
+
 def test_plan_and_status_read_it_like_any_job(here: None, tmp_path: Path, rmbatch: Command) -> None:
     mapping = job(tmp_path)
     plan = make_plan(parse_job(mapping, "test"))

@@ -18,7 +18,9 @@ PAIR = {"id": "a", "prompt": "hi", "chosen": "yes", "rejected": "no", "subset": 
 def rows_of(
     records: list[dict[str, Any]], suite: str = "preferences", subset: str = ""
 ) -> tuple[pa.Table, dict[str, int]]:
-    found, left_out = to_rows(pa.Table.from_pylist(records), "mine", load_suite(suite), subset, 10)
+    found, left_out = to_rows(
+        pa.Table.from_pylist(records), "mine", load_suite(suite), subset, np.arange(10, 10 + len(records))
+    )
     assert found.schema == ITEM_SCHEMA
     return found, dict(left_out)
 
@@ -55,7 +57,7 @@ def test_item_needs_something_to_tell_apart(correct: Any, kept: int) -> None:
     records = [{"prompt": "?", "responses": ["x", "y"], "correct": correct}]
     columns = {"responses": pa.list_(pa.string()), "correct": pa.list_(pa.bool_())}
     table = pa.table({"prompt": ["?"], **{name: pa.array([records[0][name]], kind) for name, kind in columns.items()}})
-    found, _ = to_rows(table, "mine", load_suite("preferences"), "", 0)
+    found, _ = to_rows(table, "mine", load_suite("preferences"), "", np.arange(table.num_rows))
     assert found.num_rows == kept
 
 
@@ -133,7 +135,7 @@ def test_rows_without_a_prompt_are_drawn_apart(unknown: dict[str, Any]) -> None:
 
 def test_empty_table_gives_no_item() -> None:
     empty = pa.Table.from_pylist([PAIR]).slice(0, 0)
-    found, left_out = to_rows(empty, "mine", load_suite("preferences"), "", 0)
+    found, left_out = to_rows(empty, "mine", load_suite("preferences"), "", np.arange(0))
     assert (found.num_rows, left_out) == (0, {})
     assert to_items(found).num_items == 0
 
