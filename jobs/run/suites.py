@@ -103,7 +103,9 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
     recorded = {scorer: sources[name] for scorer, sources in job.recorded.items() if name in sources}
     data.recorded = dict.fromkeys(recorded, 0)
     for subset, paths in source.paths().items():
-        verdicts = {scorer: _read_verdicts(each, subset) for scorer, each in recorded.items()}
+        verdicts = {
+            scorer: _read_verdicts(each, subset, f"recorded.{scorer}.{name}") for scorer, each in recorded.items()
+        }
         for block, numbers, num_read, files in _read_blocks(paths, source, most):
             data.files += files
             adapted, data.adapter = _adapt(block, source.adapter, suite, f"suites.{name}")
@@ -204,8 +206,11 @@ def _is_standard(names: Sequence[str], suite: Suite) -> bool:
     return any(form <= {*names} for form in forms)
 
 
-def _read_verdicts(source: SourceConfig, subset: str) -> pa.Table | None:
-    """The recorded verdicts on one subset, with an ``id``, or the number of the row; None where there are none."""
+def _read_verdicts(source: SourceConfig, subset: str, where: str) -> pa.Table | None:
+    """The recorded verdicts on one subset, with an ``id``, or the number of the row; None where there are none.
+
+    ``where``: their place in the job file, which a message names.
+    """
     paths = source.paths().get(subset) or source.paths().get("")
     if paths is None:
         return None
@@ -213,7 +218,24 @@ def _read_verdicts(source: SourceConfig, subset: str) -> pa.Table | None:
     for block, numbers, _, _ in _read_blocks(paths, source, 1 << 62):
         verdicts = read_recorded(block, source.adapter)
         found.append(verdicts if "id" in verdicts.column_names else verdicts.append_column("row", pa.array(numbers)))
-    return pa.concat_tables(found)
+    table = pa.concat_tables(found)
+    if "id" in table.column_names:
+        _check_ids(table, where)
+    return table
+
+
+def _check_ids(verdicts: pa.Table, where: str) -> None:
+    """Raises UserError for an id with several verdicts that differ."""
+    ids = verdicts["id"].combine_chunks()
+    first = pc.index_in(ids, value_set=ids).to_numpy()
+    again = np.flatnonzero((first != np.arange(len(first))) & ~np.asarray(ids.is_null()))
+    both = zip(verdicts.take(again).to_pylist(), verdicts.take(first[again]).to_pylist())
+    differing = next((one["id"] for one, other in both if one != other), None)
+    if differing is not None:
+        raise UserError(
+            f"{where}: several verdicts have the id {differing!r}, and they differ; give each item an id of its own, "
+            "name the files by subset, or leave ids out where the verdicts are in the order of the rows"
+        )
 
 
 def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: SuiteData, job: EvaluateJob) -> pa.Table:

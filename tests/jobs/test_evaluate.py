@@ -433,6 +433,18 @@ def test_verdicts_of_nothing_are_refused(here: None, tmp_path: Path) -> None:
         run(job(tmp_path, recorded={"theirs": {"rewardbench": {"path": path}}}))
 
 
+@pytest.mark.parametrize(("second", "is_refused"), [([0.0, 1.0], True), ([1.0, 0.0], False)])
+def test_one_id_with_two_verdicts_is_refused(here: None, tmp_path: Path, second: list[float], is_refused: bool) -> None:
+    """Which of them is meant cannot be known; the same verdict twice does no harm."""
+    twice = [{"id": "7", "scores": [1.0, 0.0]}, {"id": "7", "scores": second}]
+    mapping = job(tmp_path, recorded={"theirs": {"rewardbench": write(tmp_path / "rec/a.jsonl", twice)}})
+    if is_refused:
+        with pytest.raises(UserError, match=r"recorded.theirs.rewardbench: several verdicts have the id '7'"):
+            run(mapping)
+    else:
+        assert main(evaluate(mapping), "theirs") is not None
+
+
 def test_doctor_asks_about_the_items(here: None, tmp_path: Path) -> None:
     out = io.StringIO()
     with judge_server(honest) as server:
