@@ -35,6 +35,7 @@ from rmbatch.adapters.base import load_adapter
 from rmbatch.evaluation.base import Suite, load_suite
 from rmbatch.evaluation.items import RECORDED, RECORDED_TYPES, to_rows
 from rmbatch.evaluation.recorded import read_recorded
+from rmbatch.rows.messages import is_list, is_text
 
 BLOCK_ROWS = 4096
 UNIT_BYTES = 64 << 20
@@ -196,14 +197,20 @@ def _adapt(table: pa.Table, ref: str | None, suite: Suite, where: str) -> tuple[
             return load_adapter(name).fit(table.schema)(table), name
         except UserError as error:
             refused = refused or error
-    if refused is not None and (ref or not _is_standard(table.column_names, suite)):
+    if refused is not None and (ref or not _is_standard(table.schema, suite)):
         raise UserError(f"{where}: {refused}")
     return table, None
 
 
-def _is_standard(names: Sequence[str], suite: Suite) -> bool:
-    forms = [{"steps", "error_steps"}] if suite.needs == "steps" else [{"responses", "correct"}, {"chosen", "rejected"}]
-    return any(form <= {*names} for form in forms)
+def _is_standard(schema: pa.Schema, suite: Suite) -> bool:
+    """Whether the columns are standard ones. Lists of responses, as benchmarks have them, are no chosen response."""
+    names = {*schema.names}
+    if suite.needs == "steps":
+        return {"steps", "error_steps"} <= names
+    if {"chosen", "rejected"} <= names:
+        kind = schema.field("rejected").type
+        return not (suite.adapters and is_list(kind) and is_text(kind.value_type))
+    return {"responses", "correct"} <= names
 
 
 def _read_verdicts(source: SourceConfig, subset: str, where: str) -> pa.Table | None:

@@ -420,6 +420,14 @@ def test_data_of_another_form_are_refused(here: None, tmp_path: Path) -> None:
         run(job(tmp_path, suites={"preferences": {"path": path}}))
 
 
+def test_lists_of_responses_are_no_single_response(here: None, tmp_path: Path) -> None:
+    """RewardBench 2 without one of its columns: its three wrong responses were joined to one, and chance was a half."""
+    row = {"id": "a", "prompt": "?", "subset": "Math", "chosen": ["x"], "rejected": ["y", "z", "w"]}
+    path = write(tmp_path / "data/four.jsonl", [row])
+    with pytest.raises(UserError, match="no 'num_correct'"):
+        run(job(tmp_path, suites={"rewardbench2": path}))
+
+
 def test_output_inside_the_data_is_refused(here: None, tmp_path: Path) -> None:
     mapping = job(tmp_path, output={"path": str(tmp_path / "data/out")})
     mapping["suites"] = {"rewardbench": str(tmp_path / "data")}
