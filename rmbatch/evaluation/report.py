@@ -129,7 +129,8 @@ def _describe_comparison(first: str, second: str, comparison: Comparison) -> dic
     difference = comparison.first.fair[0] - comparison.second.fair[0]
     low, high = interval(replicates)
     counts = comparison.discordance
-    exact = mcnemar(counts.only_first, counts.only_second) if counts.binary and counts.items else np.nan
+    is_exact = counts.binary and counts.items and comparison.counts_items
+    exact = mcnemar(counts.only_first, counts.only_second) if is_exact else np.nan
     resampled = bootstrap_p(replicates) if counts.items else np.nan
     return {
         "first": first,
