@@ -1,5 +1,6 @@
 """Rows of suites: what becomes an item, what is left out and why, which rows share a prompt; recorded verdicts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,20 @@ def test_block_without_a_verdict_is_unread() -> None:
     assert np.isnan(judged.games).all()
     assert np.isnan(judged.scores.values).all()
     assert to_recorded(nothing, "x").games is None
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("scores", ["1,0", "0,1"], "the column scores is string; write list<"),
+        ("first_error", [1.5, None], "the column first_error is double; write int32"),
+        ("games", [[1.0, 0.0], [7.0, None]], "games has 7.0; write 1"),
+        ("games", [[1.0, -1.0], None], "games has -1.0; write 1"),
+    ],
+)
+def test_verdicts_of_another_kind_are_one_line(column: str, values: list[Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_recorded(pa.table({column: values}), None)
 
 
 GAME = {"swap = False": {"winner": "1"}, "swap = True": {"winner": "2"}}
