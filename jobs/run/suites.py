@@ -103,6 +103,7 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
     most = min(each for each in (limit, job.limit, 1 << 62) if each is not None)
     recorded = {scorer: sources[name] for scorer, sources in job.recorded.items() if name in sources}
     data.recorded = dict.fromkeys(recorded, 0)
+    shared: dict[str, dict[int, str]] = {scorer: {} for scorer in recorded}
     for subset, paths in source.paths().items():
         verdicts = {
             scorer: _read_verdicts(each, subset, f"recorded.{scorer}.{name}") for scorer, each in recorded.items()
@@ -115,6 +116,10 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
             data.left_out.update(left_out)
             if num_read > block.num_rows:
                 data.left_out["unreadable"] += num_read - block.num_rows
+            for scorer, table in verdicts.items():
+                if table is not None:
+                    own = {} if subset in recorded[scorer].paths() and subset else shared[scorer]
+                    _check_subsets(_find_verdicts(rows, table), rows, own, f"recorded.{scorer}.{name}")
             yield _add_verdicts(rows, verdicts, data, job)
 
 
@@ -251,8 +256,7 @@ def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: Su
         table = verdicts.get(scorer)
         place = None
         if table is not None:
-            key, own = ("row", rows["row"]) if "row" in table.column_names else ("id", rows["item"])
-            place = pc.index_in(own, value_set=table[key].cast(own.type))
+            place = _find_verdicts(rows, table)
             data.recorded[scorer] += len(place) - place.null_count
         for kind, kind_type in RECORDED_TYPES.items():
             has = table is not None and kind in table.column_names
@@ -262,3 +266,19 @@ def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: Su
             if kind not in kinds and column.null_count < len(column):
                 kinds.append(kind)
     return rows
+
+
+def _find_verdicts(rows: pa.Table, verdicts: pa.Table) -> pa.Array:
+    """For each item, the place of its verdict, by ids or by numbers of rows; null where there is none."""
+    key, own = ("row", rows["row"]) if "row" in verdicts.column_names else ("id", rows["item"])
+    return pc.index_in(own, value_set=verdicts[key].cast(own.type)).combine_chunks()
+
+
+def _check_subsets(places: pa.Array, rows: pa.Table, subsets: dict[int, str], where: str) -> None:
+    """Raises UserError for a verdict on items of several subsets. ``subsets``: by its place, where it was used."""
+    for place, subset, item in zip(places.to_pylist(), rows["subset"].to_pylist(), rows["item"].to_pylist()):
+        if place is not None and subsets.setdefault(place, subset) != subset:
+            raise UserError(
+                f"{where}: one verdict would count for {item!r} of {subsets[place]!r} and of {subset!r}, which are two "
+                "items; name the files by subset ({path: {SUBSET: FILE}}), or give each item an id of its own"
+            )

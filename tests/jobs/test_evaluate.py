@@ -453,6 +453,20 @@ def test_one_id_with_two_verdicts_is_refused(here: None, tmp_path: Path, second:
         assert main(evaluate(mapping), "theirs") is not None
 
 
+@pytest.mark.parametrize("ids", [{}, {"id": "0"}], ids=["in_order", "by_id"])
+def test_one_verdict_on_two_subsets_is_refused(here: None, tmp_path: Path, ids: dict[str, str]) -> None:
+    """Rows without ids are numbered in each subset anew, so a file of all subsets counted for each from row 0."""
+    (row, *_) = pairs(1)
+    del row["id"], row["subset"]
+    paths = {name: write(tmp_path / f"data/{name}.jsonl", [row]) for name in ("one", "two")}
+    verdicts = {name: write(tmp_path / f"rec/{name}.jsonl", [{**ids, "scores": [1.0, 0.0]}]) for name in paths}
+    mapping = job(tmp_path, suites={"preferences": {"path": paths}}, rewards={})
+    with pytest.raises(UserError, match=r"theirs.preferences: one verdict would count for '0' of 'one' and of 'two'"):
+        run(mapping | {"recorded": {"theirs": {"preferences": verdicts["one"]}}})
+    report = evaluate(mapping | {"recorded": {"theirs": {"preferences": {"path": verdicts}}}})
+    assert report["suites"]["preferences"]["rewards"]["theirs"]["figures"]["overall"]["coverage"] == 1.0
+
+
 def test_doctor_asks_about_the_items(here: None, tmp_path: Path) -> None:
     out = io.StringIO()
     with judge_server(honest) as server:
