@@ -70,7 +70,7 @@ def judgebench(table: pa.Table) -> pa.Table:
     """JudgeBench: the label A>B says that the first response is right, B>A the second."""
     sides = {"A>B": [True, False], "B>A": [False, True]}
     found: list[Candidates] = [
-        ([a, b], list(sides[label])) if label in sides else None
+        ([a, b], list(sides[label])) if isinstance(label, str) and label in sides else None
         for a, b, label in zip(
             read_text(table, "response_A").to_pylist(),
             read_text(table, "response_B").to_pylist(),
