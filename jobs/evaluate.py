@@ -14,7 +14,7 @@ import platform
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -188,7 +188,7 @@ class Evaluate(RowJob[EvaluateJob]):
             files = _ItemFiles(self.output.folder(BY_ITEM), Path(scratch))
             for name, table in self._read_scored():
                 suite = load_suite(job.suite_of(name))
-                judged = self._judge(table)
+                judged = self._judge(name, table, built[name].get("verdict_kinds", {}))
                 here = [each for each in job.scorers if each in judged]
                 compare = [pair for pair in job.pairs if {*pair} <= {*here}]
                 if name not in tallies:
@@ -225,15 +225,17 @@ class Evaluate(RowJob[EvaluateJob]):
         for name, blocks in kept.items():
             yield name, pa.concat_tables(blocks)
 
-    def _judge(self, table: pa.Table) -> dict[str, Judged]:
-        """What each reward, and each that was recorded, says of scored rows of one suite."""
+    def _judge(self, suite: str, table: pa.Table, kinds: Mapping[str, Sequence[str]]) -> dict[str, Judged]:
+        """What each reward, and each that was recorded, says of scored rows of one suite.
+
+        The names are the same for each block of the suite. ``kinds``: of the recorded verdicts, by name.
+        """
         compares = {name: reward.takes_offsets for name, reward in self.rewards().items()}
         names = [each for each in self.job.scorers if f"score.{each}" in table.column_names]
         judged = {name: to_judged(table, name, compares.get(name, False)) for name in names}
-        for name in self.job.recorded:
-            found = to_recorded(table, name)
-            if found is not None:
-                judged[name] = found
+        for name, sources in self.job.recorded.items():
+            if suite in sources:
+                judged[name] = to_recorded(table, name, kinds.get(name))
         return judged
 
     def _figure_settings(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class EvaluateJob(RewardJob):
     seed: int = Field(default=0, ge=0)
     """Of the bootstrap. Another seed is another draw."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Only the first rows of each suite's data. None: all."""
+    """Only the first rows of each suite's data, or of each of its subsets where they are files. None: all."""
     output: EvaluateOutput
     """Where the results go."""
 

@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from connectors.errors import UserError
 from connectors.faults import explain_errors
@@ -33,10 +35,12 @@ from rmbatch.adapters.base import load_adapter
 from rmbatch.evaluation.base import Suite, load_suite
 from rmbatch.evaluation.items import RECORDED, RECORDED_TYPES, to_rows
 from rmbatch.evaluation.recorded import read_recorded
+from rmbatch.rows.messages import is_list, is_text
 
 BLOCK_ROWS = 4096
 UNIT_BYTES = 64 << 20
 _LIST_SUFFIX = ".json"
+_NUMBER = "__number"
 
 
 @dataclass
@@ -53,6 +57,8 @@ class SuiteData:
     """Rows that are no items, by the reason."""
     recorded: dict[str, int] = field(default_factory=dict)
     """By name: items that have a recorded verdict."""
+    verdict_kinds: dict[str, list[str]] = field(default_factory=dict)
+    """By name: the columns that hold its verdicts."""
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -97,21 +103,33 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
     most = min(each for each in (limit, job.limit, 1 << 62) if each is not None)
     recorded = {scorer: sources[name] for scorer, sources in job.recorded.items() if name in sources}
     data.recorded = dict.fromkeys(recorded, 0)
+    shared: dict[str, dict[int, str]] = {scorer: {} for scorer in recorded}
     for subset, paths in source.paths().items():
-        verdicts = {scorer: _read_verdicts(each, subset) for scorer, each in recorded.items()}
-        first_row, left = 0, most
-        for block, files in _read_blocks(paths, source, left):
+        verdicts = {
+            scorer: _read_verdicts(each, subset, f"recorded.{scorer}.{name}") for scorer, each in recorded.items()
+        }
+        for block, numbers, num_read, files in _read_blocks(paths, source, most):
             data.files += files
             adapted, data.adapter = _adapt(block, source.adapter, suite, f"suites.{name}")
-            rows, left_out = to_rows(adapted, name, suite, subset, first_row)
-            first_row += block.num_rows
-            data.rows, data.items = data.rows + block.num_rows, data.items + rows.num_rows
+            rows, left_out = to_rows(adapted, name, suite, subset, numbers)
+            data.rows, data.items = data.rows + num_read, data.items + rows.num_rows
             data.left_out.update(left_out)
+            if num_read > block.num_rows:
+                data.left_out["unreadable"] += num_read - block.num_rows
+            for scorer, table in verdicts.items():
+                if table is not None:
+                    own = {} if subset in recorded[scorer].paths() and subset else shared[scorer]
+                    _check_subsets(_find_verdicts(rows, table), rows, own, f"recorded.{scorer}.{name}")
             yield _add_verdicts(rows, verdicts, data, job)
 
 
-def _read_blocks(paths: Sequence[str], source: SourceConfig, limit: int) -> Iterator[tuple[pa.Table, list[Any]]]:
-    """Blocks of the rows, and the files that are new with each."""
+def _read_blocks(
+    paths: Sequence[str], source: SourceConfig, limit: int
+) -> Iterator[tuple[pa.Table, NDArray[np.int64], int, list[Any]]]:
+    """Blocks of the readable rows with their numbers, how many rows were read for each, and the files new with each.
+
+    Rows that cannot be read have numbers too, so the other rows keep theirs.
+    """
     options = storage_options(source.storage)
     with tempfile.TemporaryDirectory() as scratch:
         files, opened = _unpack_lists(paths, options, Path(scratch))
@@ -119,10 +137,13 @@ def _read_blocks(paths: Sequence[str], source: SourceConfig, limit: int) -> Iter
         listing = list_input(opened, where)
         dataset = plan_dataset(listing, where, unit_bytes=UNIT_BYTES, limit=limit)
         new: list[Any] = [_describe(file) for file in (files or listing.files)]
+        first_row = 0
         for unit in dataset.units.values():
             for block in dataset.read(Range(unit.index, 0, unit.num_rows), BLOCK_ROWS):
-                yield visible_columns(drop_unreadable(block)), new
-                new = []
+                rows = drop_unreadable(block.append_column(_NUMBER, pa.array(first_row + np.arange(block.num_rows))))
+                numbers = rows[_NUMBER].to_numpy()
+                yield visible_columns(rows.drop_columns(_NUMBER)), numbers, block.num_rows, new
+                first_row, new = first_row + block.num_rows, []
 
 
 def _describe(file: InputFile) -> dict[str, Any]:
@@ -181,28 +202,52 @@ def _adapt(table: pa.Table, ref: str | None, suite: Suite, where: str) -> tuple[
             return load_adapter(name).fit(table.schema)(table), name
         except UserError as error:
             refused = refused or error
-    if refused is not None and (ref or not _is_standard(table.column_names, suite)):
+    if refused is not None and (ref or not _is_standard(table.schema, suite)):
         raise UserError(f"{where}: {refused}")
     return table, None
 
 
-def _is_standard(names: Sequence[str], suite: Suite) -> bool:
-    forms = [{"steps", "error_steps"}] if suite.needs == "steps" else [{"responses", "correct"}, {"chosen", "rejected"}]
-    return any(form <= {*names} for form in forms)
+def _is_standard(schema: pa.Schema, suite: Suite) -> bool:
+    """Whether the columns are standard ones. Lists of responses, as benchmarks have them, are no chosen response."""
+    names = {*schema.names}
+    if suite.needs == "steps":
+        return {"steps", "error_steps"} <= names
+    if {"chosen", "rejected"} <= names:
+        kind = schema.field("rejected").type
+        return not (suite.adapters and is_list(kind) and is_text(kind.value_type))
+    return {"responses", "correct"} <= names
 
 
-def _read_verdicts(source: SourceConfig, subset: str) -> pa.Table | None:
-    """The recorded verdicts on one subset, with an ``id``, or the number of the row; None where there are none."""
+def _read_verdicts(source: SourceConfig, subset: str, where: str) -> pa.Table | None:
+    """The recorded verdicts on one subset, with an ``id``, or the number of the row; None where there are none.
+
+    ``where``: their place in the job file, which a message names.
+    """
     paths = source.paths().get(subset) or source.paths().get("")
     if paths is None:
         return None
     found = []
-    for block, _ in _read_blocks(paths, source, 1 << 62):
-        found.append(read_recorded(block, source.adapter))
+    for block, numbers, _, _ in _read_blocks(paths, source, 1 << 62):
+        verdicts = read_recorded(block, source.adapter)
+        found.append(verdicts if "id" in verdicts.column_names else verdicts.append_column("row", pa.array(numbers)))
     table = pa.concat_tables(found)
-    if "id" not in table.column_names:
-        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    if "id" in table.column_names:
+        _check_ids(table, where)
     return table
+
+
+def _check_ids(verdicts: pa.Table, where: str) -> None:
+    """Raises UserError for an id with several verdicts that differ."""
+    ids = verdicts["id"].combine_chunks()
+    first = pc.index_in(ids, value_set=ids).to_numpy()
+    again = np.flatnonzero((first != np.arange(len(first))) & ~np.asarray(ids.is_null()))
+    both = zip(verdicts.take(again).to_pylist(), verdicts.take(first[again]).to_pylist())
+    differing = next((one["id"] for one, other in both if one != other), None)
+    if differing is not None:
+        raise UserError(
+            f"{where}: several verdicts have the id {differing!r}, and they differ; give each item an id of its own, "
+            "name the files by subset, or leave ids out where the verdicts are in the order of the rows"
+        )
 
 
 def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: SuiteData, job: EvaluateJob) -> pa.Table:
@@ -211,11 +256,29 @@ def _add_verdicts(rows: pa.Table, verdicts: dict[str, pa.Table | None], data: Su
         table = verdicts.get(scorer)
         place = None
         if table is not None:
-            key, own = ("row", rows["row"]) if "row" in table.column_names else ("id", rows["item"])
-            place = pc.index_in(own, value_set=table[key].cast(own.type))
+            place = _find_verdicts(rows, table)
             data.recorded[scorer] += len(place) - place.null_count
         for kind, kind_type in RECORDED_TYPES.items():
             has = table is not None and kind in table.column_names
             column = table[kind].take(place) if table is not None and has else pa.nulls(rows.num_rows, kind_type)
             rows = rows.append_column(f"{RECORDED}{scorer}.{kind}", column)
+            kinds = data.verdict_kinds.setdefault(scorer, [])
+            if kind not in kinds and column.null_count < len(column):
+                kinds.append(kind)
     return rows
+
+
+def _find_verdicts(rows: pa.Table, verdicts: pa.Table) -> pa.Array:
+    """For each item, the place of its verdict, by ids or by numbers of rows; null where there is none."""
+    key, own = ("row", rows["row"]) if "row" in verdicts.column_names else ("id", rows["item"])
+    return pc.index_in(own, value_set=verdicts[key].cast(own.type)).combine_chunks()
+
+
+def _check_subsets(places: pa.Array, rows: pa.Table, subsets: dict[int, str], where: str) -> None:
+    """Raises UserError for a verdict on items of several subsets. ``subsets``: by its place, where it was used."""
+    for place, subset, item in zip(places.to_pylist(), rows["subset"].to_pylist(), rows["item"].to_pylist()):
+        if place is not None and subsets.setdefault(place, subset) != subset:
+            raise UserError(
+                f"{where}: one verdict would count for {item!r} of {subsets[place]!r} and of {subset!r}, which are two "
+                "items; name the files by subset ({path: {SUBSET: FILE}}), or give each item an id of its own"
+            )

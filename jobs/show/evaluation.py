@@ -61,7 +61,7 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
     sure = comparison["p_holm"] is not None and comparison["p_holm"] < 0.05
     return (
         f"{comparison['suite']}: {first} − {second} = {comparison['difference']:+.3f} "
-        f"[{comparison['low']:+.3f}, {comparison['high']:+.3f}], p = {_number(comparison['p'])} "
+        f"[{_signed(comparison['low'])}, {_signed(comparison['high'])}], p = {_number(comparison['p'])} "
         f"({_number(comparison['p_holm'])} after Holm), {'a difference' if sure else 'no difference shown'}; "
         f"{comparison['items']:,} items can show {_number(comparison['detectable_difference'])}"
     )
@@ -97,6 +97,10 @@ def _both(figure: Mapping[str, Any] | None) -> str:
 
 def _number(number: float | None) -> str:
     return "–" if number is None else f"{number:.3f}" if abs(number) >= 0.001 or number == 0 else f"{number:.1e}"
+
+
+def _signed(number: float | None) -> str:
+    return "–" if number is None else f"{number:+.3f}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

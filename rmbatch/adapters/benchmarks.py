@@ -70,7 +70,7 @@ def judgebench(table: pa.Table) -> pa.Table:
     """JudgeBench: the label A>B says that the first response is right, B>A the second."""
     sides = {"A>B": [True, False], "B>A": [False, True]}
     found: list[Candidates] = [
-        ([a, b], list(sides[label])) if label in sides else None
+        ([a, b], list(sides[label])) if isinstance(label, str) and label in sides else None
         for a, b, label in zip(
             read_text(table, "response_A").to_pylist(),
             read_text(table, "response_B").to_pylist(),
@@ -103,7 +103,7 @@ def llmbar(table: pa.Table) -> pa.Table:
 def ppe_correctness(table: pa.Table) -> pa.Table:
     """PPE's best-of-K sets: up to 32 responses; ``pairs`` are the sampled ones, a right and a wrong response each.
 
-    ``pairs`` holds places: first, second, first, second, …. The subsets are the datasets.
+    ``pairs`` holds places: first, second, first, second, …; null where a pair is none. The subsets are the datasets.
     """
     names = [name for name in _PPE_RESPONSES if name in table.column_names]
     texts = [read_text(table, name).to_pylist() for name in names]
@@ -112,9 +112,7 @@ def ppe_correctness(table: pa.Table) -> pa.Table:
         fits = isinstance(scores, list) and len(scores) == len(row)
         found.append(([*row], [_is_right(score) for score in scores]) if fits else None)
     adapted = _build(table, "prompt", found, id="question_id")
-    pairs = [
-        [int(place) for pair in value or [] for place in pair] for value in read_values(table, "sampled_conflict_pairs")
-    ]
+    pairs = [_places(value, len(names)) for value in read_values(table, "sampled_conflict_pairs")]
     return adapted.append_column("pairs", pa.array(pairs, PLACES))
 
 
@@ -220,6 +218,15 @@ def _texts(value: Any) -> list[str] | None:
 def _is_place(number: float | None, size: int) -> bool:
     """Whether it numbers one of so many steps, from 1."""
     return number is not None and number.is_integer() and 1 <= number <= size
+
+
+def _places(pairs: Any, size: int) -> list[int] | None:
+    """The places of pairs one after the other, each one of so many responses; None where a pair is none."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return None
+    places = [number_of(place) for pair in pairs for place in pair]
+    known = [int(each) for each in places if each is not None and each.is_integer() and 0 <= each < size]
+    return known if len(known) == len(places) else None
 
 
 def _is_right(score: Any) -> bool | None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from rmbatch.adapters.base import reads
 from rmbatch.adapters.columns import read_text, read_values
 from rmbatch.adapters.split import prompt_ids
-from rmbatch.rows.messages import MESSAGES, TEXT, messages_of
+from rmbatch.rows.messages import MESSAGES, TEXT, messages_of, text_of
 
 Messages = list[dict[str, str | None]]
 
@@ -57,7 +57,7 @@ def alpaca(table: pa.Table) -> pa.Table:
         messages: Messages = [{"role": "system", "content": system}] if system else []
         for turn in history if isinstance(history, list) else []:
             if isinstance(turn, list) and len(turn) == 2:
-                messages += [{"role": who, "content": said} for who, said in zip(("user", "assistant"), turn)]
+                messages += [{"role": who, "content": text_of(said)} for who, said in zip(("user", "assistant"), turn)]
         asked = "\n".join(each for each in (instruction, given) if each)
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": output}]
         found.append(messages)

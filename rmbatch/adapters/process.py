@@ -171,7 +171,7 @@ def _choose_completion(step: Any) -> tuple[str | None, float | None]:
     chosen = number_of(step.get("chosen_completion"))
     completions = step.get("completions")
     if chosen is None and own is not None:
-        return (own, 1.0) if isinstance(own, str) else (_text_or_none(own.get("text")), 1.0)
+        return _text_or_none(own.get("text") if isinstance(own, dict) else own), 1.0
     if not isinstance(completions, list) or not completions:
         return None, None
     place = int(chosen) if chosen is not None and 0 <= chosen < len(completions) else 0

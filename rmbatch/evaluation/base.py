@@ -114,6 +114,8 @@ class Suite(ABC):
     """Whether a measure needs all items at once. Such suites are small."""
     keeps_hopeless: ClassVar[bool] = False
     """Whether an item none or all of whose candidates are right still counts for something."""
+    form: ClassVar[str] = "candidates of which some are right"
+    """Of its items; see ``has_form``."""
     credit_of: ClassVar[tuple[str, ...]]
     """The rates that make up an item's credit."""
     official: ClassVar[str]
@@ -127,6 +129,10 @@ class Suite(ABC):
     @abstractmethod
     def figures(self, sums: Sums) -> dict[str, Value]:
         """The figures by name, in the order in which they are shown; ``main`` is one of them."""
+
+    def has_form(self, correct: Ragged) -> Bools:
+        """For each item, by which of its candidates are right, whether it is one that the suite can measure."""
+        return np.ones(correct.num_lists, dtype=bool)
 
     def stratum(self, items: Items) -> NDArray[np.object_]:
         """The stratum of each item. Sums are kept apart by it."""

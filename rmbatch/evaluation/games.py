@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from connectors.errors import UserError
 from rmbatch.evaluation.base import Items, Judged, Suite
 from rmbatch.evaluation.figures import Measures, Sums, Value, mean_of, measure_rate
-from rmbatch.evaluation.ragged import Bools, Floats
+from rmbatch.evaluation.ragged import Bools, Floats, Ragged
 
+PAIR = "two responses of which just one is right"
 ORDERS = ("False", "True")
 """How LLMBar names the games: whether the candidates were swapped."""
 
@@ -37,12 +38,15 @@ def play_games(judged: Judged, num_items: int) -> Floats:
 
 def first_is_right(items: Items) -> Bools:
     """For each pair, whether its first candidate is the right one. Raises UserError for what is no pair."""
-    if not np.all(items.correct.counts == 2):
-        raise UserError("this suite takes pairs: each item needs two responses")
-    rows = items.correct.values.reshape(-1, 2)
-    if not np.all(rows.sum(axis=1) == 1):
-        raise UserError("this suite takes pairs: of two responses just one has to be right")
-    found: Bools = rows[:, 0] == 1
+    if not np.all(is_pair(items.correct)):
+        raise UserError(f"this suite takes {PAIR}")
+    found: Bools = items.correct.values[::2] == 1
+    return found
+
+
+def is_pair(correct: Ragged) -> Bools:
+    """For each item, whether it has two candidates of which just one is right."""
+    found: Bools = (correct.counts == 2) & (correct.sum() == 1)
     return found
 
 
@@ -66,6 +70,7 @@ class JudgeBench(Suite):
     name: ClassVar[str] = "judgebench"
     title: ClassVar[str] = "JudgeBench"
     adapters: ClassVar[tuple[str, ...]] = ("judgebench",)
+    form: ClassVar[str] = PAIR
     credit_of: ClassVar[tuple[str, ...]] = ("pair",)
     official: ClassVar[str] = (
         "A scalar reward's tie counts as B>A, so it is right wherever B is; a judge that contradicts itself is lost."
@@ -77,6 +82,9 @@ class JudgeBench(Suite):
         "livebench-math": "math",
         "livecodebench": "coding",
     }
+
+    def has_form(self, correct: Ragged) -> Bools:
+        return is_pair(correct)
 
     def measure(self, items: Items, judged: Judged) -> Measures:
         right, games = first_is_right(items), play_games(judged, items.num_items)
@@ -112,11 +120,15 @@ class LLMBar(Suite):
     name: ClassVar[str] = "llmbar"
     title: ClassVar[str] = "LLMBar"
     adapters: ClassVar[tuple[str, ...]] = ("llmbar",)
+    form: ClassVar[str] = PAIR
     credit_of: ClassVar[tuple[str, ...]] = ("pair",)
     official: ClassVar[str] = (
         "A tie and a missing rating count as one right game of two; kappa compares winners 0/1 with labels 1/2."
     )
     source: ClassVar[str] = "arXiv 2310.07641; github.com/princeton-nlp/LLMBar"
+
+    def has_form(self, correct: Ragged) -> Bools:
+        return is_pair(correct)
 
     def measure(self, items: Items, judged: Judged) -> Measures:
         right, games = first_is_right(items), play_games(judged, items.num_items)

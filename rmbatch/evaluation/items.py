@@ -3,12 +3,13 @@
 An item has a prompt and candidates of which some are right; or one candidate, a reasoning in steps. Rows of all suites
 have the same columns, so one job scores them all.
 
-    rows, left_out = to_rows(adapted, suite, first_row=0)       # pa.Table in ITEM_SCHEMA
+    rows, left_out = to_rows(adapted, "mine", suite, "", np.arange(adapted.num_rows))       # pa.Table in ITEM_SCHEMA
     items = to_items(scored_rows)
     judged = to_judged(scored_rows, "rm", compares=False)
 """
 
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
 
 import numpy as np
@@ -56,16 +57,18 @@ RECORDED_TYPES = {
 _SEPARATOR = "\n\n"
 
 
-def to_rows(table: pa.Table, name: str, suite: Suite, subset: str, first_row: int) -> tuple[pa.Table, Counter[str]]:
+def to_rows(
+    table: pa.Table, name: str, suite: Suite, subset: str, numbers: NDArray[np.int64]
+) -> tuple[pa.Table, Counter[str]]:
     """The rows to score, and how many rows were left out, by the reason.
 
     table: standard columns of one dataset. ``name``: what the job calls the suite. ``subset``: the subset of all these
-    rows; empty: the column says it. ``first_row``: the number of the first row, which names rows without an id. Raises
-    UserError for columns of which no item can be made.
+    rows; empty: the column says it. ``numbers``: of the rows, which name rows without an id. Raises UserError for
+    columns of which no item can be made.
     """
     num_rows = table.num_rows
     made = _steps(table) if suite.needs == "steps" else _candidates(table, suite)
-    own = pa.array([str(number) for number in range(first_row, first_row + num_rows)], TEXT)
+    own = pa.array([str(number) for number in numbers], TEXT)
     item = pc.coalesce(_text(table, "id"), own)
     subsets = pa.repeat(pa.scalar(subset, TEXT), num_rows) if subset else pc.fill_null(_text(table, "subset"), "")
     asked = guess_roles(table.schema).prompt  # prompt, or question, instruction, …
@@ -77,9 +80,9 @@ def to_rows(table: pa.Table, name: str, suite: Suite, subset: str, first_row: in
         "id": whole,
         "suite": pa.repeat(pa.scalar(name), num_rows),
         "item": item,
-        "row": pa.array(np.arange(first_row, first_row + num_rows)),
+        "row": pa.array(numbers),
         "subset": subsets,
-        "key": pa.array(hash_texts(suite.cluster(table, item, prompt))),
+        "key": pa.array(hash_texts(_cluster_names(suite.cluster(table, item, prompt), whole))),
         "prompt": prompt,
         "reference": _text(table, "reference"),
         "pairs": _list_column(table, "pairs", pa.int32()),
@@ -113,24 +116,26 @@ def to_judged(table: pa.Table, name: str, compares: bool) -> Judged:
     return Judged(_fit(scores, table), compares=compares, steps=steps)
 
 
-def to_recorded(table: pa.Table, name: str) -> Judged | None:
-    """The recorded verdicts of this name on rows of one suite; None where there are none."""
+def to_recorded(table: pa.Table, name: str, kinds: Collection[str] | None = None) -> Judged:
+    """The recorded verdicts of this name on rows of one suite; no verdict where the columns are null.
+
+    ``kinds``: the kinds of verdicts that the suite has, since a block may hold none. None: those that these rows have.
+    """
     has = {kind: f"{RECORDED}{name}.{kind}" for kind in RECORDED_TYPES}
     found = {kind: table[column] for kind, column in has.items() if column in table.column_names}
-    if not found or all(column.null_count == len(column) for column in found.values()):
-        return None
+    if kinds is None:
+        kinds = [kind for kind, column in found.items() if column.null_count < len(column)]
     correct = Ragged.from_arrow(table["correct"])
-    games = _games(found.get("games"), table.num_rows)
-    if games is not None:
+    games = first_error = None
+    scores = correct.with_values(np.full(len(correct.values), np.nan))
+    if "games" in kinds:
+        games = _games(found["games"])
         scores = _scores_of_games(games, correct)
-    elif "scores" in found:
+    elif "scores" in kinds:
         scores = _fit(Ragged.from_arrow(found["scores"]), table)
-    else:
-        scores = correct.with_values(np.full(len(correct.values), np.nan))
-    first_error = None
-    if "first_error" in found and found["first_error"].null_count < table.num_rows:
+    if "first_error" in kinds:
         first_error = pc.cast(found["first_error"], pa.float64()).to_numpy(zero_copy_only=False)
-    steps = Ragged.from_arrow(found["steps"]) if "steps" in found else None
+    steps = Ragged.from_arrow(found["steps"]) if "steps" in kinds else None
     return Judged(scores, games=games, steps=steps, first_error=first_error)
 
 
@@ -142,6 +147,13 @@ def hash_texts(texts: pa.Array) -> NDArray[np.uint64]:
     text = memoryview(data or b"")
     spans = pairwise(bounds)
     return np.fromiter((xxhash.xxh3_64_intdigest(text[i:j]) for i, j in spans), np.uint64, count=len(array))
+
+
+def _cluster_names(clusters: pa.Array, items: pa.Array) -> pa.Array:
+    """The name of each row's prompt; its own where the prompt is unknown, which says nothing of other rows."""
+    names = clusters.cast(TEXT)
+    unknown = pc.fill_null(pc.equal(names, pa.scalar("", TEXT)), True)
+    return pc.if_else(unknown, items.cast(TEXT), names)
 
 
 def _candidates(table: pa.Table, suite: Suite) -> dict[str, pa.Array]:
@@ -216,6 +228,7 @@ def _drop_unusable(rows: pa.Table, suite: Suite) -> tuple[pa.Table, Counter[str]
                 (missing.sum(np.isnan(missing.values)) > 0) | (lengths != correct.counts)
             ),
             "no response is right, or all are": pa.array((right == 0) | (right == correct.counts)),
+            f"other than {suite.form}": pa.array(~suite.has_form(correct)),
         }
         if suite.keeps_hopeless:
             del reasons["no response is right, or all are"]
@@ -279,12 +292,9 @@ def _padded(column: pa.ChunkedArray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(one), flat.take(places))
 
 
-def _games(column: pa.ChunkedArray | None, num_rows: int) -> Floats | None:
-    if column is None or column.null_count == len(column):
-        return None
+def _games(column: pa.ChunkedArray) -> Floats:
     lists = Ragged.from_arrow(column)
-    games = np.stack([lists.column(0), lists.column(1)], axis=1) if num_rows else np.zeros((0, 2))
-    return games
+    return np.stack([lists.column(0), lists.column(1)], axis=1)
 
 
 def _scores_of_games(games: Floats, correct: Ragged) -> Ragged:

@@ -1,12 +1,13 @@
 """PPE correctness: 32 responses of one model a prompt, each known to be right or wrong, on five benchmarks.
 
 ``overall`` is the accuracy on the pairs of a right and a wrong response that the data sample, the mean over the
-benchmarks; where the data have no such pairs, over all pairs. Beside it stand all pairs (ties are half, so a constant
-scorer gets a half) and the best of K: what picking by the reward is worth, with ties shared, and what always picking
-right would be worth.
+benchmarks; of a benchmark whose data have no such pairs, over all pairs. Beside it stand all pairs (ties are half, so a
+constant scorer gets a half) and the best of K: what picking by the reward is worth, with ties shared, and what always
+picking right would be worth.
 Source: Frick et al., "How to Evaluate Reward Models for RLHF", arXiv 2410.14872; https://github.com/lmarena/PPE.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -50,15 +51,20 @@ class PPECorrectness(Suite):
         return found | measure_rate("random_pick", scored=every, official=right, fair=right)
 
     def figures(self, sums: Sums) -> dict[str, Value]:
-        sampled = bool(sums.total("sampled.n")[0])
-        main = "sampled" if sampled else "all_pairs"
-        found = {name: sums.rate(main, [name]) for name in sums.strata if name}
-        overall = mean_of(list(found.values())) if found else sums.rate(main)
+        found = {name: _main_rate(sums, [name]) for name in sums.strata if name}
+        counted = [each for each in found.values() if each.num_items]
+        overall = mean_of(counted) if counted else _main_rate(sums, sums.strata)
         for name in ("all_pairs", *(f"best_of_{size}" for size in SIZES), "random_pick", "oracle"):
             parts = [sums.rate(name, [each]) for each in sums.strata if sums.total(f"{name}.n", [each])[0]]
             if parts:
                 found[name] = mean_of(parts)
         return {**found, "overall": overall}
+
+
+def _main_rate(sums: Sums, strata: Sequence[str]) -> Value:
+    """The accuracy on the pairs that the data sample of these benchmarks, or on all pairs where they sample none."""
+    sampled = sums.rate("sampled", strata)
+    return sampled if sampled.num_items else sums.rate("all_pairs", strata)
 
 
 def _measure_all_pairs(items: Items, scores: Ragged) -> dict[str, Floats]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connectors.errors import UserError
 from connectors.schema import find_twins, is_json
@@ -45,10 +46,29 @@ def read_recorded(table: pa.Table, ref: str | None) -> pa.Table:
             f"recorded: the rows have {', '.join(found.column_names)}, and none of {', '.join(RECORDED_TYPES)}; name a "
             f"reader in as: one of {', '.join(READERS)}, or path/to/file.py:function"
         )
-    columns = {name: combine_chunks(found[name]).cast(RECORDED_TYPES[name]) for name in kinds}
+    columns = {name: _read_column(found[name], name) for name in kinds}
     if "id" in found.column_names:
         columns = {"id": combine_chunks(found["id"]).cast(TEXT), **columns}
     return pa.table(columns)
+
+
+def _read_column(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """The verdicts of one kind in their type. Raises UserError for others."""
+    try:
+        verdicts = combine_chunks(column).cast(RECORDED_TYPES[name])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"recorded: the column {name} is {column.type}; write {RECORDED_TYPES[name]}, and null for no verdict "
+            f"({error})"
+        ) from None
+    if name == "games":
+        said = pc.list_flatten(verdicts)
+        odd = said.filter(pc.fill_null(pc.or_(pc.less(said, 0), pc.greater(said, 1)), False))
+        if len(odd):
+            raise UserError(
+                f"recorded: games has {odd[0]}; write 1 (the first is better), 0 (the second) or 0.5 (a tie)"
+            )
+    return verdicts
 
 
 def find_reader(ref: str) -> Reader:

@@ -85,8 +85,7 @@ def _describe_suite(suite: Suite, result: SuiteResult, names: Sequence[str]) -> 
 
 
 def _describe_reward(suite: Suite, result: SuiteResult, name: str, controls: Sequence[str]) -> dict[str, Any]:
-    figures = result.figures[name]
-    main = figures[suite.main]
+    figures = describe_figures(result.figures[name])
     against = {
         control: {
             **_describe_comparison(name, control, result.comparisons[name, CONTROL + control]),
@@ -95,13 +94,14 @@ def _describe_reward(suite: Suite, result: SuiteResult, name: str, controls: Seq
         for control in controls
         if (name, CONTROL + control) in result.comparisons
     }
+    error = standard_error(result.figures[name][suite.main].fair[1:])
     return {
-        "figures": describe_figures(figures),
+        "figures": figures,
         "details": dict(suite.details(result.sums[name])),
         "ties": result.num_ties.get(name, 0),
         "against": against,
-        "detectable_difference": _plain(detectable_difference(standard_error(main.fair[1:]) * np.sqrt(2))),
-        "says": _say(name, against, _plain(main.coverage[0])),
+        "detectable_difference": _plain(detectable_difference(error * np.sqrt(2))),
+        "says": _say(name, against, figures[suite.main]),
     }
 
 
@@ -129,7 +129,8 @@ def _describe_comparison(first: str, second: str, comparison: Comparison) -> dic
     difference = comparison.first.fair[0] - comparison.second.fair[0]
     low, high = interval(replicates)
     counts = comparison.discordance
-    exact = mcnemar(counts.only_first, counts.only_second) if counts.binary and counts.items else np.nan
+    is_exact = counts.binary and counts.items and comparison.counts_items
+    exact = mcnemar(counts.only_first, counts.only_second) if is_exact else np.nan
     resampled = bootstrap_p(replicates) if counts.items else np.nan
     return {
         "first": first,
@@ -149,11 +150,13 @@ def _describe_comparison(first: str, second: str, comparison: Comparison) -> dic
     }
 
 
-def _say(name: str, against: Mapping[str, Mapping[str, Any]], coverage: float | None) -> list[str]:
-    """Lines about what explains the figure without skill."""
+def _say(name: str, against: Mapping[str, Mapping[str, Any]], main: Mapping[str, Any]) -> list[str]:
+    """Lines about what explains the main figure without skill."""
     lines = []
+    if main["fair"] is not None and main["low"] is None:
+        lines.append("no interval: some subsets have so few items that no draw of the prompts holds all of them")
     chance = against.get("constant")
-    at_chance = chance is not None and not _is_better(chance)
+    at_chance = chance is not None and _is_no_better(chance)
     if chance is not None and at_chance:
         lines.append(
             f"no better than chance: {name} {_show(chance['first_fair'])}, chance {_show(chance['second_fair'])}"
@@ -166,8 +169,9 @@ def _say(name: str, against: Mapping[str, Mapping[str, Any]], coverage: float | 
             f"{_show(length['second_fair'])}{same}"
         )
     nothing = against.get("says_nothing_is_wrong")
-    if nothing is not None and not _is_better(nothing):
+    if nothing is not None and _is_no_better(nothing):
         lines.append(f"no better than saying that nothing is wrong ({_show(nothing['second_fair'])})")
+    coverage = main["coverage"]
     if coverage is not None and coverage < 1:
         lines.append(f"{1 - coverage:.1%} of it has no score; see worst and best case")
     return lines
@@ -182,14 +186,15 @@ def _find_length(against: Mapping[str, Mapping[str, Any]], at_chance: bool) -> M
     lengths.sort(key=lambda each: -1.0 if each["second_fair"] is None else each["second_fair"], reverse=True)
     for place, each in enumerate(lengths):
         alike = (each["same_pick"] or 0.0) >= SAME_PICK
-        if not _is_better(each) and (alike or (place == 0 and not at_chance)):
+        if _is_no_better(each) and (alike or (place == 0 and not at_chance)):
             return each
     return None
 
 
-def _is_better(comparison: Mapping[str, Any]) -> bool:
-    """Whether the interval of the difference lies above 0."""
-    return comparison["low"] is not None and comparison["low"] > 0
+def _is_no_better(comparison: Mapping[str, Any]) -> bool:
+    """Whether the interval of the difference reaches 0, or nothing was scored; no interval says nothing."""
+    low = comparison["low"]
+    return comparison["difference"] is None if low is None else bool(low <= 0)
 
 
 def _show(figure: float | None) -> str:

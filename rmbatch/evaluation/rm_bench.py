@@ -15,7 +15,7 @@ import numpy as np
 from connectors.errors import UserError
 from rmbatch.evaluation.base import Items, Judged, Suite, fill_scores
 from rmbatch.evaluation.figures import RATE, Measures, Sums, Value, mean_of
-from rmbatch.evaluation.ragged import Floats, Ragged
+from rmbatch.evaluation.ragged import Bools, Floats, Ragged
 
 DOMAINS = ("chat", "math", "code", "safety")
 STYLES = ("concise", "plain", "markdown")
@@ -34,15 +34,18 @@ class RMBench(Suite):
     name: ClassVar[str] = "rm_bench"
     title: ClassVar[str] = "RM-Bench"
     adapters: ClassVar[tuple[str, ...]] = ("rm_bench",)
+    form: ClassVar[str] = "six responses: three right ones by style, then three wrong ones"
     credit_of: ClassVar[tuple[str, ...]] = tuple(f"cell{i}{j}" for i, j in _CELLS)
     official: ClassVar[str] = "A tie is lost."
     source: ClassVar[str] = "arXiv 2410.16184; github.com/THU-KEG/RM-Bench"
 
+    def has_form(self, correct: Ragged) -> Bools:
+        found: Bools = np.all(_matrix(correct) == [1, 1, 1, 0, 0, 0], axis=1)
+        return found
+
     def measure(self, items: Items, judged: Judged) -> Measures:
-        if not np.all(items.correct.counts == 6) or not np.array_equal(
-            items.correct.values.reshape(-1, 6), np.tile([1.0, 1, 1, 0, 0, 0], (items.num_items, 1))
-        ):
-            raise UserError("rm_bench: each item needs six responses: three right ones by style, then three wrong ones")
+        if not np.all(self.has_form(items.correct)):
+            raise UserError(f"rm_bench: each item needs {self.form}")
         rows = _matrix(judged.scores)
         worst, best = (_matrix(fill_scores(judged.scores, items.correct, right=right)) for right in (False, True))
         found: dict[str, Floats] = {}

@@ -1,7 +1,7 @@
 """Adds up what a suite measures, block by block, for several rewards and the bootstrap at once; then makes the result.
 
-Memory grows with rewards, strata and replicates, not with items. The same weights serve all rewards, so differences
-between two have intervals of their own.
+Memory grows with rewards, strata and replicates; of an item only its key stays, 8 bytes. The same weights serve all
+rewards, so differences between two have intervals of their own.
 
     tally = SuiteTally(load_suite("rewardbench"), ["ours", "judge"], compare=[("ours", "judge")])
     for items, judged in blocks: credits = tally.add(items, judged)
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmbatch.evaluation.base import Items, Judged, Suite
-from rmbatch.evaluation.figures import Measures, Sums, Value
+from rmbatch.evaluation.figures import Measures, Sums, Value, divide
 from rmbatch.evaluation.ragged import Bools, Floats
 from rmbatch.evaluation.statistics import bootstrap_weights
 
@@ -52,6 +53,8 @@ class Comparison:
     """The suite's main figure of the first one."""
     second: Value
     discordance: Discordance
+    counts_items: bool = True
+    """Whether the main figure is the share of right items, each of another prompt: what McNemar's test is about."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class SuiteTally:
     _discordance: dict[tuple[str, str], Discordance] = field(default_factory=dict)
     _agreement: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     _ties: dict[str, int] = field(default_factory=dict)
+    _keys: list[NDArray[np.uint64]] = field(default_factory=list)
+    """Of all items, 8 bytes each."""
 
     def add(self, items: Items, judged: Mapping[str, Judged]) -> dict[str, Floats]:
         """Add a block of items. Returns the fair credit of each item, by reward and control; NaN: not scored.
@@ -98,6 +103,7 @@ class SuiteTally:
         measured = {name: self.suite.measure(items, each) for name, each in everyone.items()}
         credits = {name: self.suite.credit(each) for name, each in measured.items()}
         self.num_items += items.num_items
+        self._keys.append(items.key)
         pairs = [*self.compare, *((name, control) for name in self.names for control in controls)]
         masked: dict[str, Measures] = dict(measured)
         same: dict[str, str] = {}  # what needs no mask here, because both have scored all of the block
@@ -119,12 +125,13 @@ class SuiteTally:
         """The figures of all that was added."""
         sums = {name: self._make_sums(name) for name in self._sums}
         plain = {name: each for name, each in sums.items() if "|" not in name}
+        is_apart = not self._keys or len(np.unique(np.concatenate(self._keys))) == self.num_items
         comparisons = {}
         for (first, second), counts in self._discordance.items():
-            values = [
-                self.suite.figures(sums[name])[self.suite.main] for name in (f"{first}|{second}", f"{second}|{first}")
-            ]
-            comparisons[first, second] = Comparison(values[0], values[1], counts)
+            both = [sums[name] for name in (f"{first}|{second}", f"{second}|{first}")]
+            values = [self.suite.figures(each)[self.suite.main] for each in both]
+            is_share = all(_is_share(self.suite, each, value) for each, value in zip(both, values))
+            comparisons[first, second] = Comparison(values[0], values[1], counts, is_apart and is_share)
         return SuiteResult(
             self.num_items,
             plain,
@@ -175,6 +182,13 @@ class SuiteTally:
             same = float((judged.scores.sum(mine * _pick_shares(each)) * complete).sum())
             before, size = self._agreement.get((name, control), (0.0, 0))
             self._agreement[name, control] = (before + same, size + int(complete.sum()))
+
+
+def _is_share(suite: Suite, sums: Sums, main: Value) -> bool:
+    """Whether the main figure is the mean of the items' credits: no mean of subsets, and no F1."""
+    scored, fair = (sum(sums.total(f"{name}.{part}") for name in suite.credit_of) for part in ("scored", "fair"))
+    share = divide(np.asarray(fair), np.asarray(scored))
+    return main.fair.shape == share.shape and np.allclose(main.fair, share, equal_nan=True)
 
 
 def _pick_shares(judged: Judged) -> Floats:

@@ -246,7 +246,7 @@ def _build_lists(offsets: np.ndarray[Any, np.dtype[np.int64]], values: pa.Array,
 def _read_message(item: Any) -> dict[str, str | None]:
     if not isinstance(item, dict):
         return {"role": "user", "content": text_of(item)}
-    role = _first(item, _ROLE_KEYS) or "user"
+    role = value_text(_first(item, _ROLE_KEYS) or "user") or "user"
     return {"role": _SHAREGPT.get(role, role), "content": text_of(_first(item, _CONTENT_KEYS))}
 
 

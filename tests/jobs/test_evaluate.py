@@ -22,6 +22,8 @@ from jobs.evaluate import Evaluation
 from jobs.run.doctor import examine_job
 from jobs.run.job import read_output_status
 from jobs.show.display import Display
+from jobs.show.evaluation import describe_comparison
+from rmbatch.evaluation.rewardbench import SECTIONS
 from tests.chaos.victim import Victim
 from tests.jobs.commands import Command, mistake_of
 from tests.jobs.running import make_plan, rows, run
@@ -276,6 +278,18 @@ def test_subsets_by_path_and_json_lists(here: None, tmp_path: Path) -> None:
     assert folder["suites"]["preferences"]["items"] == 5
 
 
+def test_comparison_without_an_interval_is_shown(here: None, tmp_path: Path) -> None:
+    """One pair in each subset: no draw of the prompts holds all of them."""
+    subsets = [each for weights in SECTIONS.values() for each in weights]
+    few = [pair | {"subset": each} for pair, each in zip(pairs(len(subsets)), subsets)]
+    data = write(tmp_path / "few/pairs.jsonl", few)
+    report = evaluate(job(tmp_path, suites={"rewardbench": data}, compare=["length", "constant"]))
+    (found,) = report["comparisons"]
+    assert (found["low"], found["high"]) == (None, None)
+    assert "[–, –]" in describe_comparison(found)
+    assert "[–, –]" in (tmp_path / "out/leaderboard.md").read_text()
+
+
 def test_steps_are_judged_by_their_scores(here: None, tmp_path: Path) -> None:
     """A stepwise judge on reasonings: it finds the first wrong step; blank lines inside a step do not cut it."""
     cases = [
@@ -301,25 +315,6 @@ def test_steps_are_judged_by_their_scores(here: None, tmp_path: Path) -> None:
 def test_total_is_measured_too(here: None, tmp_path: Path) -> None:
     report = evaluate(job(tmp_path, combine={"length": 0.0, "constant": 0.0, "goodness": 1.0, "on_null": None}))
     assert main(report, "total")["fair"] == 1.0
-
-
-RECORDED = [
-    {"id": str(place), "scores": [1.0, 0.0] if place % 2 else [0.0, 1.0]} for place in range(79, -1, -1)
-]  # in another order than the data
-
-
-def test_recorded_scores_find_their_items(here: None, tmp_path: Path) -> None:
-    recorded = {"theirs": {"rewardbench": {"path": write(tmp_path / "rec/a.jsonl", RECORDED[:40])}}}
-    report = evaluate(job(tmp_path, rewards={}, recorded=recorded))
-    figure = report["suites"]["rewardbench"]["rewards"]["theirs"]["figures"]["pooled"]
-    assert (figure["fair"], figure["coverage"], figure["official"]) == (0.5, 0.5, 0.25)
-
-
-def test_verdicts_on_the_last_items_alone_are_enough(here: None, tmp_path: Path) -> None:
-    """The job is fitted to the first 64 items, of which none has a verdict here."""
-    recorded = {"theirs": {"rewardbench": {"path": write(tmp_path / "rec/a.jsonl", RECORDED[:8])}}}
-    report = evaluate(job(tmp_path, rewards={}, recorded=recorded))
-    assert report["suites"]["rewardbench"]["rewards"]["theirs"]["figures"]["pooled"]["coverage"] == 0.1
 
 
 def test_plan_and_status_read_it_like_any_job(here: None, tmp_path: Path, rmbatch: Command) -> None:
@@ -379,17 +374,19 @@ def test_data_of_another_form_are_refused(here: None, tmp_path: Path) -> None:
         run(job(tmp_path, suites={"preferences": {"path": path}}))
 
 
+def test_lists_of_responses_are_no_single_response(here: None, tmp_path: Path) -> None:
+    """RewardBench 2 without one of its columns: its three wrong responses were joined to one, and chance was a half."""
+    row = {"id": "a", "prompt": "?", "subset": "Math", "chosen": ["x"], "rejected": ["y", "z", "w"]}
+    path = write(tmp_path / "data/four.jsonl", [row])
+    with pytest.raises(UserError, match="no 'num_correct'"):
+        run(job(tmp_path, suites={"rewardbench2": path}))
+
+
 def test_output_inside_the_data_is_refused(here: None, tmp_path: Path) -> None:
     mapping = job(tmp_path, output={"path": str(tmp_path / "data/out")})
     mapping["suites"] = {"rewardbench": str(tmp_path / "data")}
     with pytest.raises(UserError, match="lies inside the data"):
         run(mapping)
-
-
-def test_verdicts_of_nothing_are_refused(here: None, tmp_path: Path) -> None:
-    path = write(tmp_path / "rec/a.jsonl", [{"id": "no", "scores": [1.0, 0.0]}])
-    with pytest.raises(UserError, match="no verdict belongs to an item"):
-        run(job(tmp_path, recorded={"theirs": {"rewardbench": {"path": path}}}))
 
 
 def test_doctor_asks_about_the_items(here: None, tmp_path: Path) -> None:

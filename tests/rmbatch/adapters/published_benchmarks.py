@@ -103,6 +103,8 @@ BENCHMARKS: dict[str, list[dict[str, Any]]] = {
         ppe("q1", [True, False, True], [[0, 1], [1, 2]]),
         ppe("q2", [False, False, False], []),
         ppe("q3", [True], None),
+        ppe("q4", [True, False, True], [[0, 3]]),  # no such response
+        ppe("q5", [True, False, True], [[0, 1], [2]]),
     ],
     "processbench": [
         {"id": "gsm8k-0", "generator": "m", "problem": "Sum.", "steps": ["a", "b"], "label": label}

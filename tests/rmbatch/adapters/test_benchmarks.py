@@ -76,7 +76,13 @@ def adapted(name: str, *columns: str) -> list[tuple[Any, ...]]:
         (
             "ppe_correctness",
             ("id", "correct", "pairs"),
-            [("q1", [True, False, True], [0, 1, 1, 2]), ("q2", [False] * 3, []), ("q3", None, [])],
+            [
+                ("q1", [True, False, True], [0, 1, 1, 2]),
+                ("q2", [False] * 3, []),
+                ("q3", None, None),
+                ("q4", [True, False, True], None),
+                ("q5", [True, False, True], None),
+            ],
         ),
         (
             "processbench",

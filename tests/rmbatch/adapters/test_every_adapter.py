@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from connectors.formats.base import JsonlOptions
 from connectors.listing import list_input
 from connectors.planning import plan_dataset
-from connectors.schema import visible_columns
+from connectors.schema import json_field, visible_columns
 from connectors.storage import StorageOptions
 from connectors.units import Range
 from rmbatch.adapters.base import ADAPTERS, adapt, load_adapter, reads_of
@@ -123,3 +124,23 @@ def test_missing_column_is_named(name: str) -> None:
     assert declared is not None
     assert not declared.missing(published(name).column_names)
     assert declared.missing([])
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("chat", {"messages": [{"role": {"a": 1}, "content": "q"}, {"role": 1.5, "content": "a"}]}),
+        ("sharegpt", {"conversations": [{"from": ["human"], "value": "q"}]}),
+        ("alpaca", {"instruction": "q", "output": "a", "history": [[1, ["b"]]]}),
+        ("prm800k", {"question": {}, "label": {"steps": [{"completions": None, "human_completion": 7}]}}),
+        (
+            "judgebench",
+            {"pair_id": 1, "source": "s", "question": "q", "response_A": "a", "response_B": "b", "label": []},
+        ),
+    ],
+)
+def test_value_of_another_kind_stops_nothing(name: str, row: dict[str, Any]) -> None:
+    """In columns whose values have several kinds, one row of a million is enough."""
+    columns = [pa.array([json.dumps(value)]) for value in row.values()]
+    table = pa.table(columns, schema=pa.schema([json_field(each) for each in row]))
+    assert adapt(table, name).num_rows == 1

@@ -1,5 +1,6 @@
 """Rows of suites: what becomes an item, what is left out and why, which rows share a prompt; recorded verdicts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ PAIR = {"id": "a", "prompt": "hi", "chosen": "yes", "rejected": "no", "subset": 
 def rows_of(
     records: list[dict[str, Any]], suite: str = "preferences", subset: str = ""
 ) -> tuple[pa.Table, dict[str, int]]:
-    found, left_out = to_rows(pa.Table.from_pylist(records), "mine", load_suite(suite), subset, 10)
+    found, left_out = to_rows(
+        pa.Table.from_pylist(records), "mine", load_suite(suite), subset, np.arange(10, 10 + len(records))
+    )
     assert found.schema == ITEM_SCHEMA
     return found, dict(left_out)
 
@@ -55,8 +58,32 @@ def test_item_needs_something_to_tell_apart(correct: Any, kept: int) -> None:
     records = [{"prompt": "?", "responses": ["x", "y"], "correct": correct}]
     columns = {"responses": pa.list_(pa.string()), "correct": pa.list_(pa.bool_())}
     table = pa.table({"prompt": ["?"], **{name: pa.array([records[0][name]], kind) for name, kind in columns.items()}})
-    found, _ = to_rows(table, "mine", load_suite("preferences"), "", 0)
+    found, _ = to_rows(table, "mine", load_suite("preferences"), "", np.arange(table.num_rows))
     assert found.num_rows == kept
+
+
+@pytest.mark.parametrize(
+    ("suite", "form", "kept"),
+    [
+        ("rm_bench", [1, 1, 1, 0, 0, 0], 1),
+        ("rm_bench", [1, 1, 1, 0, 0], 0),  # a style is missing
+        ("rm_bench", [0, 0, 0, 1, 1, 1], 0),
+        ("judgebench", [0, 1], 1),
+        ("judgebench", [1, 0, 0], 0),
+        ("llmbar", [1, 0, 0], 0),
+        ("rmb", [1, 0, 0], 1),
+    ],
+)
+def test_item_of_another_form_is_left_out(suite: str, form: list[int], kept: int) -> None:
+    """Before anything is scored: the metrics of these suites take no others."""
+    row = {
+        "prompt": "?",
+        "responses": [str(place) for place in range(len(form))],
+        "correct": [each == 1 for each in form],
+    }
+    found, left_out = rows_of([row], suite)
+    assert found.num_rows == kept
+    assert [why.startswith("other than") for why in left_out] == [True] * (1 - kept)
 
 
 def test_preference_between_two_responses() -> None:
@@ -100,9 +127,16 @@ def test_both_prompts_of_a_tie_share_a_key() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.parametrize("unknown", [{}, {"prompt": None}, {"prompt": "?", "prompt_id": None}])
+def test_rows_without_a_prompt_are_drawn_apart(unknown: dict[str, Any]) -> None:
+    """As one prompt they would get one weight, and each interval would have no width."""
+    records = [{"id": name, "chosen": "yes", "rejected": "no", **unknown} for name in "abc"]
+    assert len(set(rows_of(records)[0]["key"].to_pylist())) == 3
+
+
 def test_empty_table_gives_no_item() -> None:
     empty = pa.Table.from_pylist([PAIR]).slice(0, 0)
-    found, left_out = to_rows(empty, "mine", load_suite("preferences"), "", 0)
+    found, left_out = to_rows(empty, "mine", load_suite("preferences"), "", np.arange(0))
     assert (found.num_rows, left_out) == (0, {})
     assert to_items(found).num_items == 0
 
@@ -121,10 +155,32 @@ def test_recorded_games_become_scores_of_both_games() -> None:
     found, _ = rows_of([PAIR, PAIR | {"id": "b"}, PAIR | {"id": "c"}])
     games = pa.array([[1.0, 1.0], [1.0, 0.0], None], pa.list_(pa.float64()))
     judged = to_recorded(found.append_column(f"{RECORDED}x.games", games), "x")
-    assert judged is not None
     np.testing.assert_array_equal(judged.scores.values, [1.0, 0.0, 0.5, 0.5, np.nan, np.nan])
-    nothing = pa.nulls(3, pa.list_(pa.float64()))
-    assert to_recorded(found.append_column(f"{RECORDED}x.games", nothing), "x") is None
+
+
+def test_block_without_a_verdict_is_unread() -> None:
+    """Other blocks of the suite have games, so here both games of each item are unreadable."""
+    found, _ = rows_of([PAIR, PAIR | {"id": "b"}])
+    nothing = found.append_column(f"{RECORDED}x.games", pa.nulls(2, pa.list_(pa.float64())))
+    judged = to_recorded(nothing, "x", ["games"])
+    assert judged.games is not None
+    assert np.isnan(judged.games).all()
+    assert np.isnan(judged.scores.values).all()
+    assert to_recorded(nothing, "x").games is None
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("scores", ["1,0", "0,1"], "the column scores is string; write list<"),
+        ("first_error", [1.5, None], "the column first_error is double; write int32"),
+        ("games", [[1.0, 0.0], [7.0, None]], "games has 7.0; write 1"),
+        ("games", [[1.0, -1.0], None], "games has -1.0; write 1"),
+    ],
+)
+def test_verdicts_of_another_kind_are_one_line(column: str, values: list[Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_recorded(pa.table({column: values}), None)
 
 
 GAME = {"swap = False": {"winner": "1"}, "swap = True": {"winner": "2"}}

@@ -56,7 +56,7 @@ def test_first_wrong_steps_of_recorded_traces(shared_data: Path, task: str) -> N
     columns = {name: [row.get(name) for row in traces] for name in ("input", "steps", "mistake_index")}
     adapted = adapt(pa.table(columns), "bigbench_mistake")
     suite = load_suite("first_error")
-    rows, left_out = to_rows(adapted, "traces", suite, task, 0)
+    rows, left_out = to_rows(adapted, "traces", suite, task, np.arange(adapted.num_rows))
     assert (rows.num_rows, left_out) == (300, {})
     draw = np.random.default_rng(3)
     said = [None if draw.random() < 0.1 else int(draw.integers(-1, len(row["steps"]))) for row in traces]
@@ -94,6 +94,8 @@ def test_steps_survive_being_joined(shared_data: Path) -> None:
     lines = (shared_data / "big_bench_mistake/logical_deduction.jsonl").read_text().splitlines()
     traces = [json.loads(line) for line in lines]
     columns = {name: [row.get(name) for row in traces] for name in ("input", "steps", "mistake_index")}
-    rows, _ = to_rows(adapt(pa.table(columns), "bigbench_mistake"), "traces", load_suite("first_error"), "", 0)
+    rows, _ = to_rows(
+        adapt(pa.table(columns), "bigbench_mistake"), "traces", load_suite("first_error"), "", np.arange(len(traces))
+    )
     for (response,), trace in zip(rows["responses"].to_pylist(), traces):
         assert len(split_steps(response, "paragraphs")) == len(trace["steps"])

@@ -1,5 +1,6 @@
 """Reports: what is said of length and chance, comparisons on shared items, blocks in any order, intervals that hold."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from rmbatch.evaluation.base import load_suite
 from rmbatch.evaluation.report import leaderboard, summarise
+from rmbatch.evaluation.rewardbench import SECTIONS
 from rmbatch.evaluation.tally import SuiteTally
 from tests.rmbatch.evaluation import slow
 from tests.rmbatch.evaluation.slow import Case
@@ -89,6 +91,51 @@ def test_mcnemar_decides_where_items_are_right_or_wrong() -> None:
     tied = report_of(cases, {"a": a, "b": [[1.0, 1.0]] * 60}, [("a", "b")])["comparisons"][0]
     assert tied["p_mcnemar"] is None  # half points
     assert tied["p"] == tied["p_bootstrap"]
+
+
+def test_mcnemar_is_not_asked_about_a_mean_of_sections() -> None:
+    """More items are right only with a, and the mean of sections is higher with b: p is about that difference."""
+    suite = load_suite("rewardbench")
+    cases = [{"subset": "alpacaeval-easy", "correct": [1, 0]}] * 20 + [{"subset": "hep-go", "correct": [1, 0]}] * 140
+    right = {"a": [False] * 4 + [True] * 28 + [False] * 128, "b": [True] * 20 + [False] * 140}
+    items, _ = slow.columns(cases)
+    judged = {
+        name: slow.columns([case | {"scores": [float(each), 0.5]} for case, each in zip(cases, some)])[1]
+        for name, some in right.items()
+    }
+    tally = SuiteTally(suite, ["a", "b"], [("a", "b")], replicates=200)
+    tally.add(items, judged)
+    (found,) = summarise({"mine": (suite, tally.result())}, ["a", "b"], [("a", "b")])["comparisons"]
+    assert (found["difference"] < 0, found["only_first"] > found["only_second"]) == (True, True)
+    assert (found["p_mcnemar"], found["p"]) == (None, found["p_bootstrap"])
+
+
+def test_mcnemar_is_not_asked_about_several_items_of_one_prompt() -> None:
+    """Four prompts with ten items each that are alike: 20 against 10 items are two prompts against one."""
+    cases = pairs(40, longer_is_right=0.5)
+    a, b = ([[1.0, 0.0] if place // 10 in some else [0.0, 1.0] for place in range(40)] for some in ((0, 1), (2,)))
+    tally = SuiteTally(SUITE, ["a", "b"], [("a", "b")], replicates=200)
+    items, _ = slow.columns(cases)
+    judged = {
+        name: slow.columns([case | {"scores": each} for case, each in zip(cases, some)])[1]
+        for name, some in (("a", a), ("b", b))
+    }
+    tally.add(replace(items, key=np.repeat(np.arange(4), 10).astype(np.uint64)), judged)
+    (found,) = summarise({"mine": (SUITE, tally.result())}, ["a", "b"], [("a", "b")])["comparisons"]
+    assert (found["only_first"], found["only_second"], found["p_mcnemar"]) == (20, 10, None)
+    assert found["p"] == found["p_bootstrap"]
+
+
+def test_difference_without_an_interval_is_no_verdict_about_chance() -> None:
+    """One item in each of 23 subsets: no draw holds all of them, so no draw has the mean of sections."""
+    suite = load_suite("rewardbench")
+    cases = [{"subset": each, "correct": [1, 0]} for weights in SECTIONS.values() for each in weights]
+    tally = SuiteTally(suite, ["rm"], replicates=100)
+    items, judged = slow.columns([case | {"scores": [1.0, 0.0]} for case in cases])
+    tally.add(items, {"rm": judged})
+    found = summarise({"mine": (suite, tally.result())}, ["rm"], [])["suites"]["mine"]["rewards"]["rm"]
+    assert (found["figures"]["overall"]["fair"], found["figures"]["overall"]["low"]) == (1.0, None)
+    assert [line.partition(":")[0] for line in found["says"]] == ["no interval"]
 
 
 def test_leaderboard_goes_by_the_worst_case() -> None:

@@ -233,6 +233,20 @@ def test_ppe_correctness(cases: list[Case]) -> None:
         assert found["best_of_2"].fair[0] == pytest.approx(sum(each or 0.0 for each in worth) / 2)
 
 
+def test_ppe_benchmark_without_sampled_pairs_counts_all_its_pairs() -> None:
+    """A benchmark whose prompts have no pair at all is left out of the mean; it made it null."""
+    won, lost = {"correct": [1, 0], "scores": [2.0, 1.0]}, {"correct": [1, 0], "scores": [1.0, 2.0]}
+    cases = [
+        {"subset": "math", "pairs": [(0, 1)], **won},
+        {"subset": "math", "pairs": [], **lost},
+        {"subset": "gpqa", "pairs": [], **won},
+        {"subset": "gpqa", "pairs": [], **lost},
+        {"subset": "ifeval", "pairs": [], "correct": [1, 1], "scores": [1.0, 2.0]},
+    ]
+    found = figures("ppe_correctness", cases)
+    assert [found[name].fair[0] for name in ("math", "gpqa", "overall")] == [1.0, 0.5, 0.75]
+
+
 @st.composite
 def reasonings(draw: st.DrawFn, subsets: Sequence[str], *, said: bool) -> list[Case]:
     cases = []
