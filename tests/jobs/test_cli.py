@@ -24,7 +24,7 @@ from tests.servers.s3 import REPOSITORY
         (["input.path=nowhere/"], "no such file or folder: nowhere/"),
         (["input.path='nowhere/*'"], "no file matches nowhere/*"),
         (["input.path=nowhere://x"], "cannot open nowhere:// (Protocol not known: nowhere)"),
-        (["input.format=parquet"], "no input file found at in/; 1 files of another format, such as IN/a.jsonl"),
+        (["input.format=parquet"], "no input file found at in/; 1 files of another format, such as IN/a.jsonl: write"),
         (["input.columns.reference=anwser"], "columns: reference: no column 'anwser'; did you mean 'answer'?"),
         (["input.columns.reference=null"], "reward 'exact' reads 'reference', and no column plays that role"),
         (["output.columns=[uidd]"], "output.columns names 'uidd', which the input does not have; did you mean 'uid'?"),
