@@ -6,7 +6,6 @@ Everything here depends only on the job and a schema, and happens before any wor
     prepared.stages, prepared.output_schema, prepared.read_columns
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from connectors.writer import OutputSpec
 from jobs.config.sections import RowJobConfig
 from jobs.run.output import output_folder
 from rmbatch.adapters.view import PART, keep_part
-from rmbatch.rows.roles import ROLES, Roles
+from rmbatch.rows.roles import Roles, refuse_misspelt
 from rmbatch.settings.names import nearest
 from rmbatch.stages.base import Fit, Needs, Stage, all_needs, all_tallies
 from rmbatch.stages.tally import count_odd_values, count_parts
@@ -61,7 +60,7 @@ def prepare(job: RowJobConfig, fits: Sequence[Fit], schema: pa.Schema) -> Prepar
         stages.append(fit(output))
         read |= stages[-1].columns(output)
         output = stages[-1].output_schema(output)
-    _check_names(roles, stages)
+    refuse_misspelt(roles, {name for stage in stages for names in stage.reads().values() for name in names})
     added = [field for field in output if field.name not in schema.names]
     needed = set(add_twins([name for name in schema.names if name in read], schema))
     return Prepared(
@@ -89,17 +88,6 @@ def _kept_columns(job: RowJobConfig, schema: pa.Schema) -> list[str]:
             )
     split = [PART] if job.input.split and PART not in job.output.columns else []  # counts need it
     return add_twins([*job.output.columns, *split], schema)
-
-
-def _check_names(roles: Roles, stages: Sequence[Stage]) -> None:
-    """Raises UserError for a key of ``input.columns`` that nobody reads and that is nearly a name that has a meaning.
-
-    Without it the role would be guessed, and another column compared with.
-    """
-    read = {name for stage in stages for names in stage.reads().values() for name in names}
-    for name in roles.extra.keys() - read:
-        if close := difflib.get_close_matches(name, sorted({*ROLES, *read}), n=1, cutoff=0.85):
-            raise UserError(f"input.columns.{name}: no role, and nothing reads it; did you mean {close[0]!r}?")
 
 
 def _check_group(job: RowJobConfig, schema: pa.Schema, roles: Roles) -> None:

@@ -26,7 +26,7 @@ from tests.servers.s3 import REPOSITORY
         (["input.path=nowhere://x"], "cannot open nowhere:// (Protocol not known: nowhere)"),
         (["input.format=parquet"], "no input file found at in/; 1 files of another format, such as IN/a.jsonl: write"),
         (["input.columns.reference=anwser"], "columns: reference: no column 'anwser'; did you mean 'answer'?"),
-        (["input.columns.refrence=question"], "input.columns.refrence: no role, and nothing reads it; did"),
+        (["input.columns.refrence=question"], "columns: refrence: no role, and nothing reads it; did"),
         (["input.columns.reference=null"], "reward 'exact' reads 'reference', and no column plays that role"),
         (["output.columns=[uidd]"], "output.columns names 'uidd', which the input does not have; did you mean 'uid'?"),
         (["rewards.exact.reward=acuracy"], "no reward 'acuracy': did you mean 'accuracy'"),

@@ -171,6 +171,13 @@ def test_score_of_a_frame_with_odd_values() -> None:
     assert list(rmbatch.reward("accuracy").score(frame)["score.accuracy"]) == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("call", ["score", "evaluate_batch"])
+def test_misspelt_role_is_refused(call: str) -> None:
+    rows = [{"response": "4", "reference": "5", "gold": "4"}]  # reference would be guessed
+    with pytest.raises(UserError, match="columns: refrence: no role, and nothing reads it; did you mean 'reference'"):
+        getattr(rmbatch.reward("exact_match"), call)(rows, columns={"refrence": "gold"})
+
+
 @pytest.mark.parametrize("missing", [float("nan"), pd.NA])
 def test_what_pandas_writes_for_null_is_null(missing: Any) -> None:
     rows = [  # as DataFrame.to_dict("records") gives them
