@@ -68,8 +68,7 @@ def list_input(paths: Sequence[str], options: StorageOptions, chosen: str = "aut
         a, b = formats.items()
         raise UserError(f"the input mixes {a[0]} ({a[1]}) and {b[0]} ({b[1]}); set input.format to choose one")
     if not found:
-        hint = f"; {len(skipped)} files of another format, such as {skipped[0]} (set input.format)" if skipped else ""
-        raise UserError(f"no input file found at {', '.join(paths)}{hint}")
+        raise UserError(f"no input file found at {', '.join(paths)}{_hint(skipped)}")
     return Listing(next(iter(formats)), [found[uri] for uri in sorted(found)], skipped)
 
 
@@ -92,6 +91,15 @@ def includes(path: str, folder: str, options: StorageOptions) -> bool:
     pattern = re.compile(glob_translate(root.rstrip("/")))
     above = [parent for parent in map(str, PurePosixPath(inside).parents) if parent.startswith(_fixed_part(root))]
     return any(pattern.fullmatch(place) for place in [*above, *written])
+
+
+def _hint(skipped: Sequence[str]) -> str:
+    if not skipped:
+        return ""
+    return (
+        f"; {len(skipped)} files of another format, such as {skipped[0]}: write them as Parquet or as JSONL "
+        "(one object a line), or set input.format where they are one of these"
+    )
 
 
 def _is_glob(path: str) -> bool:

@@ -245,7 +245,10 @@ def plan(files: Sequence[InputFile], request: PlanRequest) -> Planned:
         planned[index] = replace(files[index], num_rows=sum(unit.num_rows for unit in cut))
     schema, mixed = whole.schema(jsonl.as_json, jsonl.odd_values, jsonl.join_keys)
     if not whole.columns:
-        raise UserError(f"no line of the input holds a JSON object; the first file is {files[0].uri}")
+        raise UserError(
+            f"no line of the input holds a JSON object; the first file is {files[0].uri}: JSONL has one object a line "
+            "(jq -c '.[]' writes a list so)"
+        )
     return Planned(planned, units, schema, mixed)
 
 

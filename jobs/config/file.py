@@ -122,5 +122,6 @@ def _refuse_secrets(value: Any, path: tuple[str, ...]) -> None:
 def _secret_error(path: Sequence[str]) -> UserError:
     return UserError(
         f"{'.'.join(path)}: secrets do not belong into a job file, which is kept beside the output; "
-        "set them in the environment (AWS_ACCESS_KEY_ID, ...) or name a storage.profile"
+        "set them in the environment (AWS_ACCESS_KEY_ID, ...; of a model OPENAI_API_KEY, or what api_key_env names) "
+        "or name a storage.profile"
     )

@@ -20,7 +20,7 @@ from connectors.writer import OutputSpec
 from jobs.config.sections import RowJobConfig
 from jobs.run.output import output_folder
 from rmbatch.adapters.view import PART, keep_part
-from rmbatch.rows.roles import Roles
+from rmbatch.rows.roles import Roles, refuse_misspelt
 from rmbatch.settings.names import nearest
 from rmbatch.stages.base import Fit, Needs, Stage, all_needs, all_tallies
 from rmbatch.stages.tally import count_odd_values, count_parts
@@ -60,6 +60,7 @@ def prepare(job: RowJobConfig, fits: Sequence[Fit], schema: pa.Schema) -> Prepar
         stages.append(fit(output))
         read |= stages[-1].columns(output)
         output = stages[-1].output_schema(output)
+    refuse_misspelt(roles, {name for stage in stages for names in stage.reads().values() for name in names})
     added = [field for field in output if field.name not in schema.names]
     needed = set(add_twins([name for name in schema.names if name in read], schema))
     return Prepared(

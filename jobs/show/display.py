@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -121,17 +121,17 @@ class Display:
         advance_to(total)
 
 
-def draw_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    """Draw names and values in two columns without a frame."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+def draw_table(title: str, rows: Sequence[tuple[str, str]]) -> Group:
+    """Draw names and values in two columns without a frame. The title, often a path, may be wider than they are."""
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(Text(name), Text(value))  # not markup: data is full of square brackets
-    return table
+    return Group(*([Text(title, "table.title")] if title else []), table)
 
 
-def draw_result(title: str, rows: Mapping[str, int], counts: Mapping[str, int], speed: Mapping[str, Any]) -> Table:
+def draw_result(title: str, rows: Mapping[str, int], counts: Mapping[str, int], speed: Mapping[str, Any]) -> Group:
     """Draw the counts of rows (kept, rejected, dead), of scores by reward and of nulls by reason."""
     tally = Tally(counts)
     lines = [("rows in", f"{sum(rows.values()):,}"), ("kept", f"{rows.get('data', 0):,}")]

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
 from jobs.show.display import draw_table
 from rmbatch.exports.card import ExportFacts
@@ -50,7 +49,7 @@ class ExportResult:
         console.print(draw_table("", lines))
 
 
-def draw_exports(exports: Mapping[str, Mapping[str, Any]]) -> Table:
+def draw_exports(exports: Mapping[str, Mapping[str, Any]]) -> Group:
     """Draw what the exports of a job hold, a line each."""
     lines = []
     for name, made in exports.items():

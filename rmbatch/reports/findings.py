@@ -177,6 +177,8 @@ def _say(level: str, text: str) -> dict[str, str]:
 
 
 def _interval(mean: Plain) -> str:
+    if mean["low"] is None:
+        return "too few for an interval"
     return f"95 % interval {_number(mean['low'])} to {_number(mean['high'])}"
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from connectors.errors import UserError
 from rmbatch.rewards.scores import RewardError, Scores
 from rmbatch.rows.messages import MESSAGES, TEXT
-from rmbatch.rows.roles import ROLES, FlatView, flatten, guess_roles
+from rmbatch.rows.roles import ROLES, FlatView, flatten, guess_roles, refuse_misspelt
 from rmbatch.rows.tables import as_table, build_table, with_columns
 
 Sample = Mapping[str, Any]
@@ -148,6 +148,7 @@ class Reward(ABC):
         """
         rows = as_table(table)
         view = flatten(rows, guess_roles(rows.schema, columns))
+        refuse_misspelt(view.roles, self.columns)
         parts = self._score_view(view)
         added: dict[str, pa.Array] = {}
         for column, kind in self.column_types(name or self.name).items():
@@ -169,6 +170,7 @@ class Reward(ABC):
 
     def _refuse_misspelt(self, sample: Sample, view: FlatView) -> None:
         """Raise UserError where a missing column seems to be present under a misspelt name."""
+        refuse_misspelt(view.roles, self.columns)
         unread = [key for key in sample if key not in {*self.columns, *ROLES, *view.roles.columns()}]
         for column in self.columns:
             if view.has(column) or column in sample:

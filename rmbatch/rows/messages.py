@@ -73,11 +73,16 @@ def is_conversation(kind: pa.DataType) -> bool:
 
 
 def reference_text(array: pa.Array) -> pa.Array:
-    """Each reference as text: text unchanged, numbers, booleans and dates as Arrow writes them. Null stays null."""
+    """Each reference as text: text unchanged, numbers, booleans and dates as Arrow writes them. Null stays null.
+
+    NaN is null: it is how pandas says that there is no number.
+    """
     kind = array.type
     if is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
         cure = "name a column with one reference per row, or one row per response"
         raise UserError(f"reference: a column of type {kind} cannot be compared with as text; {cure}")
+    if pa.types.is_floating(kind):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, kind), array)
     return pc.cast(array, TEXT)
 
 

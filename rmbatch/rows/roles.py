@@ -12,6 +12,7 @@ rows. It scores nothing; ``messages.py`` reads the forms of text and conversatio
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,15 @@ def guess_roles(schema: pa.Schema, given: Mapping[str, Any] | None = None) -> Ro
         guess("responses", _COMMON_NAMES["responses"], lambda column: bool(pa.types.is_null(column.type)))
     guess("id", (*_COMMON_NAMES["id"], *(name.lower() for name in schema.names if name.lower().endswith("_id"))))
     return Roles(**roles, extra=extra)
+
+
+def refuse_misspelt(roles: Roles, read: Iterable[str]) -> None:
+    """Raise UserError for a given name that is no role, that nothing reads, and that is nearly a role or a name in
+    ``read``. Without it that role would be guessed, and another column compared with."""
+    known = {*ROLES, *read}
+    for name in roles.extra.keys() - known:
+        if near := get_close_matches(name, sorted(known), n=1, cutoff=0.85):
+            raise UserError(f"columns: {name}: no role, and nothing reads it; did you mean {near[0]!r}?")
 
 
 def flatten(table: pa.Table, roles: Roles) -> "FlatView":

@@ -98,8 +98,16 @@ def _convert_column(values: Sequence[Any], convert: Callable[[Any], pa.Array]) -
     except UnicodeEncodeError:  # half a surrogate pair, as json.loads lets through: no UTF-8, so no column, can hold it
         return _convert_column([_replace_surrogates(value) for value in values], pa.array)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        present = [None if _is_missing(value) else value for value in values]
+        if any(value is not None and kept is None for value, kept in zip(values, present)):
+            return _convert_column(present, convert)
         texts = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in values]
         return pa.array(texts, TEXT), True
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is null, or what ``to_dict`` of a pandas frame writes for null, in columns of text too: NaN or NA."""
+    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ == "NAType"
 
 
 def _replace_surrogates(value: Any) -> Any:

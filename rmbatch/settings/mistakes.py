@@ -68,6 +68,7 @@ def show(value: Any) -> str:
 
 def _list_mistakes(model: type[BaseModel], data: Any, errors: Sequence[dict[str, Any]], noun: str) -> list[str]:
     """A line for each key. A union's members share a line; a key that is only misspelt is not also missing."""
+    errors = [error for error in errors if error["type"] != "too_short" or not _has_mistake_inside(error, errors)]
     misspelt = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
     by_key: dict[str, list[dict[str, Any]]] = {}
     for error in errors:
@@ -75,6 +76,12 @@ def _list_mistakes(model: type[BaseModel], data: Any, errors: Sequence[dict[str,
             by_key.setdefault(_find_key(data, error), []).append(error)
     innermost = [key for key in by_key if not any(other.startswith(f"{key}.") for other in by_key)]
     return [_describe(model, data, key, by_key[key], noun) for key in innermost]
+
+
+def _has_mistake_inside(error: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an item of the value has a mistake of its own: pydantic leaves it out, and then finds too few."""
+    place = error["loc"]
+    return any(other["loc"][: len(place)] == place and other["loc"] != place for other in errors)
 
 
 def _find_key(data: Any, error: Mapping[str, Any]) -> str:

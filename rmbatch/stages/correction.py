@@ -96,6 +96,8 @@ def correct_table(
     columns: Mapping[str, Any] | None = None,
 ) -> Any:
     """The same table with the columns of its scores and of its correction added, as a job would add them."""
+    if isinstance(given, list | tuple) and not given:
+        return given  # without a row there are no columns either
     table = as_table(given)
     stage = make_correction(spec, rewards, guess_roles(table.schema, columns), combine=combine, held_out=held_out)
     stage.scored.check(table.schema)

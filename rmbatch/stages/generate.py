@@ -157,6 +157,8 @@ def generate_table(prompts: Any, spec: GenerateSpec, columns: Mapping[str, Any] 
     if spec.stop_when is not None:
         raise UserError("generate: stop_when needs rewards; run a job of the kind best_of_n or score")
     rows = _as_rows(prompts)
+    if isinstance(rows, list | tuple) and not rows:
+        return rows  # without a row there are no columns either
     table = as_table(rows)
     stage = GenerateStage(spec, guess_roles(table.schema, {**(columns or {}), "response": None, "responses": None}))
     stage.check(table.schema)

@@ -121,7 +121,7 @@ class ScoreStage:
             return self._score_columns(name, table, view)
         except (UserError, JobError):
             raise
-        except Exception as error:  # the boundary that owns whatever a reward's own code may raise
+        except (Exception, SystemExit) as error:  # the boundary that owns whatever a reward's own code may raise
             return self._score_around(name, table, error)
 
     def _score_columns(self, name: str, table: pa.Table, view: FlatView) -> dict[str, Scores]:
@@ -130,7 +130,7 @@ class ScoreStage:
             offsets = group_offsets(table, self.group)
         return self.rewards[name].score_parts(view.column, view.num_candidates, offsets)
 
-    def _score_around(self, name: str, table: pa.Table, error: Exception) -> dict[str, Scores]:
+    def _score_around(self, name: str, table: pa.Table, error: Exception | SystemExit) -> dict[str, Scores]:
         """Halve the table down to what raises; that stops the job, or gets nulls while the rest keeps its scores."""
         cuts = np.arange(table.num_rows + 1) if self.group is None else group_offsets(table, self.group)
         if len(cuts) > 2:

@@ -169,6 +169,26 @@ def test_score_takes_and_returns_tables_of_many_libraries(kind: str) -> None:
 def test_score_of_a_frame_with_odd_values() -> None:
     frame = pd.DataFrame({"response": ["4", "0.5"], "reference": [4, "0.5"], "extra": [{"a": 1}, 2]})
     assert list(rmbatch.reward("accuracy").score(frame)["score.accuracy"]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("call", ["score", "evaluate_batch"])
+def test_misspelt_role_is_refused(call: str) -> None:
+    rows = [{"response": "4", "reference": "5", "gold": "4"}]  # reference would be guessed
+    with pytest.raises(UserError, match="columns: refrence: no role, and nothing reads it; did you mean 'reference'"):
+        getattr(rmbatch.reward("exact_match"), call)(rows, columns={"refrence": "gold"})
+
+
+@pytest.mark.parametrize("missing", [float("nan"), pd.NA])
+def test_what_pandas_writes_for_null_is_null(missing: Any) -> None:
+    rows = [  # as DataFrame.to_dict("records") gives them
+        {"response": "4", "reference": 4.0},
+        {"response": missing, "reference": 4.0},
+        {"response": "nan", "reference": missing},
+    ]
+    rm = rmbatch.reward("exact_match")
+    expected = [None, "missing_response: response is null", "missing_reference: reference is null"]
+    assert [row["error.exact_match"] for row in rm.score(rows)] == expected
+    assert [result.error for result in rm.evaluate_batch(rows)] == expected
     nested = pd.DataFrame({"responses": [["4", "5"], None], "reference": ["4", "4"]})
     assert list(map(str, rmbatch.reward("accuracy").score(nested)["score.accuracy"])) == ["[1. 0.]", "None"]
 

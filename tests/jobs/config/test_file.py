@@ -256,6 +256,7 @@ def test_secrets_are_refused(job_file: Path, key: str) -> None:
     message = told(job_file)
     assert message.startswith(f"JOB: rewards.judge.{key}: secrets do not belong into a job file")
     assert "very-private" not in message
+    assert "of a model OPENAI_API_KEY, or what api_key_env names" in message
 
 
 @pytest.mark.parametrize("value", ["12345", "[a, b]", "${KEY}", "'${KEY}'"])

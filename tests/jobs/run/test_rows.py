@@ -97,15 +97,16 @@ import pyarrow as pa
 
 def picky(response):
     if "boom" in response.to_pylist():
-        raise ValueError("cannot read\\n  boom")
+        raise KIND("cannot read\\n  boom")
     return pa.array([1.0] * len(response))
 """
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "SystemExit"])  # sys.exit() of a script that became a reward
 @pytest.mark.usefixtures("here")
-def test_raising_reward_stops_job_or_gives_null(rmbatch: Command, tmp_path: Path) -> None:
+def test_raising_reward_stops_job_or_gives_null(rmbatch: Command, tmp_path: Path, kind: str) -> None:
     write_jsonl(tmp_path / "flat.jsonl", FLAT)
-    (tmp_path / "mine.py").write_text(RAISES)
+    (tmp_path / "mine.py").write_text(RAISES.replace("KIND", kind))
     (tmp_path / "score.yaml").write_text(
         "job: score\ninput: {path: flat.jsonl}\nrewards: {nice: mine.py:picky}\noutput: {path: out}\n"
     )
@@ -113,7 +114,7 @@ def test_raising_reward_stops_job_or_gives_null(rmbatch: Command, tmp_path: Path
     assert stopped.code == 1
     message, cure = stopped.err.splitlines()
     assert message == (
-        f"stopped: reward 'nice' raised ValueError: cannot read boom on row 1 of {tmp_path}/flat.jsonl; "
+        f"stopped: reward 'nice' raised {kind}: cannot read boom on row 1 of {tmp_path}/flat.jsonl; "
         "mend it, or set run.on_error: null to go on"
     )
     assert cure == "what is finished stays; the same command goes on from there"
@@ -121,7 +122,7 @@ def test_raising_reward_stops_job_or_gives_null(rmbatch: Command, tmp_path: Path
     assert rmbatch("run", "score.yaml", "run.on_error=null").code == 0  # on the same output
     assert [(row["score.nice"], row["error.nice"]) for row in rows("out")] == [
         (1.0, None),
-        (None, "reward_raised: ValueError: cannot read boom"),
+        (None, f"reward_raised: {kind}: cannot read boom"),
         (1.0, None),
     ]
 

@@ -38,6 +38,10 @@ def correct_all(
         return done, requests(server)
 
 
+def test_no_rows_are_corrected_to_none() -> None:
+    assert correct_all(improve, []) == ([], [])
+
+
 def improve(told: Told) -> str:
     """Each edit is worth one more than the best so far."""
     number = int(told.best.rsplit(" ", 1)[-1])

@@ -150,6 +150,7 @@ def test_a_prompt_is_messages(column: pa.Array, expected: list[list[tuple[str, s
         (pa.array(["a", None]), ["a", None]),
         (pa.array([4, 2**60 + 1]), ["4", "1152921504606846977"]),  # no detour over floats
         (pa.array([4.0, 0.5]), ["4", "0.5"]),
+        (pa.array([4.0, float("nan"), None]), ["4", None, None]),  # NaN is no number to compare with
         (pa.array([True, None]), ["true", None]),
     ],
 )

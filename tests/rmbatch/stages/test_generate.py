@@ -45,6 +45,10 @@ def test_a_notebook_asks_what_a_job_asks_tool_calls_included() -> None:
     assert sent[0][2] == {"role": "tool", "content": "4", "tool_call_id": "1"}
 
 
+def test_no_prompts_no_candidates() -> None:
+    assert rmbatch.generate([], by={"endpoint": "http://127.0.0.1:9", "model": "m"}) == []
+
+
 @pytest.mark.parametrize(
     ("prompts", "settings", "words"),
     [
@@ -53,7 +57,7 @@ def test_a_notebook_asks_what_a_job_asks_tool_calls_included() -> None:
         ([{"text": "hi"}], {}, "no column holds the prompt"),
         ([{"prompt": "hi", "responses": ["a"]}], {}, "has a column 'responses' already"),
         (["hi"], {"stop_when": {"math": 1.0}}, "stop_when needs rewards"),
-        (["hi"], {"tempeature": 1.0}, "unknown setting"),
+        (["hi"], {"tempeature": 1.0}, "unknown setting; did you mean 'temperature'[^;]*$"),  # and no other mistake
     ],
 )
 def test_a_mistake_in_a_notebook_is_one_line(prompts: Any, settings: dict[str, Any], words: str) -> None:
