@@ -122,6 +122,8 @@ class ScoreStage:
         except (UserError, JobError):
             raise
         except (Exception, SystemExit) as error:  # the boundary that owns whatever a reward's own code may raise
+            if hasattr(error, "ray_terminate_msg"):  # Ray ends this process, wherever it was
+                raise
             return self._score_around(name, table, error)
 
     def _score_columns(self, name: str, table: pa.Table, view: FlatView) -> dict[str, Scores]:
