@@ -23,7 +23,7 @@ from rmbatch.exports.base import UNKNOWN, Block, Export, ExportRule, Origin
 from rmbatch.exports.pool import FINISH_REASON
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.roles import Roles
-from rmbatch.stages.select import RANK
+from rmbatch.stages.select import RANK, REASON
 
 BLOCK_ROWS = 4096
 _CORRECTED = (corrected.RESPONSE, corrected.SCORE_BEFORE, corrected.SCORE, corrected.OUTCOME, corrected.HISTORY)
@@ -64,7 +64,7 @@ def fit_export(export: Export, rule: ExportRule, schema: pa.Schema, job: Mapping
         )
     export.check_columns(roles, schema.names)
     by = None if is_corrected else choose_score(job, schema, rule.by, needed=export.reads_candidates)
-    details = (RANK, GENERATION, FINISH_REASON, *(_CORRECTED if is_corrected else ()))
+    details = (RANK, REASON, GENERATION, FINISH_REASON, *(_CORRECTED if is_corrected else ()))
     names = {*roles.columns(), *details, *([group] if group else []), *([by] if by else [])}
     read = {*add_twins([name for name in schema.names if name in names], schema)}
     return Fitted(roles, by, group, [name for name in schema.names if name in read], is_corrected)

@@ -213,7 +213,8 @@ class PairExport:
         pool = block.pool
         kept = pool.kept
         usable = pool.usable & kept[pool.owner]
-        pairs = make_pairs(pool.score, pool.offsets, usable, rule, response=pool.response, rank=pool.rank)
+        texts, passed = pool.response, pool.passed
+        pairs = make_pairs(pool.score, pool.offsets, usable, rule, response=texts, rank=pool.rank, may_be_chosen=passed)
         paired = np.zeros(pool.num_prompts, bool)
         paired[pool.owner[pairs.chosen]] = True
         return pairs, count_reasons({"not_selected": ~kept, "no_pair": kept & ~paired})

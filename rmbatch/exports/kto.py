@@ -52,7 +52,8 @@ class Labels(SingleExport):
         pool = block.pool
         assert rule.above is not None  # ``check`` has said so
         assert rule.below is not None
-        good, bad = pool.usable & (pool.score >= rule.above), pool.usable & (pool.score <= rule.below)
+        good = pool.usable & pool.passed & (pool.score >= rule.above)
+        bad = pool.usable & (pool.score <= rule.below)
         places = np.flatnonzero(good | bad)
         found = np.zeros(pool.num_prompts, bool)
         found[pool.owner[places]] = True

@@ -14,7 +14,8 @@ from rmbatch.selection.order import sort_within
 class Lists(SingleExport):
     """prompt: list<struct<role, content>>; completions: list<text>, scores: list<double>, ranks: list<int32>, aligned.
 
-    Ranks begin at 1; equal scores share a rank, and the next one follows by 1.
+    Ranks begin at 1; equal scores share a rank, and the next one follows by 1. A candidate that a filter of the
+    selection left out is in the list only where its score is lower than that of each that passed.
     """
 
     about = "all candidates of a prompt, best first, with scores and ranks, for listwise losses"
@@ -23,7 +24,10 @@ class Lists(SingleExport):
 
     def rows(self, block: Block, rule: ExportRule) -> Exported:
         pool = block.pool
-        usable = np.flatnonzero(pool.usable)
+        lowest = np.full(pool.num_prompts, np.inf)
+        good = pool.usable & pool.passed
+        np.minimum.at(lowest, pool.owner[good], pool.score[good])
+        usable = np.flatnonzero(good | (pool.usable & (pool.score < lowest[pool.owner])))
         counts = np.bincount(pool.owner[usable], minlength=pool.num_prompts)
         places = usable[(counts >= 2)[pool.owner[usable]]]
         places = sort_within(places, -pool.score, pool.owner)

@@ -3,8 +3,9 @@
     pairs = make_pairs(score, offsets, usable, PairRule(pairs="best_worst"), rank=rank, response=response)
     pairs.chosen, pairs.rejected       # places of candidates, aligned
 
-Of each pair the chosen one has the higher score, by at least ``min_margin``. Equal scores and equal texts are never a
-pair. Memory grows with candidates and with ``max_pairs``, not with the square of the candidates of a prompt.
+Of each pair the chosen one may be chosen at all, and has the higher score, by at least ``min_margin``. Equal scores and
+equal texts are never a pair. Memory grows with candidates and with ``max_pairs``, not with the square of the candidates
+of a prompt.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,15 +77,18 @@ def make_pairs(
     *,
     response: pa.Array,
     rank: NDArray[np.int32] | None = None,
+    may_be_chosen: Bools | None = None,
 ) -> Pairs:
     """The pairs of all prompts.
 
     score[n], usable[n], offsets[prompts + 1]: prompt i has the candidates offsets[i]:offsets[i + 1]. A candidate
     that is not usable, or whose score is NaN, is in no pair. ``response[n]``: large_string. ``rank[n]``: of equal
-    scores the lower one comes first, 0 comes last, and then the first candidate. Raises ValueError where ``threshold``
-    has no thresholds.
+    scores the lower one comes first, 0 comes last, and then the first candidate. ``may_be_chosen[n]``: the best
+    candidate is the best of these, and all others can only be rejected ones. Raises ValueError where ``threshold`` has
+    no thresholds.
     """
-    ranked = _Ranked.make(score, offsets, usable, rank)
+    every = np.ones(len(score), bool)
+    ranked = _Ranked.make(score, offsets, usable, rank, every if may_be_chosen is None else may_be_chosen)
     may_pair = _make_test(ranked, response, rule)
     if rule.pairs in MANY:
         left, right = _largest_margins(ranked, rule, may_pair)
@@ -93,10 +97,11 @@ def make_pairs(
         left = left[may_pair(left, left + 1)]
         right = left + 1
     else:
-        right = np.flatnonzero(ranked.every > ranked.first)
-        right = right[may_pair(ranked.first[right], right)]
+        best = ranked.find_best()
+        right = np.flatnonzero(ranked.every > best)
+        right = right[may_pair(best[right], right)]
         right = right[_choose_rejected(ranked, right, response, rule)]
-        left = ranked.first[right]
+        left = best[right]
     return Pairs(ranked.place[left], ranked.place[right])
 
 
@@ -112,10 +117,16 @@ class _Ranked:
     """Where the candidates of the same prompt begin."""
     last: Ints
     """Where they end: the last of them."""
+    may_be_chosen: Bools
 
     @classmethod
     def make(
-        cls, score: NDArray[np.float64], offsets: Ints, usable: Bools, rank: NDArray[np.int32] | None
+        cls,
+        score: NDArray[np.float64],
+        offsets: Ints,
+        usable: Bools,
+        rank: NDArray[np.int32] | None,
+        may_be_chosen: Bools,
     ) -> "_Ranked":
         prompt = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         place = np.flatnonzero(usable & ~np.isnan(score))
@@ -124,11 +135,18 @@ class _Ranked:
         owner = prompt[place]
         counts = np.bincount(owner, minlength=len(offsets) - 1)
         ends = np.cumsum(counts)
-        return cls(place, score[place], owner, (ends - counts)[owner], ends[owner] - 1)
+        return cls(place, score[place], owner, (ends - counts)[owner], ends[owner] - 1, may_be_chosen[place])
 
     @property
     def every(self) -> Ints:
         return np.arange(len(self.place))
+
+    def find_best(self) -> Ints:
+        """Of each candidate's prompt the best that may be chosen; behind all candidates where there is none."""
+        best = np.full(int(self.prompt.max(initial=-1)) + 1, len(self.place))
+        np.minimum.at(best, self.prompt[self.may_be_chosen], self.every[self.may_be_chosen])
+        found: Ints = best[self.prompt]
+        return found
 
 
 def _make_test(ranked: _Ranked, response: pa.Array, rule: PairRule) -> Test:
@@ -140,7 +158,7 @@ def _make_test(ranked: _Ranked, response: pa.Array, rule: PairRule) -> Test:
 
     def may_pair(left: Ints, right: Ints) -> Bools:
         margin = _margins(ranked, left, right)
-        good: Bools = np.isfinite(margin) & (margin > 0) & (margin >= rule.min_margin)
+        good: Bools = np.isfinite(margin) & (margin > 0) & (margin >= rule.min_margin) & ranked.may_be_chosen[left]
         if length is not None and rule.same_length_band is not None:
             good &= np.abs(length[right] - length[left]) <= rule.same_length_band * length[left]
         alike = np.flatnonzero(good & (width[left] == width[right]))  # a judge may give equal texts different scores

@@ -23,8 +23,8 @@ from rmbatch.correction import columns as corrected
 from rmbatch.generation.candidates import GENERATION
 from rmbatch.rows.messages import TEXT, MisfitError, combine_chunks, fit_lists, is_list, is_text, offsets_of
 from rmbatch.rows.roles import Roles, flatten
-from rmbatch.selection.rank import SelectionRule, select
-from rmbatch.stages.select import RANK
+from rmbatch.selection.rank import OUTRANKED, SelectionRule, select
+from rmbatch.stages.select import RANK, REASON
 
 REASONS = {
     "no_prompt": "the prompt, or one of its messages, is missing",
@@ -65,6 +65,9 @@ class Pool:
     """The row of the table that holds a prompt; of several the first."""
     reference: pa.Array | None
     """large_string a prompt, where a column plays that role."""
+    passed: NDArray[np.bool_]
+    """Which candidates the filters of the selection let through; the others (a veto, a cap, a lost vote) are nobody's
+    good example, whatever their score."""
     model: pa.Array | None = None
     """text a candidate: the name of the model that generated it, where the rows say so."""
 
@@ -129,7 +132,8 @@ def read_pool(table: pa.Table, roles: Roles, by: str | None, group: str | None =
         found = select(allowed, offsets, SelectionRule(keep=1), response).rank
         rank = np.asarray(pc.fill_null(found, 0)).astype(np.int32)
     model = _find_models(table, offsets)
-    return Pool(prompt, offsets, response, score, rank, reason, row, order[cuts[:-1]], reference, model)
+    passed = _find_passed(table, len(response))
+    return Pool(prompt, offsets, response, score, rank, reason, row, order[cuts[:-1]], reference, passed, model)
 
 
 def read_corrections(table: pa.Table, roles: Roles) -> Pool:
@@ -164,7 +168,7 @@ def read_corrections(table: pa.Table, roles: Roles) -> Pool:
     rank = np.zeros(len(owner), np.int32)
     rank[is_second] = 1
     rank[offsets[:-1][good]] = 1
-    return Pool(prompt, offsets, response, score, rank, reason, owner, every, reference)
+    return Pool(prompt, offsets, response, score, rank, reason, owner, every, reference, np.ones(len(owner), bool))
 
 
 def gather_prompts(table: pa.Table, group: str) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
@@ -223,6 +227,18 @@ def _ranks(column: pa.ChunkedArray, num_candidates: int) -> NDArray[np.int32]:
     if pa.types.is_null(ranks.type) or len(ranks) != num_candidates:
         return np.zeros(num_candidates, np.int32)
     return np.asarray(pc.fill_null(pc.cast(ranks, pa.int32()), 0))
+
+
+def _find_passed(table: pa.Table, num_candidates: int) -> NDArray[np.bool_]:
+    every = np.ones(num_candidates, bool)
+    if REASON not in table.column_names:
+        return every
+    reasons = combine_chunks(table[REASON])
+    reasons = reasons.flatten() if is_list(reasons.type) else reasons
+    if pa.types.is_null(reasons.type) or len(reasons) != num_candidates:
+        return every
+    found: NDArray[np.bool_] = np.asarray(pc.fill_null(pc.equal(pc.cast(reasons, TEXT), OUTRANKED), True))
+    return found
 
 
 def _find_reasons(

@@ -25,7 +25,7 @@ from rmbatch.selection.control import decided_by_tie
 from rmbatch.selection.diversity import find_near, pick_diverse
 from rmbatch.selection.filters import Bools, Floats, Offsets
 from rmbatch.selection.order import sort_within
-from rmbatch.selection.rank import TEXT_TIES, SelectionRule, select
+from rmbatch.selection.rank import OUTRANKED, TEXT_TIES, SelectionRule, select
 from rmbatch.settings.base import Finite, Settings
 
 CUT_OFF, VETO, TOO_HARD, TOO_EASY, DUPLICATE, CAP = (
@@ -251,7 +251,7 @@ def choose(
     chosen = select(_masked(value, out_of_play), offsets, inner, response, allowed)
     reason = reasons.fill(chosen.reason)
     kept = chosen.rank.is_valid().to_numpy(zero_copy_only=False)
-    outranked = pc.fill_null(pc.equal(reason, "outranked"), False).to_numpy(zero_copy_only=False)
+    outranked = pc.fill_null(pc.equal(reason, OUTRANKED), False).to_numpy(zero_copy_only=False)
     return Choice(chosen.rank, reason, value, decided_by_tie(value, kept, outranked, offsets))
 
 
@@ -271,7 +271,7 @@ def _choose_diverse(
     ranked = _rank(allowed, offsets, rule, response)
     picked = pick_diverse(value, response, offsets, ranked, rule.keep, rule.diversity or 0.0)
     kept = picked.rank > 0
-    others = pc.if_else(pa.array(kept), pa.scalar(None, pa.string()), "outranked")
+    others = pc.if_else(pa.array(kept), pa.scalar(None, pa.string()), OUTRANKED)
     return Choice(pa.array(picked.rank, mask=~kept), reasons.fill(others), value, picked.tied)
 
 

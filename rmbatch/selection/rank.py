@@ -26,7 +26,8 @@ from pydantic import Field, model_validator
 from rmbatch.selection.order import sort_within
 from rmbatch.settings.base import Settings
 
-REASONS = ("outranked", "below_min_score", "margin_too_small", "tie", "no_score")
+OUTRANKED = "outranked"
+REASONS = (OUTRANKED, "below_min_score", "margin_too_small", "tie", "no_score")
 """Why a candidate was not kept; the codes are part of the output and stay as they are.
 
 outranked: enough candidates of the prompt came before it, by score or by the rule's tie-break.

@@ -156,6 +156,24 @@ def test_prompt_that_was_rejected_as_a_whole_gives_nothing_flat_or_nested(rmbatc
             assert asked == {"What is 1 and 1?", "What is 2 and 2?"}, made
 
 
+def test_what_a_veto_left_out_is_never_chosen(rmbatch: Command, tmp_path: Path) -> None:
+    texts = [
+        "No.",
+        "The sum is 4, so I say to all who ask me.",
+        "The sum is 4, as anybody can see who counts on fingers.",
+    ]
+    asks = {"question": "2 and 2?", "answer": "The sum is 4."}
+    nested = [{"uid": "a", "candidates": texts, **asks}]
+    flat = [{"uid": str(number), "group": "a", "response": text, **asks} for number, text in enumerate(texts)]
+    job = JOB.replace("near: 1.0, short: 1.0", "short: 1.0").replace("output:", "select: {veto: {near: 0.1}}\noutput:")
+    for name, output in run_in_shapes(tmp_path, job, nested, flat, group="group").items():
+        made = tmp_path / f"dpo_{name}"
+        assert rmbatch("export", output, "--to", "dpo", "--by", "short", "--out", str(made)).code == 0
+        assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in read(made)] == [
+            (texts[1], texts[2])
+        ]
+
+
 def test_dpo_pairs_the_best_with_the_worst_and_says_where_from(
     outputs: dict[str, str], rmbatch: Command, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Formats on made-up rows: whatever the rows hold, nothing forbidden comes out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,31 @@ def make_block(rows: list[dict[str, Any]], *, with_rank: bool = True) -> Block:
         columns["select.rank"] = pa.array(lists("rank"), pa.list_(pa.int32()))
     sources = pa.array([f"data/a.parquet#{number}" for number in range(len(rows))], pa.string())
     return Block(pa.table(columns), ROLES, "score.total", sources, Origin("f" * 16))
+
+
+@pytest.mark.parametrize("name", ["dpo", "reward", "kto", "listwise"])
+def test_what_a_veto_left_out_is_no_good_example(name: str) -> None:
+    """Three answers, the best of them unsafe, and one that is unsafe and bad."""
+    given = [("unsafe", 1.0, None, "veto"), ("good", 0.9, 1, None), ("bad", 0.2, None, "outranked")]
+    given.append(("unsafe too", 0.1, None, "veto"))
+    candidates = [
+        {"text": text, "score": score, "rank": rank, "reason": why, "error": None, "finish_reason": "stop"}
+        for text, score, rank, why in given
+    ]
+    row = {"id": "x", "prompt": [{"role": "user", "content": "hello"}], "reference": None, "candidates": candidates}
+    block = make_block([row])
+    reason = pa.array([[why for *_, why in given]], pa.list_(pa.string()))
+    block = replace(block, table=block.table.append_column("select.reason", reason))
+    rule = ExportRule(above=0.5, below=0.3) if name == "kto" else ExportRule()
+    written = load_export(name).rows(block, rule).table.to_pylist()
+    if name == "listwise":
+        assert [each["completions"] for each in written] == [["good", "bad", "unsafe too"]]
+    elif name == "kto":
+        said = [(each["completion"][0]["content"], each["label"]) for each in written]
+        assert said == [("good", True), ("bad", False), ("unsafe too", False)]
+    else:
+        said = [(each["chosen"][0]["content"], each["rejected"][0]["content"]) for each in written]
+        assert said == [("good", "unsafe too")]
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -36,7 +36,7 @@ RULES = st.builds(
 )
 
 
-def fast(prompts: list[list[Candidate]], rule: PairRule) -> list[tuple[int, int]]:
+def fast(prompts: list[list[Candidate]], rule: PairRule, barred: str | None = None) -> list[tuple[int, int]]:
     every = [candidate for prompt in prompts for candidate in prompt]
     offsets = np.concatenate([[0], np.cumsum([len(prompt) for prompt in prompts])]).astype(np.int64)
     found = make_pairs(
@@ -46,16 +46,17 @@ def fast(prompts: list[list[Candidate]], rule: PairRule) -> list[tuple[int, int]
         rule,
         rank=np.array([rank for *_, rank, _ in every], np.int32),
         response=pa.array([text for *_, text in every], pa.large_string()),
+        may_be_chosen=np.array([text != barred for *_, text in every], bool),
     )
     return list(zip(found.chosen.tolist(), found.rejected.tolist()))
 
 
-def slow(prompts: list[list[Candidate]], rule: PairRule) -> list[tuple[int, int]]:
+def slow(prompts: list[list[Candidate]], rule: PairRule, barred: str | None = None) -> list[tuple[int, int]]:
     pairs, start = [], 0
     for prompt in prompts:
         usable = [place for place, (score, good, *_) in enumerate(prompt) if good and score is not None]
         usable.sort(key=lambda place: (-score_of(prompt, place), prompt[place][2] or math.inf, place))
-        for a, b in pick(prompt, usable, rule):
+        for a, b in pick(prompt, usable, rule, barred):
             pairs.append((start + a, start + b))
         start += len(prompt)
     return pairs
@@ -67,7 +68,7 @@ def score_of(prompt: list[Candidate], place: int) -> float:
     return score
 
 
-def pick(prompt: list[Candidate], best_first: list[int], rule: PairRule) -> list[tuple[int, int]]:
+def pick(prompt: list[Candidate], best_first: list[int], rule: PairRule, barred: str | None) -> list[tuple[int, int]]:
     def margin(a: int, b: int) -> float:
         return score_of(prompt, a) - score_of(prompt, b)
 
@@ -76,10 +77,11 @@ def pick(prompt: list[Candidate], best_first: list[int], rule: PairRule) -> list
         band = rule.same_length_band
         fits = band is None or abs(len(rejected) - len(chosen)) <= band * len(chosen)
         apart = math.isfinite(margin(a, b)) and margin(a, b) > 0 and margin(a, b) >= rule.min_margin
-        return chosen != rejected and fits and apart
+        return chosen not in (rejected, barred) and fits and apart
 
     every = [(a, b) for place, a in enumerate(best_first) for b in best_first[place + 1 :] if is_pair(a, b)]
-    with_best = [pair for pair in every if pair[0] == best_first[0]]
+    best = next((place for place in best_first if prompt[place][3] != barred), None)
+    with_best = [pair for pair in every if pair[0] == best]
     if rule.pairs == "best_worst":
         return with_best[-1:]
     if rule.pairs == "below_mean_2sd":
@@ -107,9 +109,9 @@ def pick(prompt: list[Candidate], best_first: list[int], rule: PairRule) -> list
     return sorted(largest[: rule.max_pairs], key=lambda pair: (places[pair[0]], places[pair[1]]))
 
 
-@given(PROMPTS, RULES)
-def test_policies_equal_slow_ones(prompts: list[list[Candidate]], rule: PairRule) -> None:
-    assert fast(prompts, rule) == slow(prompts, rule)
+@given(PROMPTS, RULES, st.sampled_from([None, "a", "cc"]))
+def test_policies_equal_slow_ones(prompts: list[list[Candidate]], rule: PairRule, barred: str | None) -> None:
+    assert fast(prompts, rule, barred) == slow(prompts, rule, barred)
 
 
 @given(st.lists(st.lists(CANDIDATE, min_size=1, max_size=5), min_size=1, max_size=4), RULES)
@@ -142,9 +144,11 @@ def test_nothing_gives_nothing(policy: Policy) -> None:
     assert fast([[], [(None, True, 0, "a")]], rule) == []
 
 
-@given(st.lists(CANDIDATE, min_size=12, max_size=40), RULES)
-def test_policies_equal_slow_ones_for_many_candidates(prompt: list[Candidate], rule: PairRule) -> None:
-    assert fast([prompt, prompt[:9]], rule) == slow([prompt, prompt[:9]], rule)
+@given(st.lists(CANDIDATE, min_size=12, max_size=40), RULES, st.sampled_from([None, "a"]))
+def test_policies_equal_slow_ones_for_many_candidates(
+    prompt: list[Candidate], rule: PairRule, barred: str | None
+) -> None:
+    assert fast([prompt, prompt[:9]], rule, barred) == slow([prompt, prompt[:9]], rule, barred)
 
 
 def test_rejected_lies_two_deviations_below_the_mean() -> None:
