@@ -117,9 +117,9 @@ def read_suite(job: EvaluateJob, name: str, data: SuiteData, limit: int | None =
             if num_read > block.num_rows:
                 data.left_out["unreadable"] += num_read - block.num_rows
             for scorer, table in verdicts.items():
-                if table is not None:
-                    own = {} if subset in recorded[scorer].paths() and subset else shared[scorer]
-                    _check_subsets(_find_verdicts(rows, table), rows, own, f"recorded.{scorer}.{name}")
+                is_own = bool(subset) and subset in recorded[scorer].paths()
+                if table is not None and not is_own:
+                    _check_subsets(_find_verdicts(rows, table), rows, shared[scorer], f"recorded.{scorer}.{name}")
             yield _add_verdicts(rows, verdicts, data, job)
 
 

@@ -222,21 +222,23 @@ def _fit(lists: pa.Array, offsets: NDArray[np.int64], name: str, cure: str = "")
 
 
 def _ranks(column: pa.ChunkedArray, num_candidates: int) -> NDArray[np.int32]:
-    ranks = combine_chunks(column)
-    ranks = ranks.flatten() if is_list(ranks.type) else ranks
-    if pa.types.is_null(ranks.type) or len(ranks) != num_candidates:
+    ranks = _of_candidates(column, num_candidates)
+    if ranks is None:
         return np.zeros(num_candidates, np.int32)
     return np.asarray(pc.fill_null(pc.cast(ranks, pa.int32()), 0))
 
 
+def _of_candidates(column: pa.ChunkedArray, num_candidates: int) -> pa.Array | None:
+    """A value a candidate, of nested or flat rows. None: the column says nothing of them."""
+    values = combine_chunks(column)
+    values = values.flatten() if is_list(values.type) else values
+    return None if pa.types.is_null(values.type) or len(values) != num_candidates else values
+
+
 def _find_passed(table: pa.Table, num_candidates: int) -> NDArray[np.bool_]:
-    every = np.ones(num_candidates, bool)
-    if REASON not in table.column_names:
-        return every
-    reasons = combine_chunks(table[REASON])
-    reasons = reasons.flatten() if is_list(reasons.type) else reasons
-    if pa.types.is_null(reasons.type) or len(reasons) != num_candidates:
-        return every
+    reasons = _of_candidates(table[REASON], num_candidates) if REASON in table.column_names else None
+    if reasons is None:
+        return np.ones(num_candidates, bool)
     found: NDArray[np.bool_] = np.asarray(pc.fill_null(pc.equal(pc.cast(reasons, TEXT), OUTRANKED), True))
     return found
 
